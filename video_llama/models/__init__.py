@@ -1,0 +1,1 @@
+"""Encoders, bridges, decoders, and the one model made of them."""

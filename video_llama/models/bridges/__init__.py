@@ -1,0 +1,1 @@
+"""Stages between an encoder and the decoder; one registered class a file."""

@@ -1,0 +1,1 @@
+"""Language models that speak; one registered class a file."""

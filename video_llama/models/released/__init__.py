@@ -1,0 +1,1 @@
+"""Key maps of published checkpoints; tables only."""

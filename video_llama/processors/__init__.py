@@ -1,0 +1,1 @@
+"""From files to the tensors an encoder is fed."""

@@ -1,0 +1,1 @@
+"""What is trained or measured with a model that is handed in."""
