@@ -74,7 +74,7 @@ class Registry:
             raise UnknownName(unknown_name(name, self._parts[kind], what=kind))
         return self._parts[kind][name]
 
-    def list(self, kind: str) -> list[str]:
+    def names(self, kind: str) -> list[str]:
         """Return the known names of a kind, sorted."""
         self._discover(kind)
         return sorted(self._parts[kind])
@@ -163,19 +163,19 @@ class Registry:
 
     def list_encoders(self) -> list[str]:
         """Return the known encoder names, sorted."""
-        return self.list("encoder")
+        return self.names("encoder")
 
     def list_bridges(self) -> list[str]:
         """Return the known bridge stage names, sorted."""
-        return self.list("bridge")
+        return self.names("bridge")
 
     def list_decoders(self) -> list[str]:
         """Return the known decoder names, sorted."""
-        return self.list("decoder")
+        return self.names("decoder")
 
     def list_datasets(self) -> list[str]:
         """Return the known data set reader names, sorted."""
-        return self.list("dataset")
+        return self.names("dataset")
 
 
 registry = Registry()
