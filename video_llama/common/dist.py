@@ -1,0 +1,161 @@
+"""Processes of one run: who am I, wait for the others, gather what they have.
+
+Works the same in a single process, where every call is cheap and does nothing. Torch is imported
+where it is used, so that asking for the rank (the log does) stays free.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from video_llama.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""Long enough for rank zero to write a big checkpoint, short enough to show a hang the same day."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Place of this process among those of the run.
+
+    Attributes:
+        rank: 0 .. size - 1 over all machines; rank 0 writes.
+        size: number of processes.
+        local_rank: index on this machine, chooses the GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+def read_world(environ: Mapping[str, str] | None = None) -> World:
+    """Say which process this is from what torchrun or srun left in the environment.
+
+    srun is believed only inside a step (`SLURM_STEP_NUM_TASKS`): a batch script that calls
+    python directly sees the allocation's task count too, but runs one process.
+
+    Args:
+        environ: variables to read, those of the process by default.
+
+    Raises:
+        ConfigError: the variables are incomplete or contradict each other.
+    """
+    environ = os.environ if environ is None else environ
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "RANK" not in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    elif "RANK" not in environ:
+        return World()
+    missing = [name for name in names if name not in environ]
+    if missing:
+        raise ConfigError(
+            f"environment: {names[0]} is set but {', '.join(missing)} is not; start several "
+            "processes with torchrun or srun, which set all of them"
+        )
+    world = World(*(int(environ[name]) for name in names))
+    if not 0 <= world.rank < world.size:
+        raise ConfigError(
+            f"environment: {names[0]}={world.rank} does not fit {names[1]}={world.size}"
+        )
+    return world
+
+
+def is_main() -> bool:
+    """Say whether this is the process that logs and writes."""
+    return read_world().rank == 0
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[World]:
+    """Join the other processes for the length of a `with` block.
+
+    All ranks wait for each other before the group is taken down: rank 0 may still be writing
+    when the others are done, and a rank that leaves early aborts it.
+
+    Args:
+        device: "cpu" talks through gloo, "cuda" through nccl.
+    """
+    import torch
+    import torch.distributed as dist
+
+    world = read_world()
+    if device.startswith("cuda"):
+        torch.cuda.set_device(world.local_rank if world.size > 1 else torch.device(device))
+    if world.size == 1:
+        yield world
+        return
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    _set_rendezvous(os.environ)
+    dist.init_process_group(
+        backend, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT
+    )
+    try:
+        yield world
+        # Only on the good path: after an error the others may never arrive.
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    import torch.distributed as dist
+
+    if _joined():
+        dist.barrier()
+
+
+def gather_objects(value: object) -> list[Any]:
+    """Return every rank's small picklable value, in rank order, on every rank."""
+    import torch.distributed as dist
+
+    if not _joined():
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Add a tensor up over all ranks, in place, and return it.
+
+    Args:
+        values: float or int[...], of the same shape on every rank, on the device of the run.
+    """
+    import torch.distributed as dist
+
+    if _joined():
+        dist.all_reduce(values)
+    return values
+
+
+def _joined() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
+
+
+def _set_rendezvous(environ: Any) -> None:  # noqa: ANN401 - os.environ or a dict
+    """Under srun, meet at the first machine of the job; torchrun has already said where."""
+    if "MASTER_ADDR" not in environ:
+        environ["MASTER_ADDR"] = first_host(environ.get("SLURM_STEP_NODELIST", "localhost"))
+    if "MASTER_PORT" not in environ:
+        environ["MASTER_PORT"] = str(20_000 + int(environ.get("SLURM_JOB_ID", "0")) % 20_000)
+
+
+def first_host(node_list: str) -> str:
+    """Return the first machine of a compressed SLURM list: "gpu[03-05,9],x" gives "gpu03"."""
+    match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+)[^\]]*\])?", node_list)
+    if match is None:
+        raise ConfigError(f"environment: SLURM_STEP_NODELIST '{node_list}' names no machine")
+    return match.group(1) + (match.group(2) or "")

@@ -1,0 +1,63 @@
+"""One log for the whole package: rank zero speaks, on the console and into the run folder.
+
+Library code asks for `get_logger()` and never prints; a program calls `start_logging` once.
+Without that call the package is silent below warnings, as a library should be.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from video_llama.common.dist import is_main
+
+LOG_FILE = "log.txt"
+
+
+def get_logger() -> logging.Logger:
+    """Return the logger of the package."""
+    return logging.getLogger("video_llama")
+
+
+def start_logging(*, level: int = logging.INFO) -> None:
+    """Show events on the console of rank zero; the other ranks only show errors.
+
+    Args:
+        level: lowest level shown, of the logging module.
+    """
+    from rich.logging import RichHandler
+
+    logger = get_logger()
+    if any(isinstance(handler, RichHandler) for handler in logger.handlers):
+        return
+    handler = RichHandler(show_path=False, log_time_format="[%H:%M:%S]", rich_tracebacks=False)
+    handler.setLevel(level if is_main() else logging.ERROR)
+    logger.setLevel(min(level, logging.INFO))
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def log_to_folder(folder: Path) -> logging.Handler | None:
+    """Copy the events of rank zero to `folder`/log.txt as well, one line per event.
+
+    Args:
+        folder: the run folder; it must exist.
+
+    Returns:
+        The handler, for `stop_logging_to`, None on other ranks.
+    """
+    if not is_main():
+        return None
+    handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = get_logger()
+    logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+    logger.addHandler(handler)
+    return handler
+
+
+def stop_logging_to(handler: logging.Handler | None) -> None:
+    """Close what `log_to_folder` opened."""
+    if handler is not None:
+        get_logger().removeHandler(handler)
+        handler.close()

@@ -1,0 +1,136 @@
+"""What a run says about itself: metrics.jsonl, TensorBoard if it is installed, a progress bar.
+
+Only rank zero writes. A run that goes on from step N first drops what was written after N, so that
+the file of an interrupted run reads like that of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass
+class Window:
+    """Sums since the last log line.
+
+    Attributes:
+        loss_sum: summed over supervised tokens, by data set.
+        num_targets: supervised tokens, by data set.
+        num_tokens: decoder positions that are not padding.
+        num_samples: samples.
+        data_wait_s: seconds the loop waited for batches.
+        started_s: clock at the window's start.
+    """
+
+    loss_sum: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    num_targets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    num_tokens: int = 0
+    num_samples: int = 0
+    data_wait_s: float = 0.0
+    started_s: float = field(default_factory=time.perf_counter)
+
+    def record(self) -> dict[str, float]:
+        """Return the window as numbers to write; losses are in nats per supervised token."""
+        seconds = max(time.perf_counter() - self.started_s, 1e-9)
+        losses = {
+            f"loss/{name}": self.loss_sum[name] / max(count, 1)
+            for name, count in self.num_targets.items()
+        }
+        return {
+            "loss": sum(self.loss_sum.values()) / max(sum(self.num_targets.values()), 1),
+            **(losses if len(losses) > 1 else {}),
+            "tokens_per_s": self.num_tokens / seconds,
+            "samples_per_s": self.num_samples / seconds,
+            "data_wait_share": self.data_wait_s / seconds,
+            **memory_gib(),
+        }
+
+
+def memory_gib() -> dict[str, float]:
+    """Return the peak memory of this process, host and GPU, in GiB."""
+    # Linux counts ru_maxrss in KiB.
+    peaks = {"rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if torch.cuda.is_available():
+        peaks["gpu_mem_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return peaks
+
+
+class MetricsLog:
+    """Appends lines to metrics.jsonl and mirrors them to TensorBoard.
+
+    Args:
+        folder: the run folder.
+        step: optimizer step the run starts from; later lines are dropped.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        path = folder / METRICS_FILE
+        _drop_after(path, step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _open_board(folder / "tensorboard", step)
+
+    def write(self, step: int, *, kind: str, values: Mapping[str, float]) -> None:
+        """Write one line.
+
+        Args:
+            step: optimizer steps done.
+            kind: train or valid.
+            values: numbers by name, units in the name.
+        """
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl; a line cut off by a kill is left out."""
+    path = folder / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = []
+    for index, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if index < len(lines) - 1:
+                raise
+    return records
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Rewrite a metrics file without the lines after `step`."""
+    if not path.exists():
+        return
+    kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(path)
+
+
+def _open_board(folder: Path, step: int) -> Any:  # noqa: ANN401 - an optional package's type
+    """Open TensorBoard's writer, None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder, purge_step=step + 1 if step else None)

@@ -1,0 +1,195 @@
+"""AdamW's parameter groups, and learning rates as pure functions of the optimizer step.
+
+A schedule holds no state, so there is nothing of it to save or restore. `corrected` schedules
+count the warm-up over the whole run and start the decay where it ends; `released` ones repeat what
+Video-LLaMA's code computes (https://github.com/DAMO-NLP-SG/Video-LLaMA, 64888c0,
+video_llama/common/optims.py): the warm-up restarts with every epoch it outlives, and the cosine
+runs from step 0, so that the rate drops where the warm-up ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from video_llama.common.registry import registry
+from video_llama.common.schema import RunConfig
+
+NORM_TYPES = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.modules.batchnorm._NormBase,
+)
+
+
+@dataclass(frozen=True)
+class LrSpan:
+    """The numbers a schedule is a function of, beside the step.
+
+    Attributes:
+        init_lr: peak, reached at the end of the warm-up.
+        min_lr: lower end.
+        warmup_lr: where the warm-up starts; `released` reads a negative one as `init_lr`.
+        warmup_steps: optimizer steps of linear warm-up.
+        num_epochs: epochs of the whole run.
+        steps_per_epoch: optimizer steps of one epoch.
+        decay_rate: factor per epoch of the step schedule.
+        compat: whose arithmetic, see the module's head.
+    """
+
+    init_lr: float
+    min_lr: float = 0.0
+    warmup_lr: float = 0.0
+    warmup_steps: int = 0
+    num_epochs: int = 1
+    steps_per_epoch: int = 1
+    decay_rate: float = 0.1
+    compat: Literal["corrected", "released"] = "corrected"
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.num_epochs * self.steps_per_epoch
+
+
+class Schedule(Protocol):
+    """What is registered as a learning rate schedule."""
+
+    def __call__(self, step: int, *, span: LrSpan) -> float:
+        """Return the learning rate of a step."""
+        ...
+
+
+def lr_span(run: RunConfig, *, compat: Literal["corrected", "released"]) -> LrSpan:
+    """Read a run section's numbers; its iterations become optimizer steps."""
+    return LrSpan(
+        init_lr=run.init_lr,
+        min_lr=run.min_lr,
+        warmup_lr=run.warmup_lr,
+        warmup_steps=run.warmup_steps,
+        num_epochs=run.max_epoch,
+        steps_per_epoch=run.iters_per_epoch // run.accum_grad_iters,
+        compat=compat,
+    )
+
+
+@registry.register_lr_scheduler("linear_warmup_cosine_lr")
+def linear_warmup_cosine_lr(step: int, *, span: LrSpan) -> float:
+    """Warm up linearly, then fall along half a cosine.
+
+    Args:
+        step: optimizer step, 0-based.
+        span: the run's numbers.
+
+    Returns:
+        The learning rate of that step.
+    """
+    if span.compat == "released":
+        if step < span.warmup_steps:
+            return _warmup(step % span.steps_per_epoch, span=span)
+        done = step / span.num_steps
+    elif step < span.warmup_steps:
+        return _warmup(step, span=span)
+    else:
+        done = _decay_done(step, span=span)
+    return span.min_lr + (span.init_lr - span.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+@registry.register_lr_scheduler("linear_warmup_step_lr")
+def linear_warmup_step_lr(step: int, *, span: LrSpan) -> float:
+    """Warm up linearly, then multiply by `decay_rate` after every epoch, not below `min_lr`.
+
+    `released` decays by the epoch's number and warms up within epoch 0 only.
+    """
+    epoch, step_in_epoch = divmod(step, span.steps_per_epoch)
+    if span.compat == "released":
+        if epoch == 0 and step_in_epoch < span.warmup_steps:
+            return _warmup(step_in_epoch, span=span)
+    elif step < span.warmup_steps:
+        return _warmup(step, span=span)
+    else:
+        epoch = (step - span.warmup_steps) // span.steps_per_epoch
+    return max(span.min_lr, span.init_lr * span.decay_rate**epoch)
+
+
+@registry.register_lr_scheduler("linear_warmup_linear_lr")
+def linear_warmup_linear_lr(step: int, *, span: LrSpan) -> float:
+    """Warm up linearly, then fall linearly to `min_lr`."""
+    if step < span.warmup_steps:
+        return _warmup(step, span=span)
+    return span.init_lr + (span.min_lr - span.init_lr) * _decay_done(step, span=span)
+
+
+@registry.register_lr_scheduler("constant_lr")
+def constant_lr(step: int, *, span: LrSpan) -> float:
+    """Warm up linearly, then stay at `init_lr`."""
+    return _warmup(step, span=span) if step < span.warmup_steps else span.init_lr
+
+
+def param_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
+    """Sort the trainable parameters into those that decay and those that do not.
+
+    Vectors, biases and whatever a normalisation layer owns do not decay; matrices do, query
+    tokens and position tables among them, as published (runner_base.py, 64888c0). The rule goes by
+    module type and number of axes, never by parts of a name.
+
+    Args:
+        model: parameters with `requires_grad` are taken, shared ones once.
+        weight_decay: of the first group.
+
+    Returns:
+        Groups for a torch optimizer, each with `params`, `weight_decay` and the `names` of its
+        parameters in the model.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
+    exempt = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, NORM_TYPES)
+        for parameter in module.parameters(recurse=False)
+    }
+    decayed: list[tuple[str, nn.Parameter]] = []
+    others: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_bias = name.rpartition(".")[2].endswith("bias")
+            free = parameter.ndim < 2 or is_bias or id(parameter) in exempt
+            (others if free else decayed).append((name, parameter))
+    if not decayed and not others:
+        raise ValueError("the model has no trainable parameter; set `trainable: true` on a part")
+    return [
+        {
+            "params": [parameter for _, parameter in members],
+            "names": [name for name, _ in members],
+            "weight_decay": decay,
+        }
+        for members, decay in ((decayed, weight_decay), (others, 0.0))
+        if members
+    ]
+
+
+def build_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.AdamW:
+    """Build AdamW over the model's trainable parameters."""
+    return torch.optim.AdamW(
+        param_groups(model, weight_decay=run.weight_decay),
+        lr=run.init_lr,
+        betas=(0.9, run.beta2),
+    )
+
+
+def _warmup(step: int, *, span: LrSpan) -> float:
+    """Learning rate on the straight line from `warmup_lr` to `init_lr`."""
+    start = span.init_lr if span.warmup_lr < 0 else span.warmup_lr
+    return min(span.init_lr, start + (span.init_lr - start) * step / max(span.warmup_steps, 1))
+
+
+def _decay_done(step: int, *, span: LrSpan) -> float:
+    """Share of the steps after the warm-up that lies behind, 0..1."""
+    return min(1.0, (step - span.warmup_steps) / max(span.num_steps - span.warmup_steps, 1))

@@ -1,0 +1,153 @@
+"""Where a run starts: at step 0, where it was left, or not at all.
+
+Nothing is written here; a run that is refused leaves its folder as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.schema import RunConfig
+from video_llama.runners.checkpoint import RunState, complete_checkpoints, read_state
+
+MAY_CHANGE = frozenset(
+    f"run.{key}"
+    for key in (
+        "output_dir", "resume_ckpt_path", "device", "engine", "num_workers", "feature_cache",
+        "log_freq", "save_freq", "keep_last", "valid_freq", "batch_size_eval", "max_skip_rate",
+        "probes", "max_new_tokens", "batch_size_train", "accum_grad_iters", "iters_per_epoch",
+    )
+)  # fmt: skip
+"""Keys that may differ when a run goes on, as none of them changes what is learnt. Of the last
+three only products count, which `RunState` holds: global_batch_size and steps_per_epoch. The
+length of the run may not change: the learning rate of every step depends on it."""
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where to begin.
+
+    Attributes:
+        checkpoint: directory to load, None for a fresh start.
+        state: what it says, None for a fresh start.
+        is_finished: there is nothing left to do.
+    """
+
+    checkpoint: Path | None = None
+    state: RunState | None = None
+    is_finished: bool = False
+
+
+def plan_start(
+    folder: Path, *, run: RunConfig, resolved: Mapping[str, Any], world_size: int
+) -> Start:
+    """Decide where a run starts.
+
+    Args:
+        folder: the run's `checkpoints` directory; it need not exist.
+        run: the `run` section.
+        resolved: the resolved run file, compared with that of the checkpoints.
+        world_size: processes of the run.
+
+    Raises:
+        ConfigError: the folder holds another run, or this one half done and
+            `run.resume_ckpt_path` does not say that it shall go on.
+        CheckpointMismatch: `run.resume_ckpt_path` is not a complete checkpoint.
+    """
+    known = complete_checkpoints(folder)
+    newest = known[-1] if known else None
+    if newest is not None:
+        state = read_state(newest)
+        check_same_run(state, resolved=resolved, where=newest)
+        if state.step >= run.max_epoch * state.steps_per_epoch:
+            return Start(newest, state, is_finished=True)
+    wanted = run.resume_ckpt_path
+    if wanted is None:
+        if newest is not None:
+            raise ConfigError(
+                f"run.output_dir: {folder.parent} holds this run, unfinished ({newest.name}); "
+                "set run.resume_ckpt_path=auto to go on, or take another folder"
+            )
+        return Start()
+    if wanted != "auto":
+        newest = Path(wanted)
+        if not newest.is_dir():
+            raise CheckpointMismatch(
+                f"run.resume_ckpt_path: there is no directory {newest}; expected auto or a "
+                "checkpoint such as output/x/checkpoints/step_0001000"
+            )
+        newest = newest.resolve()
+    if newest is None:
+        return Start()
+    state = read_state(newest)
+    check_same_run(state, resolved=resolved, where=newest)
+    _check_same_steps(state, run=run, world_size=world_size)
+    return Start(newest, state)
+
+
+def check_same_run(state: RunState, *, resolved: Mapping[str, Any], where: Path) -> None:
+    """Refuse to go on with a run under another configuration.
+
+    Args:
+        state: where the run stood.
+        resolved: the resolved run file of now.
+        where: the checkpoint, for the message.
+
+    Raises:
+        ConfigError: keys differ that change what is learnt; each is listed.
+    """
+    before, now = _flatten(state.config), _flatten(resolved)
+    problems = [
+        f"{key}: {_show(before, key)} in the run, {_show(now, key)} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, _MISSING) != now.get(key, _MISSING) and key not in MAY_CHANGE
+    ]
+    if problems:
+        problems.append(
+            "run.output_dir: the run found there is another one; take another folder (model.ckpt "
+            "can start from its weights), or delete it"
+        )
+        raise ConfigError(problems, where=str(where))
+
+
+def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int) -> None:
+    """Refuse to change how many samples a step has, or how many steps an epoch."""
+    per_iteration = run.batch_size_train * world_size
+    steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
+    found = (per_iteration * run.accum_grad_iters, steps_per_epoch)
+    if found == (state.global_batch_size, state.steps_per_epoch):
+        return
+    accum, rest = divmod(state.global_batch_size, per_iteration)
+    way_out = (
+        f"set run.accum_grad_iters={accum} run.iters_per_epoch={accum * state.steps_per_epoch}"
+        if accum and not rest
+        else f"choose run.batch_size_train so that it times {world_size} ranks divides "
+        f"{state.global_batch_size}"
+    )
+    raise ConfigError(
+        f"run.batch_size_train: a step of this run has {state.global_batch_size} samples and an "
+        f"epoch {state.steps_per_epoch} steps; batch_size_train {run.batch_size_train} x "
+        f"{world_size} ranks x accum_grad_iters {run.accum_grad_iters} gives {found[0]} and "
+        f"{found[1]}; {way_out}"
+    )
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into dotted keys; JSON makes tuples into lists, so lists they are."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "not set"
