@@ -1,0 +1,141 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from video_llama.common.registry import registry
+from video_llama.runners.optim import LrSpan, param_groups
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+SPANS = st.builds(
+    LrSpan,
+    init_lr=st.floats(1e-5, 1e-2),
+    min_lr=st.floats(0, 1e-5),
+    warmup_lr=st.floats(0, 1e-6),
+    warmup_steps=st.integers(0, 60),
+    num_epochs=st.integers(1, 5),
+    steps_per_epoch=st.integers(1, 40),
+)
+
+
+def published_schedules():
+    """Values computed by the published code, one case per configuration."""
+    return json.loads((GOLDENS / "lr_schedules.json").read_text())
+
+
+@pytest.mark.parametrize("case", published_schedules(), ids=lambda case: case["type"])
+def test_released_schedules_equal_the_published_ones(case):
+    numbers = case["cfg"]
+    steps_per_epoch = numbers.get("iters_per_epoch", 16)
+    span = LrSpan(
+        init_lr=numbers["init_lr"],
+        min_lr=numbers["min_lr"],
+        warmup_lr=numbers["warmup_start_lr"],
+        warmup_steps=numbers["warmup_steps"],
+        num_epochs=numbers["max_epoch"],
+        steps_per_epoch=steps_per_epoch,
+        decay_rate=numbers.get("decay_rate", 0.1),
+        compat="released",
+    )
+    schedule = registry.get_lr_scheduler_class(case["type"])
+    for epoch, step, lr in case["values"]:
+        assert schedule(epoch * steps_per_epoch + step, span=span) == pytest.approx(lr, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr", "linear_warmup_linear_lr"]
+)
+@given(span=SPANS)
+def test_corrected_schedules_rise_to_the_peak_then_never_rise_again(name, span):
+    rates = [
+        registry.get_lr_scheduler_class(name)(step, span=span)
+        for step in range(max(span.num_steps, span.warmup_steps + 1))
+    ]
+    peak = span.warmup_steps
+    assert rates[peak] == pytest.approx(span.init_lr)
+    assert all(a <= b + 1e-15 for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
+    assert all(a >= b - 1e-15 for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+
+
+def test_the_corrected_cosine_is_halfway_down_halfway_after_the_warmup():
+    span = LrSpan(init_lr=1.0, min_lr=0.2, warmup_steps=20, num_epochs=4, steps_per_epoch=30)
+    rate = registry.get_lr_scheduler_class("linear_warmup_cosine_lr")(20 + 50, span=span)
+    assert rate == pytest.approx(0.6)
+    last = registry.get_lr_scheduler_class("linear_warmup_cosine_lr")(119, span=span)
+    assert last == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * 0.99)))
+
+
+def test_the_corrected_step_schedule_drops_an_epoch_after_the_warmup():
+    span = LrSpan(init_lr=1.0, warmup_steps=5, num_epochs=4, steps_per_epoch=10, decay_rate=0.5)
+    schedule = registry.get_lr_scheduler_class("linear_warmup_step_lr")
+    assert [schedule(step, span=span) for step in (5, 14, 15, 25)] == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_a_constant_rate_stays_after_its_warmup():
+    span = LrSpan(init_lr=1.0, warmup_lr=0.0, warmup_steps=4, num_epochs=9, steps_per_epoch=9)
+    schedule = registry.get_lr_scheduler_class("constant_lr")
+    assert [schedule(step, span=span) for step in (0, 1, 4, 80)] == [0.0, 0.25, 1.0, 1.0]
+
+
+class Mixed(nn.Module):
+    """One parameter of every sort."""
+
+    def __init__(self):
+        super().__init__()
+        self.query_tokens = nn.Parameter(torch.zeros(1, 4, 6))
+        self.positions = nn.Embedding(5, 6)
+        # "ln" and "bn" in a name mean nothing: these two decay by their type.
+        self.aln_table = nn.Parameter(torch.zeros(3, 6))
+        self.subnet = nn.Linear(6, 6)
+        self.flat_norm = nn.LayerNorm(6)
+        self.square_norm = nn.LayerNorm((2, 6))
+        self.frozen = nn.Linear(6, 6).requires_grad_(False)
+        self.tied = self.subnet
+
+
+def test_matrices_decay_and_vectors_biases_and_norms_do_not():
+    decayed, free = param_groups(Mixed(), weight_decay=0.05)
+    assert decayed["names"] == [
+        "query_tokens",
+        "aln_table",
+        "positions.weight",
+        "subnet.weight",
+    ]
+    assert sorted(free["names"]) == [
+        "flat_norm.bias",
+        "flat_norm.weight",
+        "square_norm.bias",
+        "square_norm.weight",
+        "subnet.bias",
+    ]
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        param_groups(nn.Linear(2, 2).requires_grad_(False), weight_decay=0.1)
+
+
+@pytest.mark.parametrize("branch", ["vl", "al"])
+def test_groups_equal_the_published_ones(branch):
+    published = json.loads((GOLDENS / "optimizer_groups.json").read_text())[branch]
+    root = nn.Module()
+    for name, entry in published.items():
+        *path, leaf = name.split(".")
+        module = root
+        for part in path:
+            if not hasattr(module, part):
+                module.add_module(part, nn.Module())
+            module = getattr(module, part)
+        module.register_parameter(leaf, nn.Parameter(torch.zeros(entry["shape"])))
+    ours = {
+        name: group["weight_decay"]
+        for group in param_groups(root, weight_decay=0.05)
+        for name in group["names"]
+    }
+    assert ours == {name: entry["weight_decay"] for name, entry in published.items()}
