@@ -1,0 +1,331 @@
+"""Reads weight files and puts them into modules, strictly both ways.
+
+Every parameter of the module must come from exactly one key of the file or be excused by a listed
+reason, and every key must be used or be dropped by a listed reason; anything else is shown with
+its likely cause. Knows nothing of any particular network: those write a `KeyMap`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.state_files import read_state as read_state
+
+Adapter = Callable[[Tensor, torch.Size], Tensor]
+"""Turns a tensor of the file into one of the wanted shape, or returns it unchanged."""
+
+NUM_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Excuse:
+    """Names that may go unused or unfilled, and why.
+
+    Attributes:
+        pattern: of names, see `KeyMap`.
+        reason: shown in the load report.
+    """
+
+    pattern: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """A table between the names in a published file and ours; can be read in both directions.
+
+    In a pattern `*` stands for any text without a dot and `**` for any text; the n-th star of one
+    side of a rename is the n-th star of the other. The first rename that matches wins:
+
+        ("bert.encoder.layer.*.output.dense.**", "layers.*.ffn.down.**")
+
+    Attributes:
+        renames: pairs (published, ours).
+        drops: published names that are left out; looked at before the renames.
+        absent: our names that the file need not hold.
+        adapters: by pattern of our names, what may cure a difference in shape.
+    """
+
+    renames: tuple[tuple[str, str], ...] = (("**", "**"),)
+    drops: tuple[Excuse, ...] = ()
+    absent: tuple[Excuse, ...] = ()
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+
+    def translate(self, name: str) -> str | None:
+        """Return our name for a published one, None if no rename matches."""
+        for published, ours in self.renames:
+            match = _compiled(published).fullmatch(name)
+            if match:
+                return _fill_stars(ours, match.groups())
+        return None
+
+    def dropped_because(self, name: str) -> str | None:
+        """Return why a published name is left out, None if it is not."""
+        return _first_reason(self.drops, name)
+
+    def invert(self) -> KeyMap:
+        """Return the map from our names to the published ones, for export."""
+        return KeyMap(renames=tuple((ours, published) for published, ours in self.renames))
+
+    def under(self, *, published: str = "", ours: str = "") -> KeyMap:
+        """Return the same map for names that stand below a prefix on either side.
+
+        Args:
+            published: put in front of every published name, e.g. "visual_encoder.".
+            ours: put in front of every one of our names, e.g. "branches.video.encoder.".
+        """
+        return replace(
+            self,
+            renames=tuple((published + left, ours + right) for left, right in self.renames),
+            drops=tuple(replace(drop, pattern=published + drop.pattern) for drop in self.drops),
+            absent=tuple(replace(item, pattern=ours + item.pattern) for item in self.absent),
+            adapters={ours + pattern: adapt for pattern, adapt in self.adapters.items()},
+        )
+
+    def join(self, *others: KeyMap) -> KeyMap:
+        """Return one map with the rules of all; earlier maps are looked at first."""
+        maps = (self, *others)
+        return KeyMap(
+            renames=tuple(rename for each in maps for rename in each.renames),
+            drops=tuple(drop for each in maps for drop in each.drops),
+            absent=tuple(item for each in maps for item in each.absent),
+            adapters={pattern: adapt for each in maps for pattern, adapt in each.adapters.items()},
+        )
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded from where.
+
+    Attributes:
+        source: the file.
+        matched: tensors that went into the module.
+        dropped: how many keys of the file were left out, by reason.
+        absent: how many of our names the file did not hold, by reason.
+    """
+
+    source: str
+    matched: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    absent: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [f"{self.matched} tensors from {self.source}"]
+        parts += [f"{n} keys dropped ({reason})" for reason, n in self.dropped.items()]
+        parts += [f"{n} left as they were ({reason})" for reason, n in self.absent.items()]
+        return ", ".join(parts)
+
+
+def load_weights(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    key_map: KeyMap,
+    source: str,
+    only: Sequence[str] | None = None,
+) -> LoadReport:
+    """Fill a module from a file, in place; a module on the meta device is materialised on the CPU.
+
+    Values are cast to the dtype the module already has. Nothing is written if anything disagrees.
+
+    Args:
+        module: any module.
+        state: tensors by published name, e.g. from `read_state`.
+        key_map: from the file's names to the module's.
+        source: the file, for the report and for errors.
+        only: prefixes of our names; what lies elsewhere in the module need not be in the file.
+
+    Raises:
+        CheckpointMismatch: a shape differs, or names are left over on either side.
+    """
+    wanted = _wanted_tensors(module, only)
+    plan = _plan(state, wanted, key_map)
+    filled = {id(wanted[ours]) for ours in plan.sources}
+    unfilled = [name for name, tensor in wanted.items() if id(tensor) not in filled]
+    absent: Counter[str] = Counter()
+    missing = []
+    for name in unfilled:
+        reason = _first_reason(key_map.absent, name)
+        if reason is None:
+            missing.append(name)
+        else:
+            absent[reason] += 1
+    if missing or plan.leftover or plan.misshapen:
+        raise CheckpointMismatch(_describe(source, missing, plan, len(wanted)))
+    for ours, key in plan.sources.items():
+        _write(module, wanted[ours], _adapted(state[key], ours, wanted[ours], key_map))
+    _fill_computed_buffers(module)
+    return LoadReport(source, len(plan.sources), dict(plan.dropped), dict(absent))
+
+
+def export_weights(module: nn.Module, *, key_map: KeyMap) -> dict[str, Tensor]:
+    """Return a module's tensors under their published names, ready to be saved.
+
+    Raises:
+        CheckpointMismatch: a name has no published counterpart.
+    """
+    inverse = key_map.invert()
+    state: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        published = inverse.translate(name)
+        if published is None:
+            raise CheckpointMismatch(
+                f"'{name}' has no name in the published layout; add a rename to the key map"
+            )
+        state[published] = tensor.detach().cpu().contiguous()
+    return state
+
+
+@dataclass
+class _Plan:
+    """Which key of the file goes where, and all that does not fit."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+    leftover: list[str] = field(default_factory=list)
+    misshapen: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list)
+
+
+def _plan(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key_map: KeyMap) -> _Plan:
+    plan = _Plan()
+    for key in state:
+        reason = key_map.dropped_because(key)
+        if reason is not None:
+            plan.dropped[reason] += 1
+            continue
+        ours = key_map.translate(key)
+        if ours is None or ours not in wanted or ours in plan.sources:
+            plan.leftover.append(key)
+            continue
+        found = state[key].shape
+        target = wanted[ours].shape
+        if found != target and _adapted(state[key], ours, wanted[ours], key_map).shape != target:
+            plan.misshapen.append((key, found, target))
+        plan.sources[ours] = key
+    return plan
+
+
+def _wanted_tensors(module: nn.Module, only: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by name; tied ones appear under every name."""
+    state = module.state_dict(keep_vars=True)
+    if only is None:
+        return dict(state)
+    return {name: tensor for name, tensor in state.items() if name.startswith(tuple(only))}
+
+
+def _adapted(tensor: Tensor, ours: str, target: Tensor, key_map: KeyMap) -> Tensor:
+    if tensor.shape == target.shape:
+        return tensor
+    for pattern, adapt in key_map.adapters.items():
+        if _compiled(pattern).fullmatch(ours):
+            return adapt(tensor, target.shape)
+    return tensor
+
+
+def _write(module: nn.Module, target: Tensor, value: Tensor) -> None:
+    """Copy a value into a tensor of the module, or replace the tensor where it is on meta."""
+    if not target.is_meta:
+        with torch.no_grad():
+            target.copy_(value)
+        return
+    fresh = value.detach().to(target.dtype, copy=True)
+    if isinstance(target, nn.Parameter):
+        fresh = nn.Parameter(fresh, requires_grad=target.requires_grad)
+    for owner in module.modules():
+        # Every place is looked at, so that tied weights stay tied.
+        slots: Mapping[str, Tensor | None] = {**owner._parameters, **owner._buffers}
+        for name in [name for name, tensor in slots.items() if tensor is target]:
+            setattr(owner, name, fresh)
+
+
+def _fill_computed_buffers(module: nn.Module) -> None:
+    """Materialise buffers that no file holds, by timm's `init_non_persistent_buffers`."""
+    for owner in module.modules():
+        computed = {
+            name: buffer
+            for name, buffer in owner.named_buffers(recurse=False)
+            if name in owner._non_persistent_buffers_set and buffer.is_meta
+        }
+        fill = getattr(owner, "init_non_persistent_buffers", None)
+        if computed and fill is not None:
+            for name, buffer in computed.items():
+                setattr(owner, name, torch.empty_like(buffer, device="cpu"))
+            fill()
+
+
+def _describe(source: str, missing: list[str], plan: _Plan, num_wanted: int) -> str:
+    lines = [
+        f"{source}: does not fit the model ({len(plan.sources)} of {num_wanted} tensors match)"
+    ]
+    if plan.misshapen:
+        lines.append(f"  {len(plan.misshapen)} with another shape")
+        lines += _first(
+            f"    ~ {key} {_dims(found)}, the model has {_dims(target)}"
+            for key, found, target in plan.misshapen
+        )
+    if missing:
+        lines.append(f"  {len(missing)} in the model, not in the file")
+        lines += _first(f"    - {name}" for name in missing)
+    if plan.leftover:
+        lines.append(f"  {len(plan.leftover)} in the file, not in the model")
+        lines += _first(f"    + {key}" for key in plan.leftover)
+    lines.append(f"  {_likely_cause(missing, plan)}")
+    return "\n".join(lines)
+
+
+LLAMA_WIDTHS = {4096: "7B", 5120: "13B", 6656: "30B", 8192: "65B or 70B"}
+"""Hidden sizes of the LLaMA family (Touvron et al. 2023, table 2)."""
+
+
+def _likely_cause(missing: list[str], plan: _Plan) -> str:
+    for _, found, target in plan.misshapen:
+        for have, want in zip(found, target, strict=False):
+            if have != want and have in LLAMA_WIDTHS and want in LLAMA_WIDTHS:
+                return (
+                    f"likely cause: a file for a {LLAMA_WIDTHS[have]} decoder ({have} wide) with a "
+                    f"{LLAMA_WIDTHS[want]} one ({want} wide); take the file or the preset of the "
+                    "other size"
+                )
+    if plan.misshapen and not missing and not plan.leftover:
+        return "likely cause: sizes in the preset that are not the file's; set those of the file"
+    if not plan.sources:
+        return "likely cause: a file of another network in this place; check the path"
+    return "likely cause: a file of another size or version; check the path and the preset's sizes"
+
+
+def _dims(shape: torch.Size) -> str:
+    return "[" + ", ".join(str(side) for side in shape) + "]"
+
+
+def _first(lines: Iterable[str]) -> list[str]:
+    every = list(lines)
+    hidden = len(every) - NUM_SHOWN
+    return every[:NUM_SHOWN] + ([f"    ... and {hidden} more"] if hidden > 0 else [])
+
+
+def _first_reason(excuses: Sequence[Excuse], name: str) -> str | None:
+    for excuse in excuses:
+        if _compiled(excuse.pattern).fullmatch(name):
+            return excuse.reason
+    return None
+
+
+STARS = re.compile(r"(\*\*|\*)")
+
+
+def _fill_stars(pattern: str, texts: Iterable[str]) -> str:
+    """Put the n-th text in place of the n-th star."""
+    pieces = iter(texts)
+    return STARS.sub(lambda _: next(pieces), pattern)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    stars = {"**": "(.*)", "*": r"([^.]*)"}
+    return re.compile("".join(stars.get(part) or re.escape(part) for part in STARS.split(pattern)))
