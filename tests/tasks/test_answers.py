@@ -1,0 +1,86 @@
+"""What counts as the same answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from video_llama.tasks.answers import is_correct, matching_candidate, normalise, verdict
+
+OPTIONS = ["red", "blue", "dark green", "green"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" Red.", "red"),
+        ("a  red\tCircle.###Human: more", "red circle"),
+        ("The end", "end"),
+        ("A", "a"),
+        ("don't", "don't"),
+        ("###", ""),
+        ("  ?! ", ""),
+    ],
+)
+def test_case_edges_articles_and_what_follows_the_mark_do_not_count(text, expected):
+    assert normalise(text) == expected
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing_unless_articles_pile_up(text):
+    assert normalise(normalise(text)).split() == normalise(normalise(text)).strip().split()
+    assert normalise(text) == normalise(text.upper().casefold()) or not text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("midway late: no", "no"),
+        ("moves right: first: yes.###", "yes"),
+        ("no", "no"),
+        ("12:30", "12:30"),
+        ("at 12:30: late", "late"),
+        ("late:", "late"),
+        ("late: ###", "late"),
+    ],
+)
+def test_the_verdict_stands_after_the_last_colon(text, expected):
+    assert verdict(text) == expected
+
+
+def test_wrong_evidence_with_the_right_verdict_is_correct():
+    assert is_correct("early late: no###", "midway late: no")
+
+
+def test_the_right_evidence_with_the_wrong_verdict_is_wrong():
+    assert not is_correct("midway late: yes", "midway late: no")
+
+
+@pytest.mark.parametrize("prediction", ["", "###", ":", ")", " . "])
+def test_an_empty_answer_is_never_right(prediction):
+    assert not is_correct(prediction, "red")
+    assert not is_correct(prediction, "")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "index"),
+    [
+        ("Blue.", 1),
+        ("(B) whatever", 1),
+        ("C.", 2),
+        ("the ball is red", 0),
+        ("dark green", 2),
+        ("red or blue", None),
+        ("reddish", None),
+        ("", None),
+        ("z.", None),
+        ("a ball", None),
+    ],
+)
+def test_a_free_answer_names_one_candidate_or_none(prediction, index):
+    assert matching_candidate(prediction, OPTIONS) == index
+
+
+def test_candidates_of_which_one_contains_the_other_are_ambiguous_inside_a_sentence():
+    assert matching_candidate("it is dark green", OPTIONS) is None

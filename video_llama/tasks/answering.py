@@ -1,0 +1,174 @@
+"""From prompts to answers: encode media once, generate freely, or weigh given options.
+
+Knows the model through two calls, the loss of a batch and greedy generation; does not know what
+is right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from video_llama.common.generation import GenerationSettings
+from video_llama.common.types import AudioSpec, Batch, MediaItem, Message, Sample
+from video_llama.tasks.answers import STOP_MARK
+from video_llama.tasks.base import Model, StopRule
+from video_llama.tasks.questions import Question
+
+T = TypeVar("T")
+
+
+class Collate(Protocol):
+    """Turns samples with loaded media into a batch."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Collate samples of one form; `chat` gives left-padded prompts without labels."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What stands between questions and the model.
+
+    Attributes:
+        load: returns a copy of a sample with pixels and mels loaded, raises MediaError.
+        collate: makes batches.
+        decode: turns generated ids into text.
+        stop: ends a generated answer.
+        audio_spec: what the audio encoder is fed, None if the model is deaf.
+    """
+
+    load: Callable[[Sample], Sample]
+    collate: Collate
+    decode: Callable[[Sequence[int]], str]
+    stop: StopRule | None = None
+    audio_spec: AudioSpec | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: its answer; of a multiple choice question, the chosen option.
+        scores: mean log-likelihood per token of every option, in nats.
+    """
+
+    text: str
+    scores: tuple[float, ...] = ()
+
+
+class MediaEncoder:
+    """Turns raw media into features at the cache frontier, each item once.
+
+    Args:
+        model: in evaluation mode.
+        collate: makes batches.
+        batch_size: items per forward pass.
+    """
+
+    def __init__(self, model: Model, *, collate: Collate, batch_size: int) -> None:
+        self._model = model
+        self._collate = collate
+        self._batch_size = batch_size
+        # By identity: an item altered by a probe is another item. The raw item is kept with its
+        # features, because the identity of a dead object may be given to a new one.
+        self._encoded: dict[int, tuple[MediaItem, MediaItem]] = {}
+
+    def encode(self, items: Sequence[MediaItem | None]) -> list[MediaItem | None]:
+        """Return the items with features in place of pixels and mels, places of None kept."""
+        fresh = {
+            id(item): item
+            for item in items
+            if item is not None and item.features is None and id(item) not in self._encoded
+        }
+        for group in batched(fresh.values(), self._batch_size):
+            self._encode_group(group)
+        return [
+            None if item is None else self._encoded.get(id(item), (item, item))[1] for item in items
+        ]
+
+    def _encode_group(self, group: Sequence[MediaItem]) -> None:
+        """Run one forward pass; the text is only there because a decoder must read something."""
+        keys = [str(number) for number in range(len(group))]
+        samples = [
+            Sample(
+                key=item.path,
+                messages=[Message("assistant", [dataclasses.replace(item, feature_key=key), "."])],
+                form="caption",
+            )
+            for key, item in zip(keys, group, strict=True)
+        ]
+        frontier = self._model(self._collate(samples)).frontier
+        for key, item in zip(keys, group, strict=True):
+            encoded = dataclasses.replace(
+                item, pixels=None, mel=None, features=frontier[key].cpu(), feature_key=None
+            )
+            self._encoded[id(item)] = (item, encoded)
+
+
+def answer_questions(
+    model: Model,
+    questions: Sequence[Question],
+    *,
+    tools: Tools,
+    settings: GenerationSettings,
+    batch_size: int,
+) -> list[Answer]:
+    """Answer questions whose media are loaded or encoded.
+
+    Args:
+        model: in evaluation mode.
+        questions: multiple choice is decided by likelihood, everything else by generation.
+        tools: what stands between questions and the model.
+        settings: of the generation.
+        batch_size: samples per forward pass.
+
+    Returns:
+        One answer per question, in their order.
+    """
+    answers: dict[int, Answer] = {}
+    choices = [i for i, question in enumerate(questions) if question.form == "multiple_choice"]
+    others = [i for i, question in enumerate(questions) if question.form != "multiple_choice"]
+    for group in batched(others, batch_size):
+        batch = tools.collate([questions[i].sample for i in group])
+        rows = model.generate(batch, settings=settings, stop=tools.stop)
+        for i, ids in zip(group, rows, strict=True):
+            answers[i] = Answer(tools.decode(ids).split(STOP_MARK, 1)[0].strip())
+    num_options = max((len(questions[i].candidates) for i in choices), default=1)
+    for group in batched(choices, max(1, batch_size // num_options)):
+        chosen = weigh_options(model, [questions[i] for i in group], collate=tools.collate)
+        answers.update(zip(group, chosen, strict=True))
+    return [answers[i] for i in range(len(questions))]
+
+
+def weigh_options(model: Model, questions: Sequence[Question], *, collate: Collate) -> list[Answer]:
+    """Choose the option that is the most likely answer, all options in one batch.
+
+    The mean over tokens, the end of the turn included, keeps long options from losing merely by
+    their length.
+
+    Args:
+        model: in evaluation mode.
+        questions: with candidates.
+        collate: makes batches.
+    """
+    samples = [q.answered_with(option) for q in questions for option in q.candidates]
+    output = model(collate(samples))
+    means = (-output.sample_loss.double() / output.sample_targets).cpu().tolist()
+    remaining = iter(means)
+    answers = []
+    for question in questions:
+        scores = tuple(islice(remaining, len(question.candidates)))
+        best = max(range(len(scores)), key=scores.__getitem__)
+        answers.append(Answer(question.candidates[best], scores))
+    return answers
+
+
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut values into lists of `size`, the last one shorter."""
+    iterator = iter(values)
+    while group := list(islice(iterator, size)):
+        yield group

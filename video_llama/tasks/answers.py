@@ -1,0 +1,92 @@
+"""What counts as the same answer: pure functions on strings.
+
+Does not know models, files or question kinds. An answer may carry its evidence in front,
+"midway late: no"; the verdict is the part after the last colon, and only the verdict is scored.
+An empty answer is never right (counting it is a known fault of published scorers).
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+STOP_MARK = "###"
+"""Ends a turn in the Vicuna-v0 style templates; whatever follows is not part of the answer."""
+
+_ARTICLES = re.compile(r"^(?:(?:a|an|the)\s+)+(?=\S)")
+_EVIDENCE_COLON = re.compile(r"(?<!\d):|:(?!\d)")
+_LETTER = re.compile(r"^\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[.):]|\s*$))")
+_EDGES = string.punctuation + string.whitespace
+
+
+def normalise(text: str) -> str:
+    """Bring an answer into the form in which answers are compared.
+
+    Everything from the first `###` on is cut, case and surrounding punctuation go, inner white
+    space becomes one blank, and a leading article goes if a word follows it:
+    " A red  Circle.###Human:" becomes "red circle", "A" stays "a".
+
+    Args:
+        text: as generated, or as written in a data set.
+
+    Returns:
+        The comparable form, possibly empty.
+    """
+    words = " ".join(text.split(STOP_MARK, 1)[0].casefold().split()).strip(_EDGES)
+    return _ARTICLES.sub("", words)
+
+
+def verdict(text: str) -> str:
+    """Return the normalised part of an evidence-first answer that decides.
+
+    "midway late: no" gives "no"; an answer without a colon is its own verdict; the colon of a
+    time of day or a score ("12:30") separates nothing.
+
+    Args:
+        text: as generated, or as written in a data set.
+    """
+    answer = text.split(STOP_MARK, 1)[0].rstrip(_EDGES)
+    return normalise(_EVIDENCE_COLON.split(answer)[-1])
+
+
+def is_correct(prediction: str, answer: str) -> bool:
+    """Say whether a prediction has the right verdict.
+
+    Args:
+        prediction: as generated.
+        answer: the right one, with or without evidence in front.
+    """
+    found = verdict(prediction)
+    return bool(found) and found == verdict(answer)
+
+
+def matching_candidate(prediction: str, candidates: Sequence[str]) -> int | None:
+    """Find the candidate that a free answer names.
+
+    In this order: the same verdict; a letter in front ("(B) red", "B."); the one candidate whose
+    words all stand in the answer in a row. "red or blue" names two and therefore none.
+
+    Args:
+        prediction: as generated.
+        candidates: the options, in the order of their letters.
+
+    Returns:
+        Its index, None if no candidate or more than one is named.
+    """
+    found = verdict(prediction)
+    if not found:
+        return None
+    options = [normalise(candidate) for candidate in candidates]
+    if found in options:
+        return options.index(found)
+    letter = _LETTER.match(prediction)
+    if letter:
+        index = string.ascii_lowercase.index((letter[1] or letter[2]).lower())
+        return index if index < len(options) else None
+    named = [
+        index
+        for index, option in enumerate(options)
+        if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", found)
+    ]
+    return named[0] if len(named) == 1 else None

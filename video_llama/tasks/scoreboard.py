@@ -1,0 +1,241 @@
+"""From predictions to the table of accuracies: by kind, beside chance, ceilings and bars.
+
+Counting only; drawing the table belongs to the apps. A set's ceilings stand in `ceilings.json`
+next to its questions, written by whoever knows the ground truth:
+
+    {"colour": {"chance": 0.17, "blind": 0.17, "deaf": 1.0, "order_blind": 1.0}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from video_llama.common.errors import ConfigError
+from video_llama.tasks.predictions import NO_PROBE, Prediction
+from video_llama.tasks.probes import PROBES
+from video_llama.tasks.statistics import Estimate, paired_p_value, proportion
+
+CEILINGS_FILE = "ceilings.json"
+CHANCE = "chance"
+PROBE_MARGIN = 0.05
+"""How far above its ceiling a probe may lie: the ceiling is that of a set, not of a sample."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy on one group of questions.
+
+    Attributes:
+        num: questions asked.
+        num_correct: of them, answered right.
+        accuracy: with its 95 % interval.
+        at_least: the bar from below, None without one.
+        at_most: the bar from above, None without one.
+    """
+
+    num: int
+    num_correct: int
+    accuracy: Estimate
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def passes(self) -> bool | None:
+        """Whether the interval is compatible with the bars, None without one."""
+        if self.at_least is None and self.at_most is None:
+            return None
+        high_enough = self.at_least is None or self.accuracy.may_reach(self.at_least)
+        low_enough = self.at_most is None or self.accuracy.may_stay_below(self.at_most)
+        return high_enough and low_enough
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """A group under a probe.
+
+    Attributes:
+        score: accuracy under the probe.
+        without: accuracy on the same questions without it.
+        p_value: of the difference between the two, exact McNemar.
+    """
+
+    score: Score
+    without: Score
+    p_value: float
+
+
+@dataclass(frozen=True)
+class KindScore:
+    """A row of the table.
+
+    Attributes:
+        kind: of question.
+        form: open, yes_no or multiple_choice; "mixed" if the kind has several.
+        score: without any probe.
+        ceilings: chance and ceilings by name, as far as the set knows them.
+        probes: by the probe's name.
+    """
+
+    kind: str
+    form: str
+    score: Score
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+    probes: Mapping[str, ProbeScore] = field(default_factory=dict)
+
+
+def read_ceilings(folder: Path) -> dict[str, dict[str, float]]:
+    """Read the ceilings that stand next to a question set, nothing if it has none.
+
+    Raises:
+        ConfigError: the file is not of the form shown above.
+    """
+    path = folder / CEILINGS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(kind): {str(name): float(value) for name, value in row.items()}
+            for kind, row in content.items()
+        }
+    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"expected a mapping from kinds to mappings from names to numbers: {error}",
+            where=str(path),
+        ) from error
+
+
+def score(
+    predictions: Sequence[Prediction],
+    *,
+    ceilings: Mapping[str, Mapping[str, float]] | None = None,
+    bars: Mapping[str, float] | None = None,
+) -> list[KindScore]:
+    """Count right answers by kind and probe.
+
+    Args:
+        predictions: of one question set; those with an error are left out.
+        ceilings: chance and ceilings by kind and name.
+        bars: lowest accuracy aimed at, by kind.
+
+    Returns:
+        One row per kind, in the order of first appearance.
+    """
+    groups: dict[str, dict[str, dict[str, bool]]] = defaultdict(lambda: defaultdict(dict))
+    forms: dict[str, set[str]] = defaultdict(set)
+    for prediction in predictions:
+        if prediction.error is None:
+            groups[prediction.kind][prediction.probe][prediction.key] = prediction.correct
+            forms[prediction.kind].add(prediction.form)
+    rows = []
+    for kind, by_probe in groups.items():
+        known = dict((ceilings or {}).get(kind, {}))
+        bar = (bars or {}).get(kind)
+        full = by_probe[NO_PROBE]
+        rows.append(
+            KindScore(
+                kind=kind,
+                form=next(iter(forms[kind])) if len(forms[kind]) == 1 else "mixed",
+                score=_count(full, at_least=bar),
+                ceilings=known,
+                probes={
+                    name: _score_probe(name, answers, full=full, ceilings=known, bar=bar)
+                    for name, answers in by_probe.items()
+                    if name != NO_PROBE
+                },
+            )
+        )
+    return rows
+
+
+def to_metrics(rows: Sequence[KindScore], *, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return the table as plain values, as written to `metrics.json`.
+
+    Args:
+        rows: from `score`.
+        predictions: all of them; the ones that could not be asked are named.
+    """
+    num = sum(row.score.num for row in rows)
+    num_correct = sum(row.score.num_correct for row in rows)
+    broken = {p.key: p.error for p in predictions if p.error is not None}
+    return {
+        "micro_accuracy": num_correct / num if num else None,
+        "macro_accuracy": (
+            sum(row.score.accuracy.value for row in rows) / len(rows) if rows else None
+        ),
+        "num_questions": num,
+        "num_unusable": len(broken),
+        "unusable": broken,
+        "kinds": {row.kind: _plain_row(row) for row in rows},
+    }
+
+
+def _count(
+    answers: Mapping[str, bool], *, at_least: float | None = None, at_most: float | None = None
+) -> Score:
+    """Count one group."""
+    right = sum(answers.values())
+    return Score(len(answers), right, proportion(right, len(answers)), at_least, at_most)
+
+
+def _score_probe(
+    name: str,
+    answers: Mapping[str, bool],
+    *,
+    full: Mapping[str, bool],
+    ceilings: Mapping[str, float],
+    bar: float | None,
+) -> ProbeScore:
+    """Hold a probe against the ceiling it should fall to, or the bar it should keep."""
+    probe = PROBES[name]
+    known = [ceilings[ceiling] for ceiling in probe.ceilings if ceiling in ceilings]
+    lowest = min(known) if known else None
+    at_least = bar if probe.spares_the_rest and lowest == 1.0 else None
+    at_most = None if lowest is None or lowest == 1.0 else lowest + PROBE_MARGIN
+    same = {key: full[key] for key in answers}
+    return ProbeScore(
+        score=_count(answers, at_least=at_least, at_most=at_most),
+        without=_count(same),
+        p_value=paired_p_value(
+            sum(same[key] and not answers[key] for key in answers),
+            sum(answers[key] and not same[key] for key in answers),
+        ),
+    )
+
+
+def _plain_row(row: KindScore) -> dict[str, Any]:
+    """Return a row as plain values."""
+    return {
+        "form": row.form,
+        **_plain(row.score),
+        "ceilings": dict(row.ceilings),
+        "probes": {
+            name: {
+                **_plain(probe.score),
+                "accuracy_without": probe.without.accuracy.value,
+                "p_value": probe.p_value,
+            }
+            for name, probe in row.probes.items()
+        },
+    }
+
+
+def _plain(value: Score) -> dict[str, Any]:
+    """Return a score as plain values."""
+    return {
+        "num": value.num,
+        "num_correct": value.num_correct,
+        **{
+            "accuracy" if k == "value" else k: v
+            for k, v in dataclasses.asdict(value.accuracy).items()
+        },
+        "at_least": value.at_least,
+        "at_most": value.at_most,
+        "passes": value.passes,
+    }
