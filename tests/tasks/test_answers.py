@@ -27,10 +27,9 @@ def test_case_edges_articles_and_what_follows_the_mark_do_not_count(text, expect
     assert normalise(text) == expected
 
 
-@given(st.text())
-def test_normalising_twice_changes_nothing_unless_articles_pile_up(text):
-    assert normalise(normalise(text)).split() == normalise(normalise(text)).strip().split()
-    assert normalise(text) == normalise(text.upper().casefold()) or not text.isascii()
+@given(st.text(alphabet="aAbB tThHeE.,!#"))
+def test_case_and_surroundings_never_matter(text):
+    assert normalise(f" {text.upper()}") == normalise(text.lower())
 
 
 @pytest.mark.parametrize(

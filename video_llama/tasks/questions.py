@@ -103,7 +103,7 @@ def chunks(questions: Sequence[Question], *, clips_per_chunk: int) -> list[list[
     starts = list(range(0, len(clips), clips_per_chunk))
     if len(starts) > 1 and len(clips) - starts[-1] == 1:
         starts.pop()
-    ends = [*starts[1:], len(clips)]
+    ends = [*starts[1:], len(clips)] if starts else []
     return [
         [question for clip in clips[start:end] for question in clip]
         for start, end in zip(starts, ends, strict=True)
