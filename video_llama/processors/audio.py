@@ -20,7 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec
+from video_llama.processors.containers import (
+    Source,
+    TolerantDecoder,
+    find_audio,
+    name_of,
+    open_container,
+    zero_pts_s,
+)
+from video_llama.processors.tracks import Channels, Track, shown_at
 
 MeanRemoval = Literal["copy", "in_place"]
 
@@ -38,6 +48,9 @@ FRAME_LENGTH_S = Fraction(25, 1000)
 FRAME_SHIFT_S = Fraction(10, 1000)
 PRE_EMPHASIS = 0.97
 LOW_FREQUENCY_HZ = 20.0
+
+SEEK_MARGIN_S = 1.0
+"""How much is decoded before a span, so that the codec has settled when the span begins."""
 
 
 def clip_starts(
@@ -71,6 +84,66 @@ def clip_starts(
     last_start = Fraction(max(duration_s - clip_s, 0.0))
     num_gaps = num_clips if policy == "clips" else max(num_clips - 1, 1)
     return tuple(i * last_start / num_gaps for i in range(num_clips))
+
+
+def read_audio(
+    source: Source,
+    *,
+    sample_rate_hz: int,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    channels: Channels = "mix",
+) -> Tensor:
+    """Read the sound of a file as one channel.
+
+    Second zero is the first picture if the file has pictures, else the first sample; sound that
+    sets in later is preceded by silence. The track ends where its container says: the padding of
+    the last AAC frame is cut (2.0 s come as 32,000 samples at 16 kHz, not 32,768). WebM and
+    MPEG-TS keep no length of a track, so up to one frame of padding may stay.
+
+    Args:
+        source: a file, or the content of one.
+        sample_rate_hz: rate wanted; resampled as `torchaudio.functional.resample` does.
+        start_s: first second to use, None for the beginning.
+        end_s: last second to use, None for the end.
+        channels: "mix" takes the mean of all; "first" takes the first, as the published code.
+
+    Returns:
+        float32[N], N >= 1, -1..1 unless the file is louder.
+
+    Raises:
+        MediaError: no audio stream, nothing decodable, or a span behind the end.
+    """
+    name = name_of(source)
+    origin_s = Fraction(start_s or 0.0)
+    with open_container(source) as container:
+        stream = find_audio(container)
+        if stream is None:
+            raise MediaError("no audio stream", path=name)
+        zero_s = zero_pts_s(container)
+        if origin_s > SEEK_MARGIN_S and stream.time_base is not None:
+            target_s = zero_s + origin_s - Fraction(SEEK_MARGIN_S)
+            container.seek(int(target_s / stream.time_base), stream=stream)
+        track = Track(channels=channels)
+        for frame in TolerantDecoder(container).audio(stream):
+            at_s = shown_at(frame, zero_s)
+            if end_s is not None and at_s is not None and at_s >= end_s:
+                break
+            track.append(frame, at_s=at_s)
+        if stream.duration is not None and stream.time_base is not None:
+            end_pts_s = ((stream.start_time or 0) + stream.duration) * stream.time_base
+            track.cut_padding(end_pts_s - zero_s, frame_size=stream.codec_context.frame_size)
+    waveform, rate_hz = track.samples_from(origin_s), track.rate_hz
+    if end_s is not None:
+        waveform = waveform[: max(0, round((Fraction(end_s) - origin_s) * rate_hz))]
+    if len(waveform) == 0:
+        where = "" if start_s is None and end_s is None else f" between {start_s} and {end_s} s"
+        raise MediaError(f"no sound could be decoded{where}", path=name)
+    if rate_hz != sample_rate_hz:
+        from torchaudio.functional import resample
+
+        waveform = resample(waveform, rate_hz, sample_rate_hz)
+    return waveform
 
 
 def log_mel(

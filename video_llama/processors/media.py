@@ -1,0 +1,267 @@
+"""Media items from file to tensor: what a file is, its identity, and loading it for a branch.
+
+The loader joins the readers and transforms of this folder by a branch's `BranchSpec`, so that
+data sets, evaluation and chat feed an encoder alike. It knows no model and keeps no cache of
+decoded media; the feature cache uses `content_hash`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from video_llama.common.errors import MediaError
+from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, MediaKind, VideoSpec
+from video_llama.processors.audio import Channels, MeanRemoval, clip_starts, log_mel, read_audio
+from video_llama.processors.containers import Source, name_of
+from video_llama.processors.pictures import picture_files, read_picture
+from video_llama.processors.probe import MediaInfo, probe
+from video_llama.processors.transforms import Overshoot, normalise, random_resized_crop, resize
+from video_llama.processors.video import ReaderName, read_frames
+
+__all__ = [
+    "Augment",
+    "MediaCompat",
+    "MediaInfo",
+    "MediaLimits",
+    "MediaLoader",
+    "content_hash",
+    "probe",
+]
+
+Augment = Literal["none", "random_crop"]
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """What is refused before it is decoded; None is no limit.
+
+    Attributes:
+        max_duration_s: longest clip or sound, in seconds.
+        max_pixels: largest picture or frame, width times height.
+    """
+
+    max_duration_s: float | None = None
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class MediaCompat:
+    """Quirks of the published preprocessing, corrected by default; see `released`.
+
+    Attributes:
+        bicubic_overshoot: of `transforms.random_resized_crop`.
+        mean_removal: of `audio.log_mel`.
+        channels: of `audio.read_audio`.
+    """
+
+    bicubic_overshoot: Overshoot = "clamp"
+    mean_removal: MeanRemoval = "copy"
+    channels: Channels = "mix"
+
+    @classmethod
+    def released(cls) -> MediaCompat:
+        """Return what Video-LLaMA's released weights were trained and shown with."""
+        return cls(bicubic_overshoot="wrap", mean_removal="in_place", channels="first")
+
+
+class MediaLoader:
+    """Fills media items with what a branch's encoder is fed.
+
+    Holds settings only, so it can be shared and sent to worker processes.
+
+    Args:
+        specs: the model's branches by name.
+        reader: which library decodes video.
+        compat: quirks to keep for released weights.
+        limits: what is refused.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, BranchSpec],
+        *,
+        reader: ReaderName = "pyav",
+        compat: MediaCompat | None = None,
+        limits: MediaLimits | None = None,
+    ) -> None:
+        self._specs = dict(specs)
+        self._reader: ReaderName = reader
+        self._compat = compat or MediaCompat()
+        self._limits = limits or MediaLimits()
+
+    def load(
+        self,
+        item: MediaItem,
+        *,
+        branch: BranchSpec | str,
+        augment: Augment = "none",
+        seed: int | None = None,
+        data: bytes | None = None,
+    ) -> MediaItem:
+        """Decode an item for a branch.
+
+        Args:
+            item: its path and span are used; it is not changed.
+            branch: one of the branches, or its name.
+            augment: "random_crop" is the training crop, one box for the whole clip.
+            seed: the crop and a drawing frame policy are functions of it.
+            data: the content, where `item.path` is only a label.
+
+        Returns:
+            A copy with `pixels` or `mel`, `times_s` and `content_hash`. A short clip may have
+            fewer steps than the branch's spec.
+
+        Raises:
+            MediaError: the file cannot be used, or the branch takes no such kind.
+            ValueError: "random_crop" without a seed.
+        """
+        spec = self._specs[branch] if isinstance(branch, str) else branch
+        if item.kind not in spec.media:
+            raise MediaError(
+                f"branch '{spec.name}' takes {', '.join(spec.media)}, this is {item.kind}",
+                path=item.path,
+            )
+        if augment == "random_crop" and seed is None:
+            raise ValueError("augment 'random_crop' draws a box and needs a seed")
+        source: Source = item.path if data is None else data
+        try:
+            self._check_limits(source)
+            if isinstance(spec.spec, AudioSpec):
+                loaded = self._load_sound(item, source=source, spec=spec.spec)
+            else:
+                loaded = self._load_pictures(
+                    item, source=source, spec=spec.spec, augment=augment, seed=seed
+                )
+            identity = content_hash(source, start_s=item.start_s, end_s=item.end_s)
+        except MediaError as error:
+            raise MediaError(error.reason, path=item.path) from error
+        return replace(loaded, content_hash=identity)
+
+    def _load_sound(self, item: MediaItem, *, source: Source, spec: AudioSpec) -> MediaItem:
+        waveform = read_audio(
+            source,
+            sample_rate_hz=spec.sample_rate_hz,
+            start_s=item.start_s,
+            end_s=item.end_s,
+            channels=self._compat.channels,
+        )
+        starts = clip_starts(
+            len(waveform) / spec.sample_rate_hz,
+            num_clips=spec.num_clips,
+            clip_s=spec.clip_s,
+            policy=spec.clip_policy,
+        )
+        mel = log_mel(waveform, spec, starts=starts, mean_removal=self._compat.mean_removal)
+        first_s = item.start_s or 0.0
+        return replace(item, mel=mel, times_s=tuple(first_s + float(s) for s in starts))
+
+    def _load_pictures(
+        self,
+        item: MediaItem,
+        *,
+        source: Source,
+        spec: VideoSpec,
+        augment: Augment,
+        seed: int | None,
+    ) -> MediaItem:
+        square = spec.image_size
+        if item.kind == "image":
+            frames = read_picture(source)[np.newaxis]
+            times_s: tuple[float, ...] = (0.0,)
+        else:
+            clip = read_frames(
+                source,
+                num_frames=spec.num_frames,
+                policy=spec.frame_policy,
+                start_s=item.start_s,
+                end_s=item.end_s,
+                reader=self._reader,
+                # Published: videos are squashed to the square by the decoder, before any crop.
+                size=(square, square),
+                seed=seed,
+            )
+            frames, times_s = clip.frames, clip.times_s
+        if augment == "random_crop" and seed is not None:
+            frames = random_resized_crop(
+                frames,
+                image_size=square,
+                seed=seed,
+                method="bicubic_smooth" if item.kind == "image" else "bicubic",
+                overshoot=self._compat.bicubic_overshoot,
+            )
+        else:
+            frames = resize(frames, image_size=square)
+        return replace(item, pixels=normalise(frames, spec), times_s=times_s)
+
+    def _check_limits(self, source: Source) -> None:
+        if self._limits == MediaLimits():
+            return
+        info = probe(source)
+        longest_s, most_pixels = self._limits.max_duration_s, self._limits.max_pixels
+        if longest_s is not None and (info.duration_s or 0.0) > longest_s:
+            raise MediaError(
+                f"{info.duration_s:.1f} s long, at most {longest_s:g} s are allowed; cut it first",
+                path=name_of(source),
+            )
+        if most_pixels is not None and info.width * info.height > most_pixels:
+            raise MediaError(
+                f"{info.width} x {info.height} pixels, at most {most_pixels} are allowed; "
+                "make it smaller first",
+                path=name_of(source),
+            )
+
+
+def content_hash(
+    source: Source, *, start_s: float | None = None, end_s: float | None = None
+) -> str:
+    """Return the identity of what an item shows: the bytes of the file, and the span.
+
+    A file is read once per process as long as its size and time of change stay the same; a
+    folder counts as its pictures in order.
+
+    Args:
+        source: a file, the content of one, or a folder of pictures.
+        start_s: first second used.
+        end_s: last second used.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        MediaError: the file is missing.
+    """
+    digest = blake2b(digest_size=16)
+    if isinstance(source, bytes):
+        digest.update(blake2b(source, digest_size=16).digest())
+    elif Path(source).is_dir():
+        for path in picture_files(Path(source)):
+            digest.update(_file_digest_now(path))
+    else:
+        digest.update(_file_digest_now(Path(source)))
+    digest.update(repr((start_s, end_s)).encode())
+    return digest.hexdigest()
+
+
+def _file_digest_now(path: Path) -> bytes:
+    try:
+        stat = path.stat()
+        return _file_digest(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})", path=str(path)) from error
+
+
+@lru_cache(maxsize=65536)
+def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
+    """Hash a file; size and time are there only to be part of the cache's key."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()

@@ -1,0 +1,165 @@
+"""Still pictures, alone or in a folder, read through Pillow; and the sizes pictures are given.
+
+Shapes: T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from video_llama.common.errors import MediaError
+from video_llama.processors.containers import SUPPORTED_FORMATS, Source, check_file, name_of
+
+Picture = NDArray[np.uint8]
+"""uint8[H, W, 3], red, green, blue."""
+
+Size = tuple[int, int] | int | None
+"""(height, width): squash to it; a number: shrink until the longer side fits; None: as it is."""
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+"""What counts as a frame in a folder; a single file is judged by its content instead."""
+
+FOLDER_FPS = 3.0
+"""Frame rate of a folder of pictures: TVQA's release, which MVBench uses, has 3 a second."""
+
+
+def read_picture(source: Source) -> Picture:
+    """Read a picture, upright as its EXIF says; the first one of an animation.
+
+    Args:
+        source: a file, or the content of one.
+
+    Returns:
+        uint8[H, W, 3].
+
+    Raises:
+        MediaError: missing, a folder, empty, damaged, or no picture.
+    """
+    try:
+        with open_picture(source) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(
+            f"the picture is damaged or cut off ({error})", path=name_of(source)
+        ) from error
+
+
+def open_picture(source: Source) -> Image.Image:
+    """Open a picture without decoding it.
+
+    Raises:
+        MediaError: missing, a folder, empty, or no picture.
+    """
+    if not isinstance(source, bytes):
+        check_file(Path(source))
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise MediaError(
+            f"no picture Pillow can read; supported are {SUPPORTED_FORMATS}", path=name_of(source)
+        ) from error
+
+
+def is_still(source: Source) -> bool:
+    """Whether a file is a picture that does not move, by its content.
+
+    Raises:
+        MediaError: missing, a folder, or empty.
+    """
+    if not isinstance(source, bytes):
+        check_file(Path(source))
+    try:
+        with open_picture(source) as picture:
+            # Phones and scanners store several pictures in one file; only these two play them.
+            moves = picture.format in ("GIF", "PNG") and getattr(picture, "is_animated", False)
+    except MediaError:
+        return False
+    return not moves
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures of a folder in the order of the numbers in their names.
+
+    Raises:
+        MediaError: there is none.
+    """
+    files = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    if not files:
+        raise MediaError(
+            f"a folder without pictures (looked for {', '.join(sorted(PICTURE_SUFFIXES))})",
+            path=str(folder),
+        )
+    return sorted(files, key=_by_number)
+
+
+def shrunk_shape(shape: tuple[int, int], *, max_side: int | None) -> tuple[int, int]:
+    """Return (height, width) scaled down, never up, so that the longer side fits."""
+    longest = max(shape)
+    if max_side is None or longest <= max_side:
+        return shape
+    height, width = (max(1, round(side * max_side / longest)) for side in shape)
+    return height, width
+
+
+def fit(
+    picture: Picture, size: Size, *, method: Image.Resampling = Image.Resampling.BICUBIC
+) -> Picture:
+    """Resize a picture with Pillow, which smooths when it shrinks.
+
+    Args:
+        picture: uint8[H, W, 3].
+        size: see `Size`.
+        method: Pillow's resampling filter.
+
+    Returns:
+        uint8[height, width, 3].
+    """
+    height, width = picture.shape[:2]
+    target = size if isinstance(size, tuple) else shrunk_shape((height, width), max_side=size)
+    if target == (height, width):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(target[::-1], method))
+
+
+class PictureReader:
+    """Reads one picture, or a folder of pictures, as if it were a video.
+
+    Args:
+        source: a picture, the content of one, or a folder.
+
+    Raises:
+        MediaError: a folder without pictures.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._sources: Sequence[Source] = [source]
+        if not isinstance(source, bytes) and Path(source).is_dir():
+            self._sources = picture_files(Path(source))
+        self.fps = FOLDER_FPS
+        self.times_s = [i / self.fps for i in range(len(self._sources))]
+        self.num_damaged = 0
+
+    def read(self, indices: Sequence[int], *, size: Size) -> dict[int, Picture]:
+        """Return the pictures at `indices`, all of the first one's size."""
+        pictures: dict[int, Picture] = {}
+        for i in sorted(set(indices)):
+            pictures[i] = fit(read_picture(self._sources[i]), size)
+            # Pictures of one folder may differ in size; a clip has one.
+            height, width = pictures[i].shape[:2]
+            size = (height, width)
+        return pictures
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Sort key under which frame_10 comes after frame_9."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

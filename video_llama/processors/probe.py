@@ -1,0 +1,87 @@
+"""What a file is, judged by its content and never by its name; only headers are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from video_llama.common.errors import MediaError
+from video_llama.common.types import MediaKind
+from video_llama.processors.containers import (
+    Source,
+    find_audio,
+    find_video,
+    name_of,
+    open_container,
+)
+from video_llama.processors.pictures import is_still, open_picture, picture_files
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file is, judged by its content.
+
+    Attributes:
+        kind: "video" for anything that moves (a GIF, a folder of pictures), "image", or "audio".
+        has_video: there are pictures in it.
+        has_audio: there is a sound track in it.
+        duration_s: length in seconds, None if the container does not say.
+        width: of the pictures as shown, in pixels; 0 for sound.
+        height: of the pictures as shown, in pixels; 0 for sound.
+        fps: mean frames per second, None for pictures and sound.
+    """
+
+    kind: MediaKind
+    has_video: bool
+    has_audio: bool
+    duration_s: float | None
+    width: int
+    height: int
+    fps: float | None
+
+
+def probe(source: Source) -> MediaInfo:
+    """Say what a file is by looking into it; its name does not count.
+
+    Args:
+        source: a file, the content of one, or a folder of pictures.
+
+    Returns:
+        Its kind, streams, length and size, from headers only.
+
+    Raises:
+        MediaError: missing, empty or nothing we can read; the supported formats are listed.
+    """
+    if not isinstance(source, bytes) and Path(source).is_dir():
+        files = picture_files(Path(source))
+        info = _probe_picture(files[0])
+        return replace(info, kind="video", duration_s=None)
+    if is_still(source):
+        return _probe_picture(source)
+    with open_container(source) as container:
+        video, audio = find_video(container), find_audio(container)
+        if video is None and audio is None:
+            raise MediaError("neither pictures nor sound in it", path=name_of(source))
+        return MediaInfo(
+            kind="audio" if video is None else "video",
+            has_video=video is not None,
+            has_audio=audio is not None,
+            duration_s=None if container.duration is None else container.duration / 1e6,
+            width=0 if video is None else video.width,
+            height=0 if video is None else video.height,
+            fps=None if video is None or not video.average_rate else float(video.average_rate),
+        )
+
+
+def _probe_picture(source: Source) -> MediaInfo:
+    with open_picture(source) as picture:
+        width, height = picture.size
+    return MediaInfo(
+        kind="image",
+        has_video=True,
+        has_audio=False,
+        duration_s=None,
+        width=width,
+        height=height,
+        fps=None,
+    )

@@ -1,0 +1,100 @@
+"""Decoded blocks of sound joined to one channel on the time axis of their file.
+
+Shapes: N samples of a track, n samples of a block.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+
+Channels = Literal["mix", "first"]
+
+CLOCK_TOLERANCE_S = 0.05
+"""Time stamps this far off are rounding or encoder delay; beyond, sound is missing or doubled."""
+
+MAX_GAP_S = 60.0
+"""A jump of the clock beyond this is a fault of the clock, and no silence is put in."""
+
+
+class Track:
+    """Blocks of one channel, laid where their time stamps say.
+
+    Args:
+        channels: "mix" takes the mean of all channels, "first" the first.
+
+    Attributes:
+        rate_hz: of the first block; blocks at another rate are left out.
+    """
+
+    def __init__(self, *, channels: Channels) -> None:
+        self._channels = channels
+        self._blocks: list[NDArray[np.float32]] = []
+        self._start = 0
+        self._end = 0
+        self.rate_hz = 0
+
+    def append(self, frame: AudioFrame, *, at_s: Fraction | None) -> None:
+        """Add a decoded block that belongs at second `at_s` of the file, None if unknown."""
+        self.rate_hz = self.rate_hz or frame.sample_rate
+        if frame.sample_rate != self.rate_hz:
+            return
+        block = _one_channel(frame, self._channels)
+        ahead = 0 if at_s is None else round(at_s * self.rate_hz) - self._end
+        if abs(ahead) <= CLOCK_TOLERANCE_S * self.rate_hz:
+            ahead = 0
+        if not self._blocks:
+            self._start = self._end = ahead
+        elif 0 < ahead < MAX_GAP_S * self.rate_hz:
+            self._blocks.append(np.zeros(ahead, dtype=np.float32))
+            self._end += ahead
+        elif -MAX_GAP_S * self.rate_hz < ahead < 0:
+            block = block[-ahead:]
+        self._blocks.append(block)
+        self._end += len(block)
+
+    def cut_padding(self, end_s: Fraction, *, frame_size: int) -> None:
+        """Shorten to the container's length if what is beyond is the codec's padding."""
+        excess = self._end - round(end_s * self.rate_hz)
+        # More than one frame is an estimated length (mp3), and no reason to cut.
+        if 0 < excess <= frame_size:
+            self._end -= excess
+
+    def samples_from(self, origin_s: Fraction) -> Tensor:
+        """Return float32[N] from second `origin_s` of the file on."""
+        if not self._blocks:
+            return torch.zeros(0)
+        samples = np.concatenate(self._blocks)[: max(0, self._end - self._start)]
+        first = round(origin_s * self.rate_hz) - self._start
+        if first < 0 and -first < MAX_GAP_S * self.rate_hz:
+            samples = np.concatenate([np.zeros(-first, dtype=np.float32), samples])
+        return torch.from_numpy(samples[max(0, first) :])
+
+
+def shown_at(frame: AudioFrame, zero_s: Fraction) -> Fraction | None:
+    """Return the second of the file at which a block sounds."""
+    if frame.pts is None or frame.time_base is None:
+        return None
+    return frame.pts * frame.time_base - zero_s
+
+
+def _one_channel(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
+    """Return a block's samples as float32[n], -1..1."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    floats = samples.astype(np.float32)
+    if samples.dtype == np.uint8:
+        floats = (floats - 128.0) / 128.0
+    elif np.issubdtype(samples.dtype, np.signedinteger):
+        floats = floats / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
+    mono = floats[0] if channels == "first" else floats.mean(axis=0)
+    return np.ascontiguousarray(mono)
