@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from published import golden
+
+from video_llama.common.errors import ConfigError, ContextOverflow
+from video_llama.common.types import IGNORE_INDEX, MediaItem, Message, Sample
+from video_llama.conversation.encode import Encoded, encode
+from video_llama.conversation.templates import get_template, neutralise
+from video_llama.conversation.tokenizer import Tokenizer
+
+CORRECTED = ["vicuna_v0", "llama_2"]
+SECONDS = (0.0, 1.2, 2.5, 3.8, 5.0, 6.2, 7.5, 8.8)
+LONG = 10_000
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=20)
+KINDS = st.lists(st.sampled_from(["image", "video", "audio"]), max_size=4)
+
+
+def conversation(*turns: str, media: list[MediaItem] | None = None) -> Sample:
+    messages = [
+        Message("assistant" if i % 2 else "user", [*(media or []), text] if i == 0 else [text])
+        for i, text in enumerate(turns)
+    ]
+    return Sample("key", messages)
+
+
+def supervised(encoded: Encoded) -> list[int]:
+    return [label for label in encoded.labels if label != IGNORE_INDEX]
+
+
+def published_video_case(name: str) -> tuple[Sample, dict]:
+    case = golden("preprocess")[name]
+    video = MediaItem("video", "v", times_s=SECONDS)
+    # The published reader puts one space between the seconds (or the mark) and the question.
+    turns = [text for qa in case["conv"] for text in (qa["q"], qa["a"])]
+    sample = conversation(" " + turns[0], *turns[1:], media=[video])
+    return sample, case
+
+
+def published_image_case(name: str) -> tuple[Sample, dict]:
+    case = golden("preprocess")[name]
+    messages = []
+    for turn in case["conv"]:
+        content: list[str | MediaItem] = []
+        for i, text in enumerate(turn["value"].split("<image>")):
+            content += [MediaItem("image", "i")] if i else []
+            content += [text] if text else []
+        messages.append(Message("user" if turn["from"] == "human" else "assistant", content))
+    return Sample("key", messages), case
+
+
+# Left out, because one function makes marks in a data set's text harmless here too: answers that
+# hold a mark of their own template; and a role nobody knows, which the readers refuse.
+FORGED = [("hash_in_answer", "vicuna"), ("inst_in_answer", "llama_v2"), ("eos_in_answer", "")]
+PUBLISHED = [
+    name
+    for name in golden("preprocess")
+    if not any(case in name and name.endswith(style) for case, style in FORGED)
+    and "unknown_role" not in name
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_released_templates_give_the_published_ids_and_labels(
+    tokenizer: Tokenizer, name: str
+) -> None:
+    sample, case = (published_video_case if "video" in name else published_image_case)(name)
+    template = get_template(
+        "vicuna_v0_released" if name.endswith("vicuna") else "llama_2_released",
+        frame_times="|msg|" in name,
+    )
+    num_slots = [case["num_query_token"]] * len(sample.media)
+    encoded = encode(
+        sample, template=template, tokenizer=tokenizer, num_slots=num_slots, max_len=LONG
+    )
+    # 1000 is the published placeholder id; texts beyond 512 tokens were cut there.
+    ids = [1000 if slot else i for i, slot in zip(encoded.input_ids, encoded.slots, strict=True)]
+    assert ids[:512] == case["input_ids"]
+    assert encoded.labels[:512] == case["labels"]
+
+
+def test_all_published_cases_but_the_forged_ones_are_compared() -> None:
+    # 11 conversations x 2 x 2 and 6 x 2, less 2 + 2 + 4 forged ones and 2 of an unknown role.
+    assert len(PUBLISHED) == 11 * 4 + 6 * 2 - 8 - 2
+
+
+@pytest.mark.parametrize(("name", "num_slots"), [("cap_noprompt", 6), ("cap_al_noprompt", 4)])
+def test_released_captions_have_the_published_labels(
+    tokenizer: Tokenizer, name: str, num_slots: int
+) -> None:
+    case = golden("captions")[name]
+    for text, labels in zip(case["text"], case["labels"], strict=True):
+        sample = Sample("key", [Message("assistant", [MediaItem("video", "v"), text])])
+        encoded = encode(
+            dataclasses.replace(sample, form="caption"),
+            template=get_template("vicuna_v0_released", frame_times=False),
+            tokenizer=tokenizer,
+            num_slots=[num_slots],
+            max_len=LONG,
+        )
+        padding = [IGNORE_INDEX] * (len(labels) - len(encoded))
+        assert encoded.labels + padding == labels
+
+
+@pytest.mark.parametrize("scenario", list(golden("chat_prompts")))
+def test_a_chat_prompt_is_cut_into_the_recorded_runs(tokenizer: Tokenizer, scenario: str) -> None:
+    recorded = golden("chat_prompts")[scenario]
+    name = "vicuna_v0_released" if scenario.startswith("vicuna") else "llama_2_released"
+    video = MediaItem("video", "v", times_s=(0.0, 0.4, 0.8, 1.2, 1.8, 2.2, 2.6, 3.0))
+    kind = scenario.split("_")[-1]
+    media = {"image": [MediaItem("image", "i")], "audiovideo": [MediaItem("audio", "v"), video]}
+    items = media.get(kind, [video])
+    turn = recorded["turns"][0]
+    sample = conversation(turn["question"], media=items)
+    sample.messages.insert(0, Message("system", [recorded["system"]]))
+    encoded = encode(
+        dataclasses.replace(sample, form="chat"),
+        template=get_template(name),
+        tokenizer=tokenizer,
+        num_slots=[1] * len(items),
+        max_len=LONG,
+        generation_prompt=True,
+    )
+    segments: list[list[int]] = [[]]
+    for token_id, slot in zip(encoded.input_ids, encoded.slots, strict=True):
+        if slot:
+            segments.append([])
+        else:
+            segments[-1].append(token_id)
+    assert segments == turn["segment_ids"]
+
+
+@pytest.mark.parametrize("vocabulary", ["tokenizer", "fast_tokenizer"])
+@pytest.mark.parametrize("name", CORRECTED)
+def test_labels_decode_exactly_to_the_answers(
+    name: str, vocabulary: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(vocabulary)
+    template = get_template(name)
+    end = {"vicuna_v0": "###", "llama_2": " "}[name]
+    marks = (*template.forgeable, *tokenizer.special_texts)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), KINDS)
+    def check(rounds: list[tuple[str, str]], kinds: list[str]) -> None:
+        media = [MediaItem(kind, "m") for kind in kinds]
+        sample = conversation(*(text for pair in rounds for text in pair), media=media)
+        encoded = encode(
+            sample,
+            template=template,
+            tokenizer=tokenizer,
+            num_slots=[2] * len(kinds),
+            max_len=LONG,
+        )
+        answers = [" " + neutralise(answer, marks=marks) + end for _, answer in rounds]
+        # Decoding a SentencePiece vocabulary takes one leading space away.
+        assert tokenizer.decode(supervised(encoded)).lstrip(" ") == "".join(answers).lstrip(" ")
+
+    check()
+
+
+@pytest.mark.parametrize("vocabulary", ["tokenizer", "fast_tokenizer"])
+@pytest.mark.parametrize("name", CORRECTED)
+def test_a_chat_prompt_is_the_beginning_of_the_training_text(
+    name: str, vocabulary: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(vocabulary)
+    template = get_template(name)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(WORDS, min_size=2, max_size=6), KINDS)
+    def check(turns: list[str], kinds: list[str]) -> None:
+        turns = turns[: len(turns) // 2 * 2]
+        sample = conversation(*turns, media=[MediaItem(kind, "m") for kind in kinds])
+
+        def encoded(sample: Sample, *, prompt: bool) -> Encoded:
+            return encode(
+                sample,
+                template=template,
+                tokenizer=tokenizer,
+                num_slots=[3] * len(kinds),
+                max_len=LONG,
+                generation_prompt=prompt,
+            )
+
+        whole = encoded(sample, prompt=False)
+        for asked in range(1, len(turns), 2):
+            messages = sample.messages[:asked]
+            prompt = encoded(Sample("key", messages, form="chat"), prompt=True)
+            assert prompt.input_ids == whole.input_ids[: len(prompt)]
+            assert prompt.slots == whole.slots[: len(prompt)]
+
+    check()
+
+
+def test_the_documented_example_reads_as_documented(tokenizer: Tokenizer) -> None:
+    sample = conversation("what is it?", "a boat.", media=[MediaItem("video", "v")])
+    encoded = encode(
+        sample, template=get_template("vicuna_v0"), tokenizer=tokenizer, num_slots=[2], max_len=LONG
+    )
+    opening = [1, *tokenizer.encode_run("###Human: <Video>").ids]
+    rest = tokenizer.encode_run("</Video> what is it?###Assistant: a boat.###").ids
+    assert encoded.input_ids == [*opening, 0, 0, *rest]
+    assert encoded.slots == [0] * len(opening) + [1, 1] + [0] * len(rest)
+
+
+def test_a_caption_is_supervised_whole_and_nothing_else(tokenizer: Tokenizer) -> None:
+    items = [MediaItem("video", "v"), MediaItem("audio", "v")]
+    sample = Sample("key", [Message("assistant", [*items, "a red car"])], form="caption")
+    encoded = encode(
+        sample,
+        template=get_template("vicuna_v0"),
+        tokenizer=tokenizer,
+        num_slots=[2, 1],
+        max_len=LONG,
+    )
+    caption = tokenizer.encode_run("a red car###").ids
+    assert encoded.input_ids == [1, 0, 0, 0, *caption]
+    assert encoded.slots == [0, 1, 1, 2] + [0] * len(caption)
+    assert encoded.labels == [IGNORE_INDEX] * 4 + caption
+
+
+def test_media_of_later_turns_are_numbered_on(tokenizer: Tokenizer) -> None:
+    sample = Sample(
+        "key",
+        [
+            Message("user", [MediaItem("image", "a"), "one?"]),
+            Message("assistant", ["yes"]),
+            Message("user", ["two", MediaItem("audio", "b")]),
+            Message("assistant", ["no"]),
+        ],
+    )
+    encoded = encode(
+        sample,
+        template=get_template("llama_2"),
+        tokenizer=tokenizer,
+        num_slots=[2, 3],
+        max_len=LONG,
+    )
+    assert [slot for slot in encoded.slots if slot] == [1, 1, 2, 2, 2]
+
+
+def test_a_vocabulary_without_bos_opens_with_text(fast_tokenizer: Tokenizer) -> None:
+    encoded = encode(
+        conversation("hi", "ho"),
+        template=get_template("vicuna_v0"),
+        tokenizer=fast_tokenizer,
+        num_slots=[],
+        max_len=LONG,
+    )
+    text = "###Human: hi###Assistant: ho###"
+    assert encoded.input_ids == fast_tokenizer.encode_run(text).ids
+
+
+def test_a_generation_prompt_leaves_the_reference_answer_out(tokenizer: Tokenizer) -> None:
+    def prompt(*turns: str) -> list[int]:
+        return encode(
+            conversation(*turns),
+            template=get_template("vicuna_v0"),
+            tokenizer=tokenizer,
+            num_slots=[],
+            max_len=LONG,
+            generation_prompt=True,
+        ).input_ids
+
+    assert prompt("what?", "a boat") == prompt("what?")
+
+
+class TestOverflow:
+    ROUNDS = ("first?", "one two", "second?", "three four", "third?", "five six")
+
+    def encoded(
+        self, tokenizer: Tokenizer, sample: Sample, max_len: int, *, prompt: bool = False
+    ) -> Encoded:
+        return encode(
+            sample,
+            template=get_template("vicuna_v0"),
+            tokenizer=tokenizer,
+            num_slots=[4] * len(sample.media),
+            max_len=max_len,
+            generation_prompt=prompt,
+        )
+
+    def test_training_text_loses_whole_rounds_at_the_end(self, tokenizer: Tokenizer) -> None:
+        video = [MediaItem("video", "v")]
+        whole = conversation(*self.ROUNDS, media=video)
+        two = self.encoded(tokenizer, conversation(*self.ROUNDS[:4], media=video), LONG)
+        cut = self.encoded(tokenizer, whole, len(two))
+        assert (cut.input_ids, cut.labels, cut.slots) == (two.input_ids, two.labels, two.slots)
+        assert cut.dropped_rounds == 1
+
+    def test_a_prompt_loses_its_oldest_rounds_but_not_their_media(
+        self, tokenizer: Tokenizer
+    ) -> None:
+        video = [MediaItem("video", "v")]
+        whole = conversation(*self.ROUNDS[:5], media=video)
+        short = self.encoded(
+            tokenizer, conversation(*self.ROUNDS[2:5], media=video), LONG, prompt=True
+        )
+        cut = self.encoded(tokenizer, whole, len(short), prompt=True)
+        assert (cut.input_ids, cut.slots) == (short.input_ids, short.slots)
+        assert cut.dropped_rounds == 1
+
+    def test_a_round_with_media_is_not_dropped_from_training(self, tokenizer: Tokenizer) -> None:
+        sample = conversation(*self.ROUNDS[:4])
+        sample.messages[2].content.insert(0, MediaItem("image", "i"))
+        with pytest.raises(ContextOverflow):
+            self.encoded(tokenizer, sample, 12)
+
+    def test_one_round_that_does_not_fit_is_an_error_with_numbers(
+        self, tokenizer: Tokenizer
+    ) -> None:
+        sample = conversation("why?", "because", media=[MediaItem("video", "v")])
+        needed = len(self.encoded(tokenizer, sample, LONG))
+        text = rf"key: {needed} positions \(4 for media, {needed - 4} for text\), but there are 9"
+        with pytest.raises(ContextOverflow, match=text):
+            self.encoded(tokenizer, sample, 9)
+
+    def test_dropping_can_be_forbidden(self, tokenizer: Tokenizer) -> None:
+        with pytest.raises(ContextOverflow):
+            encode(
+                conversation(*self.ROUNDS),
+                template=get_template("vicuna_v0"),
+                tokenizer=tokenizer,
+                num_slots=[],
+                max_len=40,
+                overflow="raise",
+            )
+
+
+def test_a_caption_with_a_question_is_refused(tokenizer: Tokenizer) -> None:
+    sample = dataclasses.replace(conversation("what?", "a boat"), form="caption")
+    with pytest.raises(ConfigError, match="one assistant message"):
+        encode(
+            sample,
+            template=get_template("vicuna_v0"),
+            tokenizer=tokenizer,
+            num_slots=[],
+            max_len=LONG,
+        )
+
+
+def test_media_in_an_answer_are_refused(tokenizer: Tokenizer) -> None:
+    sample = conversation("what?", "a boat")
+    sample.messages[1].content.insert(0, MediaItem("image", "i"))
+    with pytest.raises(ConfigError, match="only questions can hold media"):
+        encode(
+            sample,
+            template=get_template("vicuna_v0"),
+            tokenizer=tokenizer,
+            num_slots=[1],
+            max_len=LONG,
+        )

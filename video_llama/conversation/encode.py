@@ -1,0 +1,174 @@
+"""A sample to token ids, labels and slots, for training and serving alike.
+
+The rendered text between two media slots or special tokens is one run and is encoded once; a
+token is a target iff its first character lies in supervised text. Nothing is tokenised a second
+time to count it. This module reads no media and knows no batch: padding and the meaning of slots
+across a batch belong to collate.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal
+
+from video_llama.common.errors import ContextOverflow
+from video_llama.common.types import IGNORE_INDEX, Message, Sample
+from video_llama.conversation.layouts import Piece, Template, Text, Token
+from video_llama.conversation.rendering import Slot, render
+from video_llama.conversation.tokenizer import Tokenizer
+
+
+@dataclass
+class Encoded:
+    """One sample as the decoder will read it; three lists of equal length.
+
+    Attributes:
+        input_ids: token ids; 0 at media positions.
+        labels: `input_ids` where supervised, `IGNORE_INDEX` elsewhere.
+        slots: 0 for text, k for the k-th media item of the sample in text order.
+        dropped_rounds: questions (with their answers) left out to fit the context.
+    """
+
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    dropped_rounds: int = 0
+
+    def __len__(self) -> int:
+        """Decoder positions."""
+        return len(self.input_ids)
+
+
+def encode(
+    sample: Sample,
+    *,
+    template: Template,
+    tokenizer: Tokenizer,
+    num_slots: Sequence[int],
+    max_len: int,
+    generation_prompt: bool = False,
+    overflow: Literal["drop_rounds", "raise"] = "drop_rounds",
+) -> Encoded:
+    """Encode a sample in the form it asks for.
+
+    With the template "vicuna_v0" and a video of two slots the form `instruct` reads (targets in
+    capitals, one run per line):
+
+        <s>
+        ###Human: <Video>
+        [slot 1] [slot 1]
+        </Video> what is it?###Assistant: A BOAT.###
+
+    All text of the messages is made harmless by `neutralise` first.
+
+    Args:
+        sample: messages and form; see `Sample`.
+        template: the prompt format.
+        tokenizer: of the decoder.
+        num_slots: decoder positions of each media item, in text order.
+        max_len: positions there are.
+        generation_prompt: end where the model is to speak; the text of a last assistant message,
+            if there is one, is left out.
+        overflow: what to do when `max_len` is exceeded. "drop_rounds" leaves out whole rounds (a
+            question and its answer): the last ones in training, the oldest ones before a
+            generation prompt, whose media then open the next question. Media, the bos token and
+            the end mark of an answer are never cut.
+
+    Returns:
+        Ids, labels and slots.
+
+    Raises:
+        ContextOverflow: the sample does not fit and no round may go.
+        ConfigError: the messages do not suit the form.
+        MediaError: the template wants the seconds of frames and they are unknown.
+    """
+    if len(num_slots) != len(sample.media):
+        raise ValueError(
+            f"{sample.key}: {len(sample.media)} media items but {len(num_slots)} slot counts"
+        )
+    dropped = 0
+    while True:
+        pieces = render(
+            sample,
+            template=template,
+            extra_marks=tokenizer.special_texts,
+            generation_prompt=generation_prompt,
+        )
+        encoded = _assemble(pieces, tokenizer=tokenizer, num_slots=num_slots)
+        if len(encoded) <= max_len:
+            encoded.dropped_rounds = dropped
+            return encoded
+        drop = _drop_oldest_round if generation_prompt else _drop_last_round
+        messages = drop(sample.messages) if overflow == "drop_rounds" else None
+        if messages is None:
+            raise ContextOverflow(
+                f"{sample.key or 'sample'}: {len(encoded)} positions ({sum(num_slots)} for media, "
+                f"{len(encoded) - sum(num_slots)} for text), but there are {max_len}; "
+                "shorten the text or take fewer media"
+            )
+        sample = dataclasses.replace(sample, messages=messages)
+        dropped += 1
+
+
+def _assemble(
+    pieces: Sequence[Piece | Slot], *, tokenizer: Tokenizer, num_slots: Sequence[int]
+) -> Encoded:
+    """Encode each run once and put ids, labels and slots side by side."""
+    encoded = Encoded()
+
+    def put(token_id: int, *, supervised: bool = False, slot: int = 0) -> None:
+        encoded.input_ids.append(token_id)
+        encoded.labels.append(token_id if supervised else IGNORE_INDEX)
+        encoded.slots.append(slot)
+
+    def put_run(texts: list[Text]) -> None:
+        texts = [text for text in texts if text.text]
+        ends = list(accumulate(len(text.text) for text in texts))
+        run = tokenizer.encode_run("".join(text.text for text in texts))
+        for token_id, (start, _) in zip(run.ids, run.offsets, strict=True):
+            index = min(bisect.bisect_right(ends, start), len(texts) - 1)
+            put(token_id, supervised=texts[index].supervised)
+
+    run: list[Text] = []
+    for piece in pieces:
+        if isinstance(piece, Text):
+            run.append(piece)
+            continue
+        put_run(run)
+        run = []
+        if isinstance(piece, Token):
+            token_id = tokenizer.bos_id if piece.name == "bos" else tokenizer.eos_id
+            if token_id is not None:
+                put(token_id, supervised=piece.supervised)
+        else:
+            for _ in range(num_slots[piece.item - 1]):
+                put(0, slot=piece.item)
+    put_run(run)
+    return encoded
+
+
+def _drop_last_round(messages: Sequence[Message]) -> list[Message] | None:
+    """Leave out the last question and what follows; None if it is the first or holds media."""
+    questions = [i for i, message in enumerate(messages) if message.role == "user"]
+    if len(questions) < 2 or any(message.media for message in messages[questions[-1] :]):
+        return None
+    return list(messages[: questions[-1]])
+
+
+def _drop_oldest_round(messages: Sequence[Message]) -> list[Message] | None:
+    """Leave out the first question and its answer but keep their media; None if it is the last."""
+    questions = [i for i, message in enumerate(messages) if message.role == "user"]
+    if len(questions) < 2:
+        return None
+    first, second = questions[:2]
+    media = [item for message in messages[first:second] for item in message.media]
+    heir = messages[second]
+    return [
+        *messages[:first],
+        Message(heir.role, [*media, *heir.content]),
+        *messages[second + 1 :],
+    ]

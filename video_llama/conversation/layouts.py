@@ -1,0 +1,122 @@
+"""What a prompt template consists of: pieces of text, layouts of turns, and the template itself.
+
+Data only; the templates that ship stand in `conversation.templates`, the code that renders them in
+`conversation.encode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from video_llama.common.errors import MediaError
+from video_llama.common.types import MediaItem, MediaKind
+
+
+@dataclass(frozen=True)
+class Text:
+    """Literal text; a token whose first character lies in supervised text is a target."""
+
+    text: str
+    supervised: bool = False
+
+
+@dataclass(frozen=True)
+class Token:
+    """A real special token, never spelled out."""
+
+    name: Literal["bos", "eos"]
+    supervised: bool = False
+
+
+Piece = Text | Token
+BOS = Token("bos")
+EOS = Token("eos", supervised=True)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What surrounds the turns of a conversation; every text opens with the bos token besides.
+
+    Attributes:
+        lead: after the system text, before the first turn.
+        user_before: opens a user turn.
+        user_after: closes a user turn.
+        header: opens an assistant turn; a generation prompt ends with it.
+        answer_before: between header and answer.
+        answer_after: closes an answer.
+        system: system text if the sample has none of its own; "" gives nothing.
+        systems: the same by the kind of the sample's first media item.
+        system_marks: around a system text.
+        system_in_user: the system text stands in the first user turn instead of before the lead.
+        keeps_empty_system: the system marks stand even around nothing.
+        join: between a media item and the words after it, unless those open with white space.
+        joint: a whole sentence for one sound with one video; "{audio}" and "{video}" are the
+            media, in the order in which they are read.
+        drops_unpaired_answers: an empty answer, or one before any question, leaves no text.
+    """
+
+    lead: tuple[Piece, ...]
+    user_before: tuple[Piece, ...]
+    user_after: tuple[Piece, ...]
+    header: tuple[Piece, ...]
+    answer_before: tuple[Piece, ...]
+    answer_after: tuple[Piece, ...]
+    system: str = ""
+    systems: Mapping[MediaKind, str] = field(default_factory=dict)
+    system_marks: tuple[str, str] = ("", "")
+    system_in_user: bool = False
+    keeps_empty_system: bool = False
+    join: str = " "
+    joint: str | None = None
+    drops_unpaired_answers: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt format in all its forms.
+
+    Attributes:
+        name: registry name.
+        source: where the text comes from.
+        instruct: layout of training conversations.
+        chat: layout of served conversations.
+        differs: where chat is not the beginning of instruct; empty for a corrected template.
+        media_marks: text before and after a media item, by kind.
+        caption_end: closes a caption; the caption form is media, caption, this.
+        stop: strings that end an answer, besides the eos token.
+        forgeable: strings without white space that text from outside must not contain.
+        frame_times: whether a video is followed by the seconds of its frames.
+        frame_times_text: that sentence; "{count}" and "{times}" are filled in.
+    """
+
+    name: str
+    source: str
+    instruct: Layout
+    chat: Layout
+    differs: tuple[str, ...]
+    media_marks: Mapping[MediaKind, tuple[str, str]]
+    caption_end: tuple[Piece, ...]
+    stop: tuple[str, ...]
+    forgeable: tuple[str, ...]
+    frame_times: bool = False
+    frame_times_text: str = "The video contains {count} frames sampled at {times} seconds."
+
+    def __post_init__(self) -> None:
+        if bad := [mark for mark in self.forgeable if not mark or set(mark) & set(" \t\r\n")]:
+            raise ValueError(f"template '{self.name}': forgeable {bad} hold white space or nothing")
+
+    def seconds_of(self, item: MediaItem) -> str:
+        """Say when the frames of a video were taken; "" for other media or if switched off.
+
+        Raises:
+            MediaError: the sentence is switched on and nobody noted the seconds.
+        """
+        if not self.frame_times or item.kind != "video":
+            return ""
+        if not item.times_s:
+            reason = "the seconds of its frames are unknown, but template.frame_times wants them"
+            raise MediaError(reason, path=item.path)
+        times = ", ".join(str(round(float(t), 1)) for t in item.times_s)
+        return self.frame_times_text.format(count=len(item.times_s), times=times)
