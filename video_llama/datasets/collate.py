@@ -1,0 +1,306 @@
+"""From encoded samples to the batch a model eats.
+
+Every branch of the plan is there, with no row if no sample of the batch needs it, because all
+ranks must run the same parts. Rows are padded here and nowhere else; what is padding is said by
+masks.
+
+Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from video_llama.common.errors import ConfigError
+from video_llama.common.types import (
+    IGNORE_INDEX,
+    AudioSpec,
+    Batch,
+    BatchItem,
+    BranchInput,
+    BranchSpec,
+    MediaItem,
+    MediaKind,
+    MediaSpec,
+)
+from video_llama.datasets.feature_cache import FileStamp
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample that could not be used, and why.
+
+    Attributes:
+        dataset: name of its data set.
+        key: of the sample.
+        path: the file at fault, empty if it was none.
+        reason: in words.
+        position: place in the run's order that was filled with another sample.
+    """
+
+    dataset: str
+    key: str
+    path: str
+    reason: str
+    position: int
+
+
+@dataclass(frozen=True)
+class RoutedItem:
+    """A loaded media item, the branch it goes to, and the decoder positions it takes."""
+
+    item: MediaItem
+    branch: str
+    num_slots: int
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """One sample, read and tokenised.
+
+    Attributes:
+        key: of the sample.
+        dataset: name of its data set.
+        input_ids: token ids, 0 at media positions.
+        labels: `IGNORE_INDEX` where nothing is supervised.
+        slots: 0 for text, k for the k-th of `media`.
+        media: in text order.
+        meta: what the task needs again.
+        skips: samples that came before this one at its position and could not be used.
+        stamps: files whose content was hashed, for the feature cache.
+    """
+
+    key: str
+    dataset: str
+    input_ids: list[int]
+    labels: list[int]
+    slots: list[int]
+    media: tuple[RoutedItem, ...] = ()
+    meta: Mapping[str, object] = field(default_factory=dict)
+    skips: tuple[Skip, ...] = ()
+    stamps: tuple[FileStamp, ...] = ()
+
+
+@dataclass
+class LoadedBatch:
+    """What a data loader hands to the loop: the batch, and news for the main process.
+
+    Attributes:
+        batch: for the model.
+        skips: samples that could not be used.
+        times_s: seconds of the valid steps of every raw item, by feature key.
+        stamps: files whose content was hashed.
+    """
+
+    batch: Batch
+    skips: tuple[Skip, ...] = ()
+    times_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    stamps: tuple[FileStamp, ...] = ()
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Collates lists of samples; one object for a data loader's `collate_fn`.
+
+    Attributes:
+        specs: every branch of the plan, by name.
+        pad_id: token that fills rows.
+        padding_side: right for training, left in front of text that will be generated.
+    """
+
+    specs: Mapping[str, BranchSpec]
+    pad_id: int
+    padding_side: Literal["left", "right"] = "right"
+
+    def __call__(self, samples: Sequence[EncodedSample]) -> LoadedBatch:
+        """Return the batch of `samples` with what they report."""
+        batch = collate(
+            samples, specs=self.specs, pad_id=self.pad_id, padding_side=self.padding_side
+        )
+        return LoadedBatch(
+            batch=batch,
+            skips=tuple(skip for sample in samples for skip in sample.skips),
+            times_s={
+                routed.item.feature_key: _times_s(routed.item)
+                for sample in samples
+                for routed in sample.media
+                if routed.item.feature_key is not None and routed.item.features is None
+            },
+            stamps=tuple(stamp for sample in samples for stamp in sample.stamps),
+        )
+
+
+def collate(
+    samples: Sequence[EncodedSample],
+    *,
+    specs: Mapping[str, BranchSpec],
+    pad_id: int,
+    padding_side: Literal["left", "right"] = "right",
+) -> Batch:
+    """Put samples side by side.
+
+    Two samples, a clip of two slots and one of one, padded on the right with 9:
+
+        input_ids  1 0 0 5 6        slots  0 1 1 0 0
+                   1 0 7 9 9               0 2 0 0 0
+
+    Args:
+        samples: of one data set, at least one.
+        specs: every branch of the plan, by name.
+        pad_id: token that fills rows.
+        padding_side: right for training, left in front of text that will be generated.
+
+    Returns:
+        The batch; see `Batch` for shapes.
+    """
+    routed = [(index, media) for index, sample in enumerate(samples) for media in sample.media]
+    items = _number_rows(routed)
+    pad = _Padding(max(len(sample.input_ids) for sample in samples), padding_side)
+    first_item = 0
+    slots = []
+    for sample in samples:
+        slots.append([slot and slot + first_item for slot in sample.slots])
+        first_item += len(sample.media)
+    return Batch(
+        input_ids=pad.rows([s.input_ids for s in samples], fill=pad_id, dtype=torch.int64),
+        attention_mask=pad.rows(
+            [[1] * len(s.input_ids) for s in samples], fill=0, dtype=torch.bool
+        ),
+        labels=pad.rows([s.labels for s in samples], fill=IGNORE_INDEX, dtype=torch.int64),
+        slots=pad.rows(slots, fill=0, dtype=torch.int32),
+        items=items,
+        media={
+            name: _branch_input([m.item for _, m in routed if m.branch == name], spec)
+            for name, spec in specs.items()
+        },
+        keys=[sample.key for sample in samples],
+        dataset=samples[0].dataset,
+        meta=[sample.meta for sample in samples],
+    )
+
+
+def route(specs: Mapping[str, BranchSpec]) -> dict[MediaKind, str]:
+    """Say which branch takes which kind of media.
+
+    Raises:
+        ConfigError: two branches want the same kind.
+    """
+    routes: dict[MediaKind, str] = {}
+    for name, spec in specs.items():
+        for kind in spec.media:
+            if kind in routes:
+                raise ConfigError(
+                    f"model.branches: '{routes[kind]}' and '{name}' both take {kind}; "
+                    f"leave {kind} out of one's media, or set the branch to null"
+                )
+            routes[kind] = name
+    return routes
+
+
+def num_steps(item: MediaItem) -> int:
+    """Return T of a loaded item: its frames or sound clips, padding not counted."""
+    if item.features is not None:
+        return len(item.times_s) or item.features.shape[0]
+    raw = item.pixels if item.pixels is not None else item.mel
+    assert raw is not None, f"{item.path} was not loaded"
+    return raw.shape[0]
+
+
+def max_steps(spec: MediaSpec) -> int:
+    """Return T, the frames or sound clips an encoder is fed at most."""
+    return spec.num_clips if isinstance(spec, AudioSpec) else spec.num_frames
+
+
+@dataclass(frozen=True)
+class _Padding:
+    """Brings rows to one length."""
+
+    length: int
+    side: Literal["left", "right"]
+
+    def rows(self, rows: Sequence[Sequence[int]], *, fill: int, dtype: torch.dtype) -> Tensor:
+        """Return the rows as dtype[B, L], with `fill` on the padded side."""
+        result = torch.full((len(rows), self.length), fill, dtype=dtype)
+        for index, row in enumerate(rows):
+            start = 0 if self.side == "right" else self.length - len(row)
+            result[index, start : start + len(row)] = torch.tensor(row, dtype=dtype)
+        return result
+
+
+def _number_rows(routed: Sequence[tuple[int, RoutedItem]]) -> list[BatchItem]:
+    """Give every media item a row of its branch, in the order of the batch."""
+    num_rows: dict[str, int] = {}
+    items = []
+    for sample, media in routed:
+        row = num_rows.get(media.branch, 0)
+        num_rows[media.branch] = row + 1
+        items.append(
+            BatchItem(
+                branch=media.branch,
+                row=row,
+                num_slots=media.num_slots,
+                sample=sample,
+                feature_key=media.item.feature_key,
+            )
+        )
+    return items
+
+
+def _branch_input(items: Sequence[MediaItem], spec: BranchSpec) -> BranchInput:
+    """Pad and stack a branch's items, raw ones and cached ones apart."""
+    raw_rows = [row for row, item in enumerate(items) if item.features is None]
+    cached_rows = [row for row, item in enumerate(items) if item.features is not None]
+    raw, raw_mask = _stack(
+        [_raw(items[row]) for row in raw_rows],
+        shape=(max_steps(spec.spec), *_step_shape(spec.spec)),
+    )
+    result = BranchInput(raw=raw, raw_mask=raw_mask, raw_rows=torch.tensor(raw_rows).long())
+    if cached_rows:
+        frontier = spec.frontier
+        result.cached, result.cached_mask = _stack(
+            [_features(items[row]) for row in cached_rows],
+            shape=(frontier.num_steps, frontier.num_tokens, frontier.width),
+        )
+        result.cached_rows = torch.tensor(cached_rows).long()
+    return result
+
+
+def _step_shape(spec: MediaSpec) -> tuple[int, int, int]:
+    """Return the shape of one frame, or of one clip's mel picture."""
+    if isinstance(spec, AudioSpec):
+        return (1, spec.num_mel_bins, spec.num_mel_frames)
+    return (3, spec.image_size, spec.image_size)
+
+
+def _stack(rows: Sequence[Tensor], *, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return rows padded with zeros to T steps, and bool[M, T], true where a step is real."""
+    dtype = rows[0].dtype if rows else torch.float32
+    stacked = torch.zeros((len(rows), *shape), dtype=dtype)
+    mask = torch.zeros((len(rows), shape[0]), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        assert row.shape[0] <= shape[0], f"{row.shape[0]} steps, the branch takes {shape[0]}"
+        assert row.shape[1:] == shape[1:], f"a step is {tuple(row.shape[1:])}, not {shape[1:]}"
+        stacked[index, : len(row)] = row
+        mask[index, : len(row)] = True
+    return stacked, mask
+
+
+def _raw(item: MediaItem) -> Tensor:
+    raw = item.pixels if item.pixels is not None else item.mel
+    assert raw is not None, f"{item.path} was not loaded"
+    return raw
+
+
+def _features(item: MediaItem) -> Tensor:
+    assert item.features is not None
+    return item.features
+
+
+def _times_s(item: MediaItem) -> tuple[float, ...]:
+    """Return one time per valid step; a loader that knows none leaves zeros."""
+    return item.times_s or (0.0,) * num_steps(item)

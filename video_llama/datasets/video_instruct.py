@@ -1,0 +1,99 @@
+"""Questions and answers about clips, in the layout of VideoChat's videochat_instruct_11k.json.
+
+    [{"video": "006001_006050/21179416.mp4", "QA": [{"i": "", "q": "Where is it?", "a": "..."}]}]
+
+The instruction `i` of some turns is not used, as in Video-LLaMA. Li et al., "VideoChat", 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from video_llama.common.registry import registry
+from video_llama.common.rng import fold, shuffled
+from video_llama.common.types import MediaKind, Sample
+from video_llama.datasets.base import (
+    DatasetReader,
+    Mistake,
+    Record,
+    check_streams,
+    lacking,
+    read_rows,
+    require_text,
+    stream_items,
+)
+from video_llama.datasets.turns import dialogue
+
+
+@registry.register_dataset("video_instruct")
+class VideoInstruct(DatasetReader):
+    """Conversations about a clip; a sample is a whole conversation, or some turns of it."""
+
+    @dataclass(frozen=True)
+    class Config(DatasetReader.Config):
+        """Keys of a video_instruct entry.
+
+        Attributes:
+            streams: what of a clip is used: its pictures, its own sound, or both in this order.
+            max_turns: keep so many turns, chosen anew in every pass; None keeps all.
+            turn_order: file as written, shuffled anew in every pass.
+        """
+
+        streams: tuple[Literal["video", "audio"], ...] = ("video",)
+        max_turns: int | None = None
+        turn_order: Literal["file", "shuffled"] = "file"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_streams(self.streams)
+            if self.max_turns is not None and self.max_turns < 1:
+                raise ValueError(f"max_turns must be at least 1, found {self.max_turns}")
+
+    config: Config
+
+    @property
+    def kinds(self) -> tuple[MediaKind, ...]:
+        """The streams of every sample."""
+        return self.config.streams
+
+    def records(self) -> Iterator[Record | Mistake]:
+        """Yield the conversations in file order."""
+        for path in self.annotation_files():
+            for row in read_rows(path):
+                yield row if isinstance(row, Mistake) else _read_row(row)
+
+    def build(self, record: Record, *, seed: int) -> Sample:
+        """Turn a conversation into a sample, see `DatasetReader.build`."""
+        video = require_text(record.fields["video"], what="video", where=record.where)
+        media = stream_items(Path(self.config.media) / video, self.config.streams)
+        turns = self._choose_turns(record.fields["turns"], seed=fold(seed, "turns", record.key))
+        return Sample(key=record.key, messages=dialogue(turns, media=media, where=record.where))
+
+    def _choose_turns(self, turns: list[dict[str, Any]], *, seed: int) -> list[dict[str, Any]]:
+        """Take `max_turns` of the turns, in file order or shuffled."""
+        order = shuffled(range(len(turns)), seed=seed)[: self.config.max_turns]
+        if self.config.turn_order == "file":
+            order.sort()
+        return [turns[index] for index in order]
+
+
+def _read_row(row: Record) -> Record | Mistake:
+    """Check one conversation."""
+    problem = lacking(row.fields, ("video", "QA"))
+    if problem:
+        return Mistake(row.where, problem)
+    turns = row.fields["QA"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return Mistake(row.where, "expected 'QA' to be a list of objects with q and a")
+    for number, turn in enumerate(turns, start=1):
+        problem = lacking(turn, ("q", "a"))
+        if problem:
+            return Mistake(row.where, f"turn {number} of 'QA': {problem}")
+    fields = {
+        "video": row.fields["video"],
+        "turns": [{"q": turn["q"], "a": turn["a"]} for turn in turns],
+    }
+    return replace(row, key=str(row.fields["video"]), fields=fields)
