@@ -253,7 +253,12 @@ def _read_preset(model: Mapping[str, Any], problems: list[str]) -> dict[str, Any
         return None
     file = resources.files("video_llama") / "presets" / arch / f"{model_type}.yaml"
     with resources.as_file(file) as path:
-        return _read_yaml(path)
+        preset = _read_yaml(path)
+    base = preset.pop("base", None)
+    if base is None:
+        return preset
+    below = _read_preset({"arch": arch, "model_type": base}, problems)
+    return None if below is None else _merge(below, preset)
 
 
 def _parse_options(options: Sequence[str]) -> dict[str, Any]:
@@ -306,4 +311,4 @@ def _package_path(relative: str) -> str:
 
 
 if not OmegaConf.has_resolver("package"):
-    OmegaConf.register_new_resolver("package", _package_path)
+    OmegaConf.register_resolver("package", _package_path)

@@ -17,8 +17,6 @@ from typing import Any, Literal, Union
 from video_llama.common.registry import did_you_mean
 from video_llama.common.types import MediaKind
 
-DType = Literal["float32", "bfloat16", "float16"]
-
 
 @dataclass(frozen=True)
 class PartConfig:
@@ -29,7 +27,6 @@ class PartConfig:
         weights: file or directory the part is loaded from; None if a trainable part starts fresh
             or comes from `model.ckpt`.
         trainable: whether it learns; a list of patterns trains the matching parameters only.
-        dtype: of a frozen part's weights; trained parts are kept in float32.
         config: an instance of the class's own `Config`.
     """
 
@@ -37,10 +34,9 @@ class PartConfig:
     config: Any
     weights: str | None = None
     trainable: bool | tuple[str, ...] = False
-    dtype: DType = "float32"
 
 
-PART_KEYS = ("type", "weights", "trainable", "dtype")
+PART_KEYS = ("type", "weights", "trainable")
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,33 @@ class KeyMap:
 
 
 @dataclass(frozen=True)
+class FileTable:
+    """Where the tensors of one published file go in a whole model.
+
+    Attributes:
+        key_map: from the file's names to the model's.
+        parts: prefixes of our names; each part is one module that the file fills.
+        may_be_partial: the file may lack whole parts, never a piece of one.
+    """
+
+    key_map: KeyMap
+    parts: tuple[str, ...]
+    may_be_partial: bool = False
+
+    def parts_in(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the parts that a file with these names must fill, for `load_weights(only=)`."""
+        if not self.may_be_partial:
+            return self.parts
+        translated = [
+            ours
+            for name in names
+            if self.key_map.dropped_because(name) is None
+            and (ours := self.key_map.translate(name)) is not None
+        ]
+        return tuple(part for part in self.parts if any(t.startswith(part) for t in translated))
+
+
+@dataclass(frozen=True)
 class LoadReport:
     """What was loaded from where.
 

@@ -1,0 +1,56 @@
+"""`video-llama env`: what a bug report needs to say about the machine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from video_llama import __version__
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "transformers",
+    "timm",
+    "av",
+    "decord2",
+    "omegaconf",
+    "peft",
+    "deepspeed",
+    "webdataset",
+    "gradio",
+    "sentencepiece",
+    "numpy",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`env` has no flags."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print versions and devices."""
+    import torch
+
+    table = Table("what", "found")
+    table.add_row("video_llama", __version__)
+    table.add_row("python", sys.version.split()[0])
+    table.add_row("platform", platform.platform())
+    table.add_row("cpu cores", str(torch.get_num_threads()))
+    cuda = torch.version.cuda or "none"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    table.add_row("cuda (torch build)", cuda)
+    table.add_row("gpus", ", ".join(names) or "none")
+    for package in PACKAGES:
+        try:
+            table.add_row(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            table.add_row(package, "not installed")
+    Console().print(table)
+    return 0

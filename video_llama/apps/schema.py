@@ -1,0 +1,157 @@
+"""`video-llama schema`: the JSON Schema of run files, so that an editor completes and checks keys.
+
+video-llama schema > run.schema.json
+# first line of a run file, for editors with the YAML language server:
+# yaml-language-server: $schema=run.schema.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from typing import Any, Literal, Union
+
+from video_llama.common.config import list_presets
+from video_llama.common.registry import registry
+from video_llama.common.schema import (
+    ENTRY_KEYS,
+    PART_KEYS,
+    DatasetEntry,
+    ModelConfig,
+    PartConfig,
+    RunConfig,
+    type_hints,
+)
+
+PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`schema` has no flags."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the schema."""
+    print(json.dumps(run_file_schema(), indent=2))
+    return 0
+
+
+def run_file_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a run file with every part that is registered."""
+    stages = {"type": "object", "additionalProperties": _nullable(_parts("bridge"))}
+    branch = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "media": of_type(tuple[Literal["image", "video", "audio"], ...]),
+            "encoder": _parts("encoder"),
+            "stages": stages,
+        },
+    }
+    presets = list_presets()
+    model = of_dataclass(ModelConfig, skip=("paths",))
+    model["properties"]["arch"] = {"enum": list(presets)}
+    model["properties"]["model_type"] = {"enum": sorted({t for ts in presets.values() for t in ts})}
+    model["properties"]["branches"] = {"type": "object", "additionalProperties": _nullable(branch)}
+    model["properties"]["decoder"] = _parts("decoder")
+    # A preset adds keys for its files; which ones depends on the preset.
+    model["additionalProperties"] = {"type": ["string", "object", "null"]}
+    model["required"] = ["arch", "model_type"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "video_llama run file",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["model", "run"],
+        "properties": {
+            "model": model,
+            "datasets": {
+                "type": "object",
+                "additionalProperties": _nullable(_alternatives("dataset", DatasetEntry)),
+            },
+            "run": of_dataclass(RunConfig),
+            "imports": of_type(tuple[str, ...]),
+        },
+    }
+
+
+def of_dataclass(cls: type, *, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the schema of a config dataclass; descriptions come from its `Attributes:`."""
+    notes = attribute_notes(cls)
+    properties = {}
+    required = []
+    for spec in dataclasses.fields(cls):
+        if spec.name in skip:
+            continue
+        properties[spec.name] = of_type(type_hints(cls)[spec.name])
+        if spec.name in notes:
+            properties[spec.name]["description"] = notes[spec.name]
+        if spec.default is not dataclasses.MISSING:
+            properties[spec.name]["default"] = spec.default
+        elif spec.default_factory is dataclasses.MISSING:
+            required.append(spec.name)
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "required": required,
+    }
+
+
+def of_type(hint: Any) -> dict[str, Any]:
+    """Return the schema of a type annotation."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [of_type(arg) for arg in args]}
+    if origin in (tuple, list):
+        return {"type": "array", "items": of_type(args[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": of_type(args[1])}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return of_dataclass(hint)
+    return {"type": PLAIN[hint]} if hint in PLAIN else {}
+
+
+def attribute_notes(cls: type) -> dict[str, str]:
+    """Return what a class's docstring says of each attribute."""
+    notes: dict[str, str] = {}
+    name = None
+    _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+    for line in section.splitlines():
+        head, colon, text = line.strip().partition(": ")
+        if line.startswith("    ") and not line.startswith("     ") and colon:
+            name = head
+            notes[name] = text
+        elif line.startswith("     ") and name:
+            notes[name] += " " + line.strip()
+    return notes
+
+
+def _parts(kind: str) -> dict[str, Any]:
+    """Return the schema of a model part of one kind."""
+    return _alternatives(kind, PartConfig)
+
+
+def _alternatives(kind: str, wrapper: type) -> dict[str, Any]:
+    """Return one schema per registered class, told apart by `type`; without it, any key goes."""
+    keys = PART_KEYS if wrapper is PartConfig else ENTRY_KEYS
+    generic = {key: of_type(type_hints(wrapper)[key]) for key in keys if key != "type"}
+    cases = []
+    for name in registry.names(kind):
+        schema = of_dataclass(registry.get(kind, name).Config)
+        schema["properties"] |= {**generic, "type": {"const": name}}
+        # A run file says only what differs from its preset, so nothing else is required.
+        schema["required"] = []
+        cases.append(schema)
+    return {"anyOf": cases}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Allow null, which leaves an entry out."""
+    return {"anyOf": [schema, {"type": "null"}]}

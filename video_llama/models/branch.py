@@ -1,0 +1,214 @@
+"""A branch turns pixels or sound into decoder-width tokens: one encoder, then named stages.
+
+The parts before the first one that learns run in eval mode without gradient. Where they end is
+the cache frontier: what stands there can be stored and used again. Frozen parts behind the
+frontier are part of the graph, so that gradients flow through them.
+
+Shapes: M rows, T time steps, N tokens a step, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from video_llama.common.registry import registry
+from video_llama.common.schema import BranchConfig, PartConfig
+from video_llama.common.types import AudioSpec, BranchInput, BranchSpec, Features, Shape
+from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
+
+
+@dataclass(frozen=True)
+class SlotCount:
+    """Number of decoder positions of an item, from configs alone; can travel to data workers."""
+
+    config: BranchConfig
+
+    def __call__(self, num_steps: int) -> int:
+        """Return the slots of an item of `num_steps` frames or sound clips."""
+        return fold_shapes(self.config, num_steps)[-1].num_slots
+
+
+def fold_shapes(config: BranchConfig, num_steps: int) -> list[Shape]:
+    """Return the shape behind the encoder and behind every stage."""
+    shapes = [config.encoder.config.out_shape(num_steps)]
+    for part in config.stages.values():
+        shapes.append(part.config.out_shape(shapes[-1]))
+    return shapes
+
+
+class Branch(nn.Module):
+    """Encoder and stages of one branch.
+
+    Args:
+        config: what to build.
+        name: of the branch, for messages and parameter names.
+    """
+
+    def __init__(self, config: BranchConfig, *, name: str) -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.spec = config.encoder.config.media_spec()
+        shapes = fold_shapes(config, num_steps(self.spec))
+        self.encoder = _build("encoder", config.encoder)
+        self.stages = nn.ModuleDict(
+            {
+                stage: _build("bridge", part, shape)
+                for (stage, part), shape in zip(config.stages.items(), shapes, strict=False)
+            }
+        )
+        for part_name, module, part in self.parts():
+            set_trainable(module, part.trainable, where=f"model.branches.{name}.{part_name}")
+        modules = [module for _, module, _ in self.parts()]
+        self.num_frozen = next((i for i, m in enumerate(modules) if learns(m)), len(modules))
+        self.frontier_shape = shapes[max(self.num_frozen - 1, 0)]
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, PartConfig]]:
+        """Yield (name below the branch, module, config) in the order of the data's way."""
+        yield "encoder", self.encoder, self.config.encoder
+        for stage, part in self.config.stages.items():
+            yield f"stages.{stage}", self.stages[stage], part
+
+    def branch_spec(self, *, fingerprint: bool = False) -> BranchSpec:
+        """Return what the rest of the house may know of this branch.
+
+        Args:
+            fingerprint: also hash everything before the frontier (seconds at full size).
+        """
+        return BranchSpec(
+            name=self.name,
+            media=self.config.media,
+            spec=self.spec,
+            frontier=self.frontier_shape,
+            slots=SlotCount(self.config),
+            frontier_id=self.fingerprint() if fingerprint and self.num_frozen else None,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash the configs and the very bytes of all parts before the frontier."""
+        digest = hashlib.blake2b(digest_size=16)
+        for index, (name, module, part) in enumerate(self.parts()):
+            if index == self.num_frozen:
+                break
+            digest.update(f"{name} {part.type} {dataclasses.asdict(part.config)}".encode())
+            for key, tensor in module.state_dict().items():
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                flat = tensor.detach().cpu().contiguous().flatten()
+                digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def rows(self) -> list[PartRow]:
+        """Return a row for every part, for the table shown at start."""
+        return [
+            part_row(
+                module,
+                name=f"branches.{self.name}.{name}",
+                type_name=part.type,
+                weights=part.weights or "fresh",
+            )
+            for name, module, part in self.parts()
+        ]
+
+    def train(self, mode: bool = True) -> Branch:
+        """Set the mode; a part that does not learn stays in eval."""
+        self.training = mode
+        for _, module, _ in self.parts():
+            set_mode(module, mode)
+        return self
+
+    def forward(self, branch_input: BranchInput) -> BranchOutput:
+        """Turn a branch's input into tokens.
+
+        Args:
+            branch_input: M rows, raw or cached; M may be 0.
+
+        Returns:
+            Tokens float[M, T', N', H] at the end of the branch with their mask, and the frontier
+            features of the raw rows.
+        """
+        raw_frontier = self._run_frozen(branch_input)
+        features = self._merge_cached(raw_frontier, branch_input)
+        for _, module, _ in list(self.parts())[max(self.num_frozen, 1) :]:
+            features = module(features)
+        return BranchOutput(features=features, frontier=raw_frontier)
+
+    def _run_frozen(self, branch_input: BranchInput) -> Features:
+        """Bring the raw rows to the frontier, item by item.
+
+        One row at a time, because matrix kernels round differently at other batch sizes: a row's
+        features must not depend on its neighbours, or cached and fresh features would differ.
+        """
+        raw, mask = branch_input.raw, branch_input.raw_mask
+        head = [module for _, module, _ in self.parts()][: max(self.num_frozen, 1)]
+        if len(raw) == 0:
+            return _empty(self.frontier_shape, like=next(self.parameters()))
+        if self.num_frozen == 0:
+            return head[0](raw, mask)
+        with torch.no_grad():
+            rows = []
+            for row in range(len(raw)):
+                features = head[0](raw[row : row + 1], mask[row : row + 1])
+                for module in head[1:]:
+                    features = module(features)
+                rows.append(features)
+        return Features(
+            tokens=torch.cat([features.tokens for features in rows]),
+            mask=torch.cat([features.mask for features in rows]),
+            grid=rows[0].grid,
+            num_prefix=rows[0].num_prefix,
+        )
+
+    def _merge_cached(self, fresh: Features, branch_input: BranchInput) -> Features:
+        """Put fresh and cached rows into the order of the batch."""
+        if branch_input.cached is None or branch_input.cached_rows is None:
+            return fresh
+        assert branch_input.cached_mask is not None
+        cached = branch_input.cached.to(fresh.tokens)
+        cached_mask = branch_input.cached_mask[..., None].expand(cached.shape[:3])
+        order = torch.cat([branch_input.raw_rows, branch_input.cached_rows]).argsort()
+        order = order.to(fresh.tokens.device)
+        return Features(
+            tokens=torch.cat([fresh.tokens, cached])[order],
+            mask=torch.cat([fresh.mask, cached_mask.to(fresh.mask.device)])[order],
+            grid=fresh.grid,
+            num_prefix=fresh.num_prefix,
+        )
+
+
+@dataclass
+class BranchOutput:
+    """What a branch gives: tokens for the decoder, and what can be cached.
+
+    Attributes:
+        features: float[M, T', N', H].
+        frontier: features of the raw rows at the cache frontier, in the order of `raw_rows`.
+    """
+
+    features: Features
+    frontier: Features
+
+
+def num_steps(spec: object) -> int:
+    """Return T, the number of frames or sound clips an encoder is fed."""
+    return spec.num_clips if isinstance(spec, AudioSpec) else spec.num_frames  # type: ignore[attr-defined]
+
+
+def _build(kind: str, part: PartConfig, *args: object) -> nn.Module:
+    """Build a part; its weights are random until they are loaded."""
+    module: nn.Module = registry.get(kind, part.type)(part.config, *args)
+    return module
+
+
+def _empty(shape: Shape, *, like: torch.Tensor) -> Features:
+    """Return features of no row at all."""
+    size = (0, shape.num_steps, shape.num_tokens, shape.width)
+    return Features(
+        tokens=torch.zeros(size, device=like.device, dtype=torch.float32),
+        mask=torch.zeros(size[:3], device=like.device, dtype=torch.bool),
+    )

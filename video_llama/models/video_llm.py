@@ -1,0 +1,299 @@
+"""The one model: branches turn media into tokens, a causal language model reads and speaks.
+
+Video-LLaMA, Video-LLaVA, VideoChat and VideoChat2 are presets of it. It knows nothing of files,
+tokenizers or templates: token ids, slots and media tensors come in, a loss or new ids go out.
+
+Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, H decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from video_llama.common.errors import ConfigError, ContextOverflow
+from video_llama.common.generation import GenerationSettings
+from video_llama.common.registry import registry
+from video_llama.common.schema import ModelConfig
+from video_llama.common.types import Batch, BranchInput, BranchSpec, Features, LossOutput
+from video_llama.models.branch import Branch, BranchOutput, fold_shapes, num_steps
+from video_llama.models.sampling import sample_next
+from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
+
+StopRule = Callable[[int, Sequence[int]], bool]
+"""Tells by row index and the ids generated so far whether a row is finished."""
+
+
+class VideoLLM(nn.Module):
+    """Branches and a decoder.
+
+    Args:
+        config: the typed `model` section.
+
+    Raises:
+        ConfigError: a branch does not end in the decoder's width, or two branches claim the same
+            kind of media.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        decoder_class = registry.get_decoder_class(config.decoder.type)
+        self.decoder = decoder_class(config.decoder)
+        set_trainable(self.decoder, config.decoder.trainable, where="model.decoder")
+        check_branches(config, width=self.decoder.width)
+        self.branches = nn.ModuleDict(
+            {name: Branch(branch, name=name) for name, branch in config.branches.items()}
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder's weights are."""
+        return next(self.decoder.parameters()).device
+
+    def branch_specs(self, *, fingerprint: bool = False) -> dict[str, BranchSpec]:
+        """Return what the data side must know of every branch, by name.
+
+        Args:
+            fingerprint: also identify the frozen weights, for the feature cache.
+        """
+        return {
+            name: branch.branch_spec(fingerprint=fingerprint)
+            for name, branch in self._branches().items()
+        }
+
+    def rows(self) -> list[PartRow]:
+        """Return the table of parts: type, parameters, dtype, source of the weights."""
+        decoder = self.config.decoder
+        rows = [row for branch in self._branches().values() for row in branch.rows()]
+        rows.append(
+            part_row(
+                self.decoder,
+                name="decoder",
+                type_name=decoder.type,
+                weights=decoder.weights or "fresh",
+            )
+        )
+        return rows
+
+    def train(self, mode: bool = True) -> VideoLLM:
+        """Set the mode; parts that do not learn stay in eval."""
+        self.training = mode
+        for branch in self._branches().values():
+            branch.train(mode)
+        set_mode(self.decoder, mode)
+        return self
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """Compute the loss of a batch.
+
+        Args:
+            batch: as `datasets.collate` makes it; `media` names every branch of the step's plan,
+                with no row if there is nothing for it.
+
+        Returns:
+            Cross entropy summed over supervised tokens, with the counts to normalise by.
+        """
+        outputs = self._run_branches(batch.media)
+        embeds = self.embed(batch, outputs)
+        loss = self.decoder.loss(
+            embeds,
+            attention_mask=batch.attention_mask.to(self.device),
+            labels=batch.labels.to(self.device),
+        )
+        size = len(batch.input_ids)
+        sample_loss = torch.zeros(size, device=self.device).index_add_(
+            0, loss.sample_index, loss.token_loss.detach()
+        )
+        return LossOutput(
+            loss_sum=loss.token_loss.sum(),
+            num_targets=torch.tensor(loss.token_loss.numel(), device=self.device),
+            sample_loss=sample_loss,
+            sample_targets=torch.bincount(loss.sample_index, minlength=size),
+            frontier=_frontier_by_key(batch, outputs),
+        )
+
+    def embed(self, batch: Batch, outputs: Mapping[str, BranchOutput]) -> Tensor:
+        """Embed the text and write every item's tokens into its slots.
+
+        Returns:
+            float[B, L, H].
+
+        Raises:
+            ContextOverflow: the batch is longer than the decoder's context.
+            ValueError: an item's tokens and its slots do not agree in number.
+        """
+        length = batch.input_ids.shape[1]
+        if length > self.decoder.max_context:
+            raise ContextOverflow(
+                f"{', '.join(batch.keys)}: {length} positions, the decoder's context holds "
+                f"{self.decoder.max_context}; use fewer frames or shorten the text"
+            )
+        embeds = self.decoder.embed(batch.input_ids.to(self.device))
+        flat = embeds.reshape(-1, embeds.shape[-1])
+        positions, tokens = _place_tokens(batch, outputs)
+        for branch_tokens in tokens:
+            if branch_tokens.numel() == 0:
+                # An empty branch must stay in the graph: DDP and ZeRO-3 wait for its gradients.
+                flat = flat + branch_tokens.sum().to(flat.dtype)
+        if positions.numel():
+            values = torch.cat([branch_tokens.to(flat.dtype) for branch_tokens in tokens])
+            flat = flat.index_copy(0, positions.to(self.device), values)
+        return flat.view_as(embeds)
+
+    @torch.no_grad()
+    def generate(
+        self, batch: Batch, *, settings: GenerationSettings, stop: StopRule | None = None
+    ) -> list[list[int]]:
+        """Answer every prompt of a left-padded batch.
+
+        Args:
+            batch: prompts; labels are ignored.
+            settings: length, temperature, seed.
+            stop: called with a row and its ids after each token; by default only the decoder's
+                end token stops a row.
+
+        Returns:
+            The new ids of each row, its stop tokens included.
+        """
+        rows: list[list[int]] = [[] for _ in batch.keys]
+        for ids in self.stream(batch, settings=settings, stop=stop):
+            for row, token in zip(rows, ids, strict=True):
+                if token is not None:
+                    row.append(token)
+        return rows
+
+    @torch.no_grad()
+    def stream(
+        self, batch: Batch, *, settings: GenerationSettings, stop: StopRule | None = None
+    ) -> Iterator[list[int | None]]:
+        """Yield one new id per row at a time, None for rows that are finished.
+
+        Args:
+            batch: left-padded prompts.
+            settings: length, temperature, seed.
+            stop: as for `generate`.
+        """
+        mask = batch.attention_mask.to(self.device)
+        room = self.decoder.max_context - batch.input_ids.shape[1]
+        embeds = self.embed(batch, self._run_branches(batch.media))
+        cache = self.decoder.new_cache()
+        rows: list[list[int]] = [[] for _ in batch.keys]
+        done = [False] * len(rows)
+        generator = torch.Generator(device="cpu").manual_seed(settings.seed)
+        for _ in range(min(settings.max_new_tokens, max(room, 0))):
+            logits = self.decoder.step(embeds, attention_mask=mask, cache=cache)
+            ids = sample_next(logits, rows, settings=settings, generator=generator)
+            new = [
+                None if finished else int(token) for token, finished in zip(ids, done, strict=True)
+            ]
+            for index, token in enumerate(new):
+                if token is None:
+                    continue
+                rows[index].append(token)
+                done[index] = token in self.decoder.end_ids or bool(
+                    stop and stop(index, rows[index])
+                )
+            yield new
+            if all(done):
+                return
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            embeds = self.decoder.embed(torch.as_tensor(ids, device=self.device)[:, None])
+
+    def _run_branches(self, media: Mapping[str, BranchInput]) -> dict[str, BranchOutput]:
+        """Run every branch of the step's plan."""
+        branches = self._branches()
+        return {
+            name: branches[name](_to_device(media[name], self.device)) for name in sorted(media)
+        }
+
+    def _branches(self) -> dict[str, Branch]:
+        """Return the branches with their type."""
+        return {
+            name: branch for name, branch in self.branches.items() if isinstance(branch, Branch)
+        }
+
+
+def check_branches(config: ModelConfig, *, width: int) -> None:
+    """Check by shapes alone that branches and decoder fit together.
+
+    Raises:
+        ConfigError: they do not; all mistakes together.
+    """
+    problems = []
+    claimed: dict[str, str] = {}
+    for name, branch in config.branches.items():
+        steps = num_steps(branch.encoder.config.media_spec())
+        last = fold_shapes(branch, steps)[-1]
+        if last.width != width:
+            problems.append(
+                f"model.branches.{name}: its last stage is {last.width} wide, the decoder "
+                f"{width}; end the branch with a projection of width {width}"
+            )
+        for kind in branch.media:
+            if kind in claimed:
+                problems.append(
+                    f"model.branches.{name}.media: '{kind}' goes to branch '{claimed[kind]}' "
+                    f"already; set one of the two branches to null or change its media"
+                )
+            claimed[kind] = name
+    if problems:
+        raise ConfigError(problems)
+
+
+def _place_tokens(batch: Batch, outputs: Mapping[str, BranchOutput]) -> tuple[Tensor, list[Tensor]]:
+    """Pair valid tokens with positions in the flattened batch, branch by branch.
+
+    Returns:
+        int64[K] positions on the CPU, and per branch float[K_b, H]; concatenated in the same order.
+    """
+    slots = batch.slots.cpu().flatten()
+    counts = torch.bincount(slots, minlength=len(batch.items) + 1)[1:].tolist()
+    by_item = slots.argsort(stable=True)[int((slots == 0).sum()) :].split(counts)
+    positions: list[Tensor] = []
+    tokens: list[Tensor] = []
+    for name, output in outputs.items():
+        features: Features = output.features
+        valid = features.mask.flatten(1).cpu().sum(dim=1).tolist()
+        row_items = sorted(
+            (item.row, index) for index, item in enumerate(batch.items) if item.branch == name
+        )
+        for row, index in row_items:
+            if valid[row] != counts[index]:
+                item = batch.items[index]
+                raise ValueError(
+                    f"sample '{batch.keys[item.sample]}': branch '{name}' made {valid[row]} tokens "
+                    f"for an item that has {counts[index]} slots"
+                )
+            positions.append(by_item[index])
+        tokens.append(features.tokens.flatten(1, 2)[features.mask.flatten(1)])
+    return torch.cat(positions) if positions else slots.new_empty(0, dtype=torch.int64), tokens
+
+
+def _frontier_by_key(batch: Batch, outputs: Mapping[str, BranchOutput]) -> dict[str, Tensor]:
+    """Collect the fresh frontier features of items that want to be cached, valid steps only."""
+    found = {}
+    for name, output in outputs.items():
+        raw_rows = batch.media[name].raw_rows.tolist()
+        place = {row: index for index, row in enumerate(raw_rows)}
+        for item in batch.items:
+            if item.branch == name and item.feature_key is not None and item.row in place:
+                index = place[item.row]
+                steps = output.frontier.mask[index].any(dim=-1)
+                found[item.feature_key] = output.frontier.tokens[index][steps].detach()
+    return found
+
+
+def _to_device(branch_input: BranchInput, device: torch.device) -> BranchInput:
+    """Move what a branch computes with; row numbers stay on the CPU."""
+    cached, cached_mask = branch_input.cached, branch_input.cached_mask
+    return BranchInput(
+        raw=branch_input.raw.to(device, non_blocking=True),
+        raw_mask=branch_input.raw_mask.to(device, non_blocking=True),
+        raw_rows=branch_input.raw_rows,
+        cached=None if cached is None else cached.to(device, non_blocking=True),
+        cached_mask=None if cached_mask is None else cached_mask.to(device, non_blocking=True),
+        cached_rows=branch_input.cached_rows,
+    )
