@@ -7,124 +7,21 @@ its likely cause. Knows nothing of any particular network: those write a `KeyMap
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.key_map import Excuse as Excuse
+from video_llama.common.key_map import FileTable as FileTable
+from video_llama.common.key_map import KeyMap as KeyMap
+from video_llama.common.key_map import compiled, first_reason
 from video_llama.common.state_files import read_state as read_state
 
-Adapter = Callable[[Tensor, torch.Size], Tensor]
-"""Turns a tensor of the file into one of the wanted shape, or returns it unchanged."""
-
 NUM_SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Excuse:
-    """Names that may go unused or unfilled, and why.
-
-    Attributes:
-        pattern: of names, see `KeyMap`.
-        reason: shown in the load report.
-    """
-
-    pattern: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class KeyMap:
-    """A table between the names in a published file and ours; can be read in both directions.
-
-    In a pattern `*` stands for any text without a dot and `**` for any text; the n-th star of one
-    side of a rename is the n-th star of the other. The first rename that matches wins:
-
-        ("bert.encoder.layer.*.output.dense.**", "layers.*.ffn.down.**")
-
-    Attributes:
-        renames: pairs (published, ours).
-        drops: published names that are left out; looked at before the renames.
-        absent: our names that the file need not hold.
-        adapters: by pattern of our names, what may cure a difference in shape.
-    """
-
-    renames: tuple[tuple[str, str], ...] = (("**", "**"),)
-    drops: tuple[Excuse, ...] = ()
-    absent: tuple[Excuse, ...] = ()
-    adapters: Mapping[str, Adapter] = field(default_factory=dict)
-
-    def translate(self, name: str) -> str | None:
-        """Return our name for a published one, None if no rename matches."""
-        for published, ours in self.renames:
-            match = _compiled(published).fullmatch(name)
-            if match:
-                return _fill_stars(ours, match.groups())
-        return None
-
-    def dropped_because(self, name: str) -> str | None:
-        """Return why a published name is left out, None if it is not."""
-        return _first_reason(self.drops, name)
-
-    def invert(self) -> KeyMap:
-        """Return the map from our names to the published ones, for export."""
-        return KeyMap(renames=tuple((ours, published) for published, ours in self.renames))
-
-    def under(self, *, published: str = "", ours: str = "") -> KeyMap:
-        """Return the same map for names that stand below a prefix on either side.
-
-        Args:
-            published: put in front of every published name, e.g. "visual_encoder.".
-            ours: put in front of every one of our names, e.g. "branches.video.encoder.".
-        """
-        return replace(
-            self,
-            renames=tuple((published + left, ours + right) for left, right in self.renames),
-            drops=tuple(replace(drop, pattern=published + drop.pattern) for drop in self.drops),
-            absent=tuple(replace(item, pattern=ours + item.pattern) for item in self.absent),
-            adapters={ours + pattern: adapt for pattern, adapt in self.adapters.items()},
-        )
-
-    def join(self, *others: KeyMap) -> KeyMap:
-        """Return one map with the rules of all; earlier maps are looked at first."""
-        maps = (self, *others)
-        return KeyMap(
-            renames=tuple(rename for each in maps for rename in each.renames),
-            drops=tuple(drop for each in maps for drop in each.drops),
-            absent=tuple(item for each in maps for item in each.absent),
-            adapters={pattern: adapt for each in maps for pattern, adapt in each.adapters.items()},
-        )
-
-
-@dataclass(frozen=True)
-class FileTable:
-    """Where the tensors of one published file go in a whole model.
-
-    Attributes:
-        key_map: from the file's names to the model's.
-        parts: prefixes of our names; each part is one module that the file fills.
-        may_be_partial: the file may lack whole parts, never a piece of one.
-    """
-
-    key_map: KeyMap
-    parts: tuple[str, ...]
-    may_be_partial: bool = False
-
-    def parts_in(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the parts that a file with these names must fill, for `load_weights(only=)`."""
-        if not self.may_be_partial:
-            return self.parts
-        translated = [
-            ours
-            for name in names
-            if self.key_map.dropped_because(name) is None
-            and (ours := self.key_map.translate(name)) is not None
-        ]
-        return tuple(part for part in self.parts if any(t.startswith(part) for t in translated))
 
 
 @dataclass(frozen=True)
@@ -179,7 +76,7 @@ def load_weights(
     absent: Counter[str] = Counter()
     missing = []
     for name in unfilled:
-        reason = _first_reason(key_map.absent, name)
+        reason = first_reason(key_map.absent, name)
         if reason is None:
             missing.append(name)
         else:
@@ -251,7 +148,7 @@ def _adapted(tensor: Tensor, ours: str, target: Tensor, key_map: KeyMap) -> Tens
     if tensor.shape == target.shape:
         return tensor
     for pattern, adapt in key_map.adapters.items():
-        if _compiled(pattern).fullmatch(ours):
+        if compiled(pattern).fullmatch(ours):
             return adapt(tensor, target.shape)
     return tensor
 
@@ -335,24 +232,3 @@ def _first(lines: Iterable[str]) -> list[str]:
     every = list(lines)
     hidden = len(every) - NUM_SHOWN
     return every[:NUM_SHOWN] + ([f"    ... and {hidden} more"] if hidden > 0 else [])
-
-
-def _first_reason(excuses: Sequence[Excuse], name: str) -> str | None:
-    for excuse in excuses:
-        if _compiled(excuse.pattern).fullmatch(name):
-            return excuse.reason
-    return None
-
-
-STARS = re.compile(r"(\*\*|\*)")
-
-
-def _fill_stars(pattern: str, texts: Iterable[str]) -> str:
-    """Put the n-th text in place of the n-th star."""
-    pieces = iter(texts)
-    return STARS.sub(lambda _: next(pieces), pattern)
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    stars = {"**": "(.*)", "*": r"([^.]*)"}
-    return re.compile("".join(stars.get(part) or re.escape(part) for part in STARS.split(pattern)))

@@ -29,6 +29,9 @@ class EncoderConfig(Protocol):
     def out_shape(self, num_steps: int) -> Shape:
         """Return the shape of one row of features."""
 
+    def key_map(self) -> KeyMap:
+        """Return the table from the published file's names to the module's."""
+
 
 class Encoder(Protocol):
     """A network that sees or hears."""
@@ -52,11 +55,9 @@ def encode_valid_steps(trunk: Callable[[Tensor], Tensor], raw: Tensor, *, mask: 
         float[M, T, N, D], zeros where the mask is false.
     """
     steps = raw[mask]
-    if len(steps):
-        tokens_KND = trunk(steps)
-    else:
-        # Trunks need not accept an empty batch; an empty slice keeps their parameters in the graph.
-        tokens_KND = trunk(raw.new_zeros(1, *raw.shape[2:]))[:0]
+    # Trunks need not accept an empty batch; an empty slice keeps their parameters in the graph.
+    is_empty = len(steps) == 0
+    tokens_KND = trunk(raw.new_zeros(1, *raw.shape[2:]))[:0] if is_empty else trunk(steps)
     tokens_MTND = tokens_KND.new_zeros(*mask.shape, *tokens_KND.shape[1:])
     return tokens_MTND.index_put((mask,), tokens_KND)
 

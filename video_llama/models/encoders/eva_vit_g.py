@@ -94,6 +94,22 @@ class EvaVitG(nn.Module):
             side = self.image_size // self.patch_size
             return Shape(num_steps=num_steps, num_tokens=1 + side * side, width=self.width)
 
+        def key_map(self) -> KeyMap:
+            """Return the table from the names in `eva_vit_g.pth` to ours."""
+            past = tuple(
+                Excuse(f"blocks.{index}.**", "blocks past the depth in use")
+                for index in range(self.depth, PUBLISHED_DEPTH)
+            )
+            unused = tuple(
+                Excuse(f"{name}.**", "final norm and head, not used by BLIP-2")
+                for name in ("norm", "fc_norm", "head")
+            )
+            return KeyMap(
+                renames=(("**", "vit.**"),),
+                drops=past + unused,
+                adapters={"vit.pos_embed": resize_positions},
+            )
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -150,16 +166,4 @@ class EvaVitG(nn.Module):
 
     def key_map(self) -> KeyMap:
         """Return the table from the names in `eva_vit_g.pth` to ours."""
-        past = tuple(
-            Excuse(f"blocks.{index}.**", "blocks past the depth in use")
-            for index in range(self.config.depth, PUBLISHED_DEPTH)
-        )
-        unused = tuple(
-            Excuse(f"{name}.**", "final norm and head, not used by BLIP-2")
-            for name in ("norm", "fc_norm", "head")
-        )
-        return KeyMap(
-            renames=(("**", "vit.**"),),
-            drops=past + unused,
-            adapters={"vit.pos_embed": resize_positions},
-        )
+        return self.config.key_map()

@@ -145,6 +145,42 @@ class ImageBind(nn.Module):
             """Return the shape of one row: one token a step."""
             return Shape(num_steps=num_steps, num_tokens=1, width=self.out_width)
 
+        def key_map(self) -> KeyMap:
+            """Return the table from the names in `imagebind_huge.pth` to ours."""
+            trunk = self.trunk
+            pre = f"modality_preprocessors.{trunk}"
+            stem = f"{pre}.rgbt_stem"
+            blocks = f"modality_trunks.{trunk}.blocks"
+            shared = (
+                (f"{pre}.cls_token", "cls_token"),
+                (f"{pre}.pos_embedding_helper.pos_embed", "positions"),
+                (f"{blocks}.**", "blocks.**"),
+                (f"modality_heads.{trunk}.0.*", "norm.*"),
+                (f"modality_heads.{trunk}.2.weight", "head.weight"),
+            )
+            own = {
+                "audio": (
+                    (f"{stem}.proj.weight", "stem.weight"),
+                    (f"{stem}.norm_layer.*", "stem.norm.*"),
+                    ("modality_postprocessors.audio.1.log_logit_scale", "log_scale"),
+                ),
+                "vision": (
+                    (f"{stem}.proj.1.weight", "stem.weight"),
+                    ("modality_trunks.vision.pre_transformer_layer.0.*", "pre_norm.*"),
+                ),
+            }[trunk]
+            return KeyMap(
+                renames=shared + own,
+                drops=tuple(
+                    Excuse(f"modality_*.{other}.**", f"only the {trunk} trunk is built")
+                    for other in MODALITIES
+                    if other != trunk
+                ),
+                adapters={"positions": resize_positions} if trunk == "vision" else {},
+            )
+
+    log_scale: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -197,37 +233,7 @@ class ImageBind(nn.Module):
 
     def key_map(self) -> KeyMap:
         """Return the table from the names in `imagebind_huge.pth` to ours."""
-        trunk = self.config.trunk
-        pre = f"modality_preprocessors.{trunk}"
-        stem = f"{pre}.rgbt_stem"
-        blocks = f"modality_trunks.{trunk}.blocks"
-        shared = (
-            (f"{pre}.cls_token", "cls_token"),
-            (f"{pre}.pos_embedding_helper.pos_embed", "positions"),
-            (f"{blocks}.**", "blocks.**"),
-            (f"modality_heads.{trunk}.0.*", "norm.*"),
-            (f"modality_heads.{trunk}.2.weight", "head.weight"),
-        )
-        own = {
-            "audio": (
-                (f"{stem}.proj.weight", "stem.weight"),
-                (f"{stem}.norm_layer.*", "stem.norm.*"),
-                ("modality_postprocessors.audio.1.log_logit_scale", "log_scale"),
-            ),
-            "vision": (
-                (f"{stem}.proj.1.weight", "stem.weight"),
-                ("modality_trunks.vision.pre_transformer_layer.0.*", "pre_norm.*"),
-            ),
-        }[trunk]
-        return KeyMap(
-            renames=shared + own,
-            drops=tuple(
-                Excuse(f"modality_*.{other}.**", f"only the {trunk} trunk is built")
-                for other in MODALITIES
-                if other != trunk
-            ),
-            adapters={"positions": resize_positions} if trunk == "vision" else {},
-        )
+        return self.config.key_map()
 
 
 class MelStem(nn.Module):

@@ -1,0 +1,54 @@
+"""What every decoder answers.
+
+A decoder reads embeddings, of words and of media alike, and predicts the next token. It has no
+tokenizer and decides nothing about sampling or stopping.
+
+Shapes: B batch, L text, S supervised positions of a batch, H width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Losses at the supervised positions of a batch, row by row.
+
+    Attributes:
+        token_loss: float32[S], cross entropy; carries the graph.
+        sample_index: int64[S], the row each belongs to, ascending.
+    """
+
+    token_loss: Tensor
+    sample_index: Tensor
+
+
+class Decoder(Protocol):
+    """A causal language model that is fed with embeddings; built from its `PartConfig`.
+
+    Attributes:
+        width: H.
+        max_context: most positions it can read and write together.
+        end_ids: token ids that end an answer.
+    """
+
+    width: int
+    max_context: int
+    end_ids: frozenset[int]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look up int64[B, L], giving float[B, L, H]."""
+
+    def loss(self, inputs_embeds: Tensor, *, attention_mask: Tensor, labels: Tensor) -> TokenLosses:
+        """Compute the loss where labels are not `IGNORE_INDEX`."""
+
+    def new_cache(self) -> Cache:
+        """Return an empty cache for `step`."""
+
+    def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor, cache: Cache) -> Tensor:
+        """Read float[B, L, H] behind what the cache holds; return next-token logits."""

@@ -1,0 +1,317 @@
+"""Any causal language model of Hugging Face transformers as a decoder.
+
+Loaded from a local directory, or built without weights from `architecture`. Nothing is fetched
+from a hub and no code from a model directory is run. Tokenizer, sampling and stopping live
+elsewhere.
+
+Shapes: B batch, L text, S supervised positions of a batch, H width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.utils import logging as hf_logging
+
+from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.registry import registry
+from video_llama.common.schema import PartConfig
+from video_llama.common.types import IGNORE_INDEX
+from video_llama.common.weights import LoadReport, read_state
+from video_llama.models.decoders.base import TokenLosses
+
+SIZE_KEYS = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+"""Where `architecture` and a directory's config.json must agree; the directory decides the rest."""
+
+LOGIT_KEYS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings that change the logits behind the last linear layer (Gemma 2, Cohere, Granite)."""
+
+INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
+"""Buffers in files of the LLaMA family written by older releases of transformers."""
+
+
+@registry.register_decoder("causal_lm")
+class CausalLM(nn.Module):
+    """Reads embeddings, predicts tokens.
+
+    Args:
+        part: the typed config, and in `weights` the directory to load; on the meta device nothing
+            is loaded.
+
+    Raises:
+        ConfigError: neither weights nor architecture are given, or a setting cannot be honoured.
+        CheckpointMismatch: the directory is incomplete or is another network than `architecture`.
+    """
+
+    @dataclass(frozen=True)
+    class Lora:
+        """Low-rank adapters (Hu et al. 2021) on linear layers of the transformer blocks.
+
+        Attributes:
+            rank: inner width of an adapter.
+            alpha: an adapter's output is scaled by alpha / rank.
+            dropout: on an adapter's input.
+            targets: last part of the layers' names.
+        """
+
+        rank: int = 64
+        alpha: float = 16.0
+        dropout: float = 0.0
+        targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+        def __post_init__(self) -> None:
+            if self.rank < 1 or not self.targets:
+                raise ValueError("LoRA needs a rank of at least 1 and at least one target.")
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            architecture: keys of the model's config.json, `model_type` among them; needed only
+                where there is no directory of weights.
+            attention: implementation of attention.
+            dtype: of the weights and of the computation.
+            max_context: longest sequence; None for the model's own limit.
+            lora: adapters to add, None for none.
+        """
+
+        architecture: dict[str, Any] | None = None
+        attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+        max_context: int | None = None
+        lora: CausalLM.Lora | None = None
+
+    def __init__(self, part: PartConfig) -> None:
+        super().__init__()
+        config: CausalLM.Config = part.config
+        self.config = config
+        self.load_report: LoadReport | None = None
+        architecture = _architecture(config, part.weights)
+        _refuse_unknown_logits(architecture)
+        dtype = getattr(torch, config.dtype)
+        if part.weights is None or torch.get_default_device().type == "meta":
+            self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                architecture, attn_implementation=config.attention, dtype=dtype
+            )
+        else:
+            self.load_report = self._load(Path(part.weights), dtype=dtype)
+        self.model.eval()
+        self.width: int = architecture.hidden_size
+        self.max_context = _max_context(config, architecture)
+        self.end_ids = _end_ids(self.model)
+        if config.lora is not None:
+            _add_lora(self.model, config.lora)
+
+    def _load(self, directory: Path, *, dtype: torch.dtype) -> LoadReport:
+        """Load the whole directory, strictly."""
+        keys = list(read_state(directory))
+        shows_progress = hf_logging.is_progress_bar_enabled()
+        hf_logging.disable_progress_bar()
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+            directory,
+            dtype=dtype,
+            attn_implementation=self.config.attention,
+            local_files_only=True,
+            weights_only=True,
+            trust_remote_code=False,
+            # Reported by us instead, together with the names.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        if shows_progress:
+            hf_logging.enable_progress_bar()
+        self.model, info = loaded
+        faults = {
+            what: sorted(str(item) for item in info[what])
+            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if info[what]
+        }
+        if faults:
+            lines = [
+                f"  {len(items)} {what.replace('_', ' ')}: {', '.join(items[:6])}"
+                for what, items in faults.items()
+            ]
+            raise CheckpointMismatch(
+                f"{directory}: config.json and the weights do not fit each other\n"
+                + "\n".join(lines)
+                + "\n  the directory mixes two models or lacks a file; download it again"
+            )
+        old = sum(key.endswith(INVERSE_FREQUENCIES) for key in keys)
+        dropped = {"rotary frequencies, computed from config.json": old} if old else {}
+        return LoadReport(str(directory), matched=len(keys) - old, dropped=dropped)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look up int64[B, L], giving float[B, L, H]."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def forward(
+        self, inputs_embeds: Tensor, *, attention_mask: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        """Run the transformer.
+
+        Positions are counted over real tokens, so the side of the padding changes nothing.
+
+        Args:
+            inputs_embeds: float[B, L, H].
+            attention_mask: bool[B, P + L], false on padding; P positions are in the cache.
+            cache: what was read before; grows by L.
+
+        Returns:
+            Hidden states float[B, L, H] behind the last norm.
+        """
+        mask = attention_mask.long()
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        output = self.model.get_decoder()(
+            inputs_embeds=inputs_embeds.to(self.model.dtype),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map hidden states float[..., H] to float32[..., V]."""
+        scores: Tensor = self.model.get_output_embeddings()(hidden)
+        return scores.float()
+
+    def loss(self, inputs_embeds: Tensor, *, attention_mask: Tensor, labels: Tensor) -> TokenLosses:
+        """Compute the loss at supervised positions, and logits nowhere else.
+
+        Args:
+            inputs_embeds: float[B, L, H].
+            attention_mask: bool[B, L], false on padding.
+            labels: int64[B, L], `IGNORE_INDEX` where nothing is supervised; the label of a
+                position is predicted from the position before it.
+
+        Returns:
+            One float32 loss for every supervised position.
+        """
+        hidden = self(inputs_embeds, attention_mask=attention_mask)
+        targets = labels[:, 1:]
+        is_supervised = targets != IGNORE_INDEX
+        logits_SV = self.logits(hidden[:, :-1][is_supervised])
+        token_loss = functional.cross_entropy(logits_SV, targets[is_supervised], reduction="none")
+        return TokenLosses(token_loss, sample_index=is_supervised.nonzero()[:, 0])
+
+    def new_cache(self) -> Cache:
+        """Return an empty cache for `step`."""
+        return DynamicCache(config=self.model.config)
+
+    def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor, cache: Cache) -> Tensor:
+        """Read on and predict the next token; the first call reads the whole prompt.
+
+        Args:
+            inputs_embeds: float[B, L, H], what the cache does not hold yet; padding on the left.
+            attention_mask: bool[B, P + L] over the cache and the new positions.
+            cache: from `new_cache`; grows by L.
+
+        Returns:
+            float32[B, V], logits behind the last position.
+        """
+        hidden = self(inputs_embeds, attention_mask=attention_mask, cache=cache)
+        return self.logits(hidden[:, -1])
+
+
+def _architecture(config: CausalLM.Config, weights: str | None) -> PretrainedConfig:
+    """Read config.json where there is one, and compare it with `architecture`."""
+    wanted = dict(config.architecture or {})
+    file = None if weights is None else Path(weights) / "config.json"
+    if file is not None and file.is_file():
+        found = AutoConfig.from_pretrained(file.parent, local_files_only=True)
+        differing = [
+            f"{key} {getattr(found, key, None)} (architecture: {wanted[key]})"
+            for key in SIZE_KEYS
+            if key in wanted and wanted[key] != getattr(found, key, None)
+        ]
+        if differing:
+            raise CheckpointMismatch(
+                f"{file}: another network than model.decoder.architecture describes: "
+                f"{', '.join(differing)}; take the preset of the directory's size or the "
+                "directory of the preset's size"
+            )
+        return found
+    if weights is not None and torch.get_default_device().type != "meta":
+        raise CheckpointMismatch(
+            f"{weights}: no config.json there; expected a directory in Hugging Face's layout "
+            "(config.json, weights, tokenizer)"
+        )
+    if "model_type" not in wanted:
+        raise ConfigError(
+            "model.decoder: neither a directory of weights nor an architecture with a model_type; "
+            "set model.decoder.weights to a Hugging Face directory"
+        )
+    return AutoConfig.for_model(**wanted)
+
+
+def _refuse_unknown_logits(architecture: PretrainedConfig) -> None:
+    unknown = [key for key in LOGIT_KEYS if getattr(architecture, key, None) not in (None, 1.0)]
+    if unknown:
+        raise ConfigError(
+            f"model.decoder: {architecture.model_type} changes its logits by {', '.join(unknown)}, "
+            "which this decoder would ignore; use a model without it"
+        )
+
+
+def _max_context(config: CausalLM.Config, architecture: PretrainedConfig) -> int:
+    limit: int | None = getattr(architecture, "max_position_embeddings", None)
+    wanted = config.max_context or limit
+    if wanted is None or (limit is not None and wanted > limit):
+        raise ConfigError(
+            f"model.decoder.max_context: {config.max_context}, but the decoder was trained on "
+            f"{limit or 'an unstated number of'} positions; set at most that"
+        )
+    return wanted
+
+
+def _end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """Return the ids that end an answer, from generation_config.json or config.json."""
+    settings = model.generation_config or model.config
+    ids = settings.eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def _add_lora(model: PreTrainedModel, lora: CausalLM.Lora) -> None:
+    """Wrap the target layers in place; the adapters are float32 whatever the base is."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(
+            "model.decoder.lora needs peft; run: pip install 'video-llama[train]'"
+        ) from error
+    names = "|".join(lora.targets)
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        # Anchored: a name alone would also match layers of the same name outside the blocks.
+        target_modules=rf"(.*\.)?layers\.\d+\.\w+\.({names})",
+    )
+    try:
+        peft.inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.decoder.lora.targets: no layer of {type(model).__name__} is called "
+            f"{' or '.join(lora.targets)}"
+        ) from error
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
