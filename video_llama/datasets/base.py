@@ -12,70 +12,20 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import json
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.types import MediaItem, MediaKind, Sample
+from video_llama.datasets.records import Mistake, PackedRecords, Record, unique_keys
 
 MAX_LISTED = 10
 """Mistakes of one annotation file that are written out before "and N more"."""
 
 NUM_PROBED = 16
 """Samples whose files `missing` looks for before a run starts."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One row of an annotation file.
-
-    Attributes:
-        key: name of the row; the base makes it unique by appending "#2", "#3", ...
-        fields: what the reader needs of it, JSON types only.
-        where: file and row, for messages.
-    """
-
-    key: str
-    fields: Mapping[str, Any]
-    where: str
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A row that nobody could read; the run does not start with one."""
-
-    where: str
-    reason: str
-
-
-class PackedRecords:
-    """Records as one block of bytes.
-
-    Millions of small Python objects cost gigabytes, and each data worker would copy them merely
-    by looking (reference counts live in the objects); a block of bytes is shared.
-    """
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._block = bytearray()
-        self._ends = array("q", [0])
-        for record in records:
-            self._block += json.dumps([record.key, record.fields, record.where]).encode()
-            self._ends.append(len(self._block))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        packed = self._block[self._ends[index] : self._ends[index + 1]]
-        key, fields, where = json.loads(packed)
-        return Record(key=key, fields=fields, where=where)
 
 
 class DatasetReader(ABC):
@@ -203,7 +153,7 @@ class DatasetReader(ABC):
         """Read the annotations on first use."""
         if self._records is None:
             mistakes: list[Mistake] = []
-            rows = _unique_keys(_sort_out(self.records(), mistakes))
+            rows = unique_keys(_sort_out(self.records(), mistakes))
             records = PackedRecords(itertools.islice(rows, self.config.max_samples))
             if mistakes:
                 raise ConfigError(_list_mistakes(mistakes))
@@ -230,55 +180,6 @@ class DatasetReader(ABC):
             f"datasets.{self.name}.media: none of {len(absent)} files looked for is there, e.g. "
             f"{missing_path(absent[0])}"
         ]
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ConfigError: it is not JSON, or not UTF-8.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"not valid JSON: {error.msg} in column {error.colno}", where=f"{path}:{error.lineno}"
-        ) from error
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8: {error.reason} at byte {error.start}"
-        raise ConfigError(reason, where=str(path)) from error
-
-
-def read_rows(path: Path, *, under: str | None = None) -> Iterator[Record | Mistake]:
-    """Yield the objects of a JSON list with their place; the key is left empty.
-
-    Args:
-        path: the file.
-        under: key of the top-level object that holds the list, None if the list is the top.
-    """
-    content = read_json(path)
-    if under is not None:
-        if not isinstance(content, dict) or not isinstance(content.get(under), list):
-            yield Mistake(str(path), f"expected an object with a list '{under}' at the top")
-            return
-        content = content[under]
-    if not isinstance(content, list):
-        yield Mistake(str(path), f"expected a list of rows, found {type(content).__name__}")
-        return
-    for number, row in enumerate(content, start=1):
-        where = f"{path} row {number}"
-        if isinstance(row, dict):
-            yield Record(key="", fields=row, where=where)
-        else:
-            yield Mistake(where, f"expected an object, found {type(row).__name__}")
-
-
-def lacking(fields: Mapping[str, Any], needed: Sequence[str]) -> str | None:
-    """Say which needed fields a row does not have, None if it has them all."""
-    absent = [name for name in needed if name not in fields]
-    if not absent:
-        return None
-    return f"no {', '.join(map(repr, absent))} (it has: {', '.join(fields) or 'nothing'})"
 
 
 def require_text(value: object, *, what: str, where: str) -> str:
@@ -328,18 +229,6 @@ def _sort_out(rows: Iterable[Record | Mistake], mistakes: list[Mistake]) -> Iter
             mistakes.append(row)
         else:
             yield row
-
-
-def _unique_keys(records: Iterable[Record]) -> Iterator[Record]:
-    """Number the second and later records of equal keys."""
-    counts: dict[str, int] = {}
-    for record in records:
-        key = record.key
-        while key in counts:
-            counts[record.key] += 1
-            key = f"{record.key}#{counts[record.key]}"
-        counts[key] = 1
-        yield Record(key=key, fields=record.fields, where=record.where)
 
 
 def _list_mistakes(mistakes: Sequence[Mistake]) -> list[str]:

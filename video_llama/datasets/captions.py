@@ -14,7 +14,8 @@ from typing import Literal
 
 from video_llama.common.rng import choose, fold
 from video_llama.common.types import MediaItem, Message, Sample
-from video_llama.datasets.base import DatasetReader, Record, require_text
+from video_llama.datasets.base import DatasetReader, require_text
+from video_llama.datasets.records import Record
 
 
 class CaptionReader(DatasetReader):

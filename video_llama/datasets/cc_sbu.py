@@ -16,8 +16,8 @@ from typing import Literal
 from video_llama.common.errors import MediaError
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaItem, MediaKind
-from video_llama.datasets.base import Mistake, Record, lacking, read_rows
 from video_llama.datasets.captions import CaptionReader
+from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 
 
 @registry.register_dataset("cc_sbu_align")

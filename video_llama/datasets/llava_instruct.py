@@ -18,14 +18,8 @@ from typing import Any
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaItem, MediaKind, Sample
-from video_llama.datasets.base import (
-    DatasetReader,
-    Mistake,
-    Record,
-    lacking,
-    read_rows,
-    require_text,
-)
+from video_llama.datasets.base import DatasetReader, require_text
+from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 from video_llama.datasets.turns import dialogue
 
 PLACEHOLDER = "<image>"

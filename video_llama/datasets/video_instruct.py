@@ -15,16 +15,8 @@ from typing import Any, Literal
 from video_llama.common.registry import registry
 from video_llama.common.rng import fold, shuffled
 from video_llama.common.types import MediaKind, Sample
-from video_llama.datasets.base import (
-    DatasetReader,
-    Mistake,
-    Record,
-    check_streams,
-    lacking,
-    read_rows,
-    require_text,
-    stream_items,
-)
+from video_llama.datasets.base import DatasetReader, check_streams, require_text, stream_items
+from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 from video_llama.datasets.turns import dialogue
 
 

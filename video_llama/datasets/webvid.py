@@ -17,15 +17,9 @@ from typing import Literal
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaItem, MediaKind
-from video_llama.datasets.base import (
-    Mistake,
-    Record,
-    check_streams,
-    lacking,
-    require_text,
-    stream_items,
-)
+from video_llama.datasets.base import check_streams, require_text, stream_items
 from video_llama.datasets.captions import CaptionReader
+from video_llama.datasets.records import Mistake, Record, lacking
 
 COLUMNS = ("videoid", "name", "page_dir")
 
