@@ -44,7 +44,6 @@ class RunState:
         step: optimizer steps done.
         steps_per_epoch: optimizer steps of one epoch.
         global_batch_size: samples of one optimizer step over all ranks.
-        world_size: ranks that wrote it; another number may go on.
         best_metric: best validation loss so far, in nats per token.
         best_step: step it was reached at.
         num_skipped: unusable samples met so far, by data set.
@@ -54,7 +53,6 @@ class RunState:
     step: int
     steps_per_epoch: int
     global_batch_size: int
-    world_size: int = 1
     best_metric: float | None = None
     best_step: int | None = None
     num_skipped: dict[str, int] = field(default_factory=dict)

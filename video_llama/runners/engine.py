@@ -7,7 +7,7 @@ which needs no loss scaling. An engine knows nothing of data, schedules or files
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -35,11 +35,15 @@ class Engine(Protocol):
     device: torch.device
 
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Surround forward and backward of a micro-batch; gradients travel in the last only."""
+        """Surround forward and backward of an iteration; gradients travel in a step's last."""
+        ...
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Surround a forward pass alone; chooses the precision."""
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Add a micro-batch's gradients; over the ranks they are averaged, not summed."""
+        """Add a iteration's gradients; over the ranks they are averaged, not summed."""
         ...
 
     def clip(self, max_norm: float | None) -> Tensor:
@@ -85,16 +89,15 @@ class TorchEngine:
         self.optimizer = optimizer
         self.model = model if world.size == 1 else _distribute(model)
 
-    @contextlib.contextmanager
-    def accumulate(self, *, is_last: bool) -> Iterator[None]:
+    def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """See `Engine`."""
-        with contextlib.ExitStack() as stack:
-            if isinstance(self.model, DistributedDataParallel) and not is_last:
-                stack.enter_context(self.model.no_sync())
-            stack.enter_context(
-                torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
-            )
-            yield
+        if isinstance(self.model, DistributedDataParallel) and not is_last:
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """See `Engine`."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""

@@ -13,10 +13,15 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
+
+from video_llama.common.dist import is_main
+from video_llama.common.logger import get_logger
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -31,6 +36,7 @@ class Window:
         num_tokens: decoder positions that are not padding.
         num_samples: samples.
         data_wait_s: seconds the loop waited for batches.
+        grad_norm: of the last step, before clipping.
         started_s: clock at the window's start.
     """
 
@@ -39,7 +45,25 @@ class Window:
     num_tokens: int = 0
     num_samples: int = 0
     data_wait_s: float = 0.0
+    grad_norm: float = 0.0
     started_s: float = field(default_factory=time.perf_counter)
+
+    def add(
+        self,
+        *,
+        dataset: str,
+        loss_sum: float,
+        num_targets: int,
+        num_tokens: int,
+        num_samples: int,
+        grad_norm: float,
+    ) -> None:
+        """Add an optimizer step, summed over ranks and iterations."""
+        self.loss_sum[dataset] += loss_sum
+        self.num_targets[dataset] += num_targets
+        self.num_tokens += num_tokens
+        self.num_samples += num_samples
+        self.grad_norm = grad_norm
 
     def record(self) -> dict[str, float]:
         """Return the window as numbers to write; losses are in nats per supervised token."""
@@ -51,6 +75,7 @@ class Window:
         return {
             "loss": sum(self.loss_sum.values()) / max(sum(self.num_targets.values()), 1),
             **(losses if len(losses) > 1 else {}),
+            "grad_norm": self.grad_norm,
             "tokens_per_s": self.num_tokens / seconds,
             "samples_per_s": self.num_samples / seconds,
             "data_wait_share": self.data_wait_s / seconds,
@@ -77,7 +102,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, *, step: int) -> None:
         path = folder / METRICS_FILE
-        _drop_after(path, step)
+        drop_lines_after(path, step=step)
         self._file = path.open("a", encoding="utf-8")
         self._board = _open_board(folder / "tensorboard", step)
 
@@ -103,9 +128,8 @@ class MetricsLog:
             self._board.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl; a line cut off by a kill is left out."""
-    path = folder / METRICS_FILE
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a .jsonl file; a last line cut off by a kill is left out."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     records = []
     for index, line in enumerate(lines):
@@ -117,11 +141,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Rewrite a metrics file without the lines after `step`."""
+def drop_lines_after(path: Path, *, step: int) -> None:
+    """Rewrite a .jsonl file without the records of later steps."""
     if not path.exists():
         return
-    kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
+    kept = [record for record in read_lines(path) if record["step"] <= step]
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     partial.replace(path)
@@ -134,3 +158,64 @@ def _open_board(folder: Path, step: int) -> Any:  # noqa: ANN401 - an optional p
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
+
+
+class ProgressBar:
+    """A bar with the time left on a terminal, a line per log record anywhere else.
+
+    Args:
+        num_steps: optimizer steps of the whole run.
+        step: where it starts.
+    """
+
+    def __init__(self, *, num_steps: int, step: int) -> None:
+        from rich import get_console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._num_steps = num_steps
+        self._first = (step, time.perf_counter())
+        self._is_live = is_main() and get_console().is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=get_console(),
+            disable=not self._is_live,
+        )
+        self._task = self._bar.add_task("training", total=num_steps, completed=step)
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step` steps done."""
+        self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, *, values: Mapping[str, float]) -> None:
+        """Show a log record."""
+        text = (
+            f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
+            f"waits for data {values['data_wait_share']:.0%}"
+        )
+        self._bar.update(self._task, description=text)
+        if not self._is_live:
+            first_step, started_s = self._first
+            per_step = (time.perf_counter() - started_s) / max(step - first_step, 1)
+            left = timedelta(seconds=round(per_step * (self._num_steps - step)))
+            get_logger().info("step %d/%d  %s  left %s", step, self._num_steps, text, left)

@@ -61,7 +61,7 @@ def plan_start(
         CheckpointMismatch: `run.resume_ckpt_path` is not a complete checkpoint.
     """
     known = complete_checkpoints(folder)
-    newest = known[-1] if known else None
+    newest = known[-1].resolve() if known else None
     if newest is not None:
         state = read_state(newest)
         check_same_run(state, resolved=resolved, where=newest)

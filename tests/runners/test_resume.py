@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.schema import RunConfig
+from video_llama.runners.checkpoint import RunState, save_checkpoint
+from video_llama.runners.resume import plan_start
+
+
+def run_section(**changes):
+    values = {"task": "t", "output_dir": "out", "max_epoch": 2, "iters_per_epoch": 10}
+    return RunConfig(**{**values, "batch_size_train": 4, **changes})
+
+
+def resolved(**changes):
+    return {"model": {"arch": "a"}, "run": {"init_lr": 0.1, "num_workers": 0, **changes}}
+
+
+def leave_run(folder, *, step):
+    save_checkpoint(
+        folder,
+        weights={"w": torch.zeros(1)},
+        optimizer={},
+        state=RunState(step=step, steps_per_epoch=10, global_batch_size=8, config=resolved()),
+    )
+
+
+def test_an_empty_folder_is_a_fresh_start(tmp_path):
+    for wanted in (None, "auto"):
+        run = run_section(resume_ckpt_path=wanted)
+        start = plan_start(tmp_path / "checkpoints", run=run, resolved=resolved(), world_size=2)
+        assert (start.checkpoint, start.is_finished) == (None, False)
+
+
+def test_auto_goes_on_from_the_newest(tmp_path):
+    leave_run(tmp_path, step=5)
+    leave_run(tmp_path, step=15)
+    run = run_section(resume_ckpt_path="auto")
+    start = plan_start(tmp_path, run=run, resolved=resolved(), world_size=2)
+    assert start.state.step == 15
+
+
+def test_a_half_done_run_is_not_overwritten_by_accident(tmp_path):
+    leave_run(tmp_path, step=15)
+    with pytest.raises(ConfigError, match="run.resume_ckpt_path=auto"):
+        plan_start(tmp_path, run=run_section(), resolved=resolved(), world_size=2)
+
+
+def test_a_finished_run_is_recognised(tmp_path):
+    leave_run(tmp_path, step=20)
+    start = plan_start(tmp_path, run=run_section(), resolved=resolved(), world_size=2)
+    assert start.is_finished
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    leave_run(tmp_path, step=20)
+    other = {**resolved(init_lr=0.2), "datasets": {"webvid": {"type": "webvid"}}}
+    with pytest.raises(ConfigError) as caught:
+        plan_start(tmp_path, run=run_section(), resolved=other, world_size=2)
+    assert "run.init_lr: 0.1 in the run, 0.2 now" in str(caught.value)
+    assert "datasets.webvid.type: not set in the run, 'webvid' now" in str(caught.value)
+
+
+def test_keys_that_teach_nothing_may_differ(tmp_path):
+    leave_run(tmp_path, step=5)
+    run = run_section(resume_ckpt_path="auto")
+    now = resolved(num_workers=8, log_freq=3)
+    assert plan_start(tmp_path, run=run, resolved=now, world_size=2).state.step == 5
+
+
+def test_the_same_global_batch_on_another_number_of_ranks_goes_on(tmp_path):
+    leave_run(tmp_path, step=5)
+    run = run_section(resume_ckpt_path="auto", accum_grad_iters=2, iters_per_epoch=20)
+    assert plan_start(tmp_path, run=run, resolved=resolved(), world_size=1).state.step == 5
+
+
+def test_another_global_batch_is_refused_with_the_way_out(tmp_path):
+    leave_run(tmp_path, step=5)
+    run = run_section(resume_ckpt_path="auto")
+    with pytest.raises(ConfigError, match="accum_grad_iters=2 run.iters_per_epoch=20"):
+        plan_start(tmp_path, run=run, resolved=resolved(), world_size=1)
+
+
+def test_a_path_that_is_no_checkpoint_is_refused(tmp_path):
+    run = run_section(resume_ckpt_path=str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointMismatch, match="there is no directory"):
+        plan_start(tmp_path, run=run, resolved=resolved(), world_size=1)

@@ -1,0 +1,196 @@
+"""What a run reads: its data sets joined to the model's branches, as streams of batches.
+
+The order is `stream`'s, reading `mixture`'s, batches are `collate`'s; here they meet the run file,
+torch's data loader and the feature cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Literal, cast
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from video_llama.common.dist import World
+from video_llama.common.errors import ConfigError
+from video_llama.common.generation import GenerationSettings
+from video_llama.common.registry import registry
+from video_llama.common.schema import Config
+from video_llama.common.types import Batch, BranchSpec, LossOutput
+from video_llama.datasets.base import DatasetReader
+from video_llama.datasets.collate import Collator, LoadedBatch
+from video_llama.datasets.feature_cache import FeatureCache
+from video_llama.datasets.mixture import MixtureDataset
+from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
+from video_llama.datasets.stream import Plan, PlanSampler, SampleRef, Share, in_order
+from video_llama.processors.media import MediaCompat, MediaLoader
+from video_llama.processors.video import ReaderName
+from video_llama.runners.signals import leave_signals_to_parent
+from video_llama.tasks.base import Model, StopRule
+
+READER: ReaderName = "pyav"
+
+
+class RunData:
+    """The training and validation batches of one rank.
+
+    Args:
+        config: the run file.
+        specs: the model's branches; with fingerprints if features are cached.
+        text: how samples become tokens.
+        world: this process among the others.
+
+    Raises:
+        ConfigError: files are missing, a data set does not suit the model, or there is nothing
+            to train on; all problems of a kind together.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        specs: Mapping[str, BranchSpec],
+        text: TextSettings,
+        world: World,
+    ) -> None:
+        self._config = config
+        self._world = world
+        compat = MediaCompat.released() if config.model.compat == "released" else MediaCompat()
+        self.cache = None
+        if config.run.feature_cache is not None:
+            identity = f"{READER} {compat}"
+            self.cache = FeatureCache(config.run.feature_cache, rank=world.rank, reader=identity)
+        encoder = SampleEncoder(
+            specs,
+            text=text,
+            reader=MediaLoader(specs, reader=READER, compat=compat),
+            cache=self.cache,
+        )
+        self._collator = Collator(specs, pad_id=text.tokenizer.pad_id)
+        self._train = self._mixture("train", encoder)
+        self._valid = self._mixture("valid", encoder)
+        self.plan = Plan(
+            seed=config.run.seed,
+            datasets={
+                name: Share(len(reader), config.datasets[name].sample_ratio)
+                for name, reader in self._train.readers.items()
+            },
+            batch_size=config.run.batch_size_train,
+            world_size=world.size,
+            accum=config.run.accum_grad_iters,
+        )
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether there is anything to validate on."""
+        return bool(self._valid.readers)
+
+    def train_batches(self, start_step: int) -> Iterator[LoadedBatch]:
+        """Yield this rank's batches from an optimizer step to the end of the run.
+
+        Args:
+            start_step: 0-based; nothing before it is read.
+        """
+        run = self._config.run
+        num_steps = run.max_epoch * (run.iters_per_epoch // run.accum_grad_iters)
+        sampler = PlanSampler(
+            self.plan,
+            rank=self._world.rank,
+            start_step=start_step,
+            num_steps=num_steps - start_step,
+        )
+        return iter(self._loader(self._train, sampler))
+
+    def valid_batches(self) -> Iterator[LoadedBatch]:
+        """Yield this rank's share of every validation set, in file order."""
+        batches = [
+            in_order(
+                name,
+                len(reader),
+                batch_size=self._config.run.batch_size_eval,
+                rank=self._world.rank,
+                world_size=self._world.size,
+            )
+            for name, reader in self._valid.readers.items()
+        ]
+        return iter(self._loader(self._valid, list(chain.from_iterable(batches))))
+
+    def keep(self, frontier: Mapping[str, Tensor], loaded: LoadedBatch) -> None:
+        """Put what the frozen encoders just computed into the cache, if there is one.
+
+        Args:
+            frontier: float[T, N, D] by feature key, see `LossOutput.frontier`.
+            loaded: the batch it was computed from.
+        """
+        if self.cache is not None:
+            self.cache.add(frontier, times_s=loaded.times_s, stamps=loaded.stamps)
+
+    def flush(self) -> None:
+        """Bring cached features to disk, where data workers and other ranks find them."""
+        if self.cache is not None:
+            self.cache.flush()
+
+    def _mixture(self, split: Literal["train", "valid"], encoder: SampleEncoder) -> MixtureDataset:
+        entries = {n: e for n, e in self._config.datasets.items() if e.split == split}
+        readers: dict[str, DatasetReader] = {
+            name: registry.get_dataset_class(entry.type)(entry.config, name=name)
+            for name, entry in entries.items()
+        }
+        problems = [problem for reader in readers.values() for problem in reader.missing()]
+        if problems:
+            raise ConfigError(problems)
+        return MixtureDataset(
+            readers,
+            encoder=encoder,
+            seed=self._config.run.seed,
+            augment={name: entry.augment for name, entry in entries.items()},
+        )
+
+    def _loader(
+        self,
+        dataset: MixtureDataset,
+        batches: Sampler[list[SampleRef]] | Sequence[list[SampleRef]],
+    ) -> Iterable[LoadedBatch]:
+        """Read batches in worker processes, or here if there are none."""
+        num_workers = self._config.run.num_workers
+        return DataLoader(
+            cast(Dataset[LoadedBatch], dataset),
+            batch_sampler=batches,
+            collate_fn=self._collator,
+            num_workers=num_workers,
+            worker_init_fn=leave_signals_to_parent if num_workers else None,
+        )
+
+
+class CachingModel:
+    """A model under evaluation that keeps what its frozen encoders compute.
+
+    Args:
+        model: in evaluation mode.
+        data: with the cache.
+    """
+
+    def __init__(self, model: Model, *, data: RunData) -> None:
+        self._model = model
+        self._data = data
+        self._loaded: LoadedBatch | None = None
+
+    def watch(self, batches: Iterable[LoadedBatch]) -> Iterator[Batch]:
+        """Hand batches on and remember what came with the last one."""
+        for loaded in batches:
+            self._loaded = loaded
+            yield loaded.batch
+
+    def __call__(self, batch: Batch) -> LossOutput:
+        output = self._model(batch)
+        if self._loaded is not None and self._loaded.batch is batch:
+            self._data.keep(output.frontier, self._loaded)
+        return output
+
+    def generate(
+        self, batch: Batch, *, settings: GenerationSettings, stop: StopRule | None = None
+    ) -> list[list[int]]:
+        """See `Model`."""
+        return self._model.generate(batch, settings=settings, stop=stop)

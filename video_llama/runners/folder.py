@@ -1,0 +1,139 @@
+"""The folder a run leaves behind; only rank zero writes into it.
+
+config.yaml     the resolved run file
+log.txt         what the console showed
+metrics.jsonl   a line per log record and validation, see `metrics`
+skipped.jsonl   a line per sample that could not be used
+tensorboard/    if TensorBoard is installed
+checkpoints/    see `checkpoint`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from video_llama.common.dist import is_main
+from video_llama.common.logger import get_logger, log_to_folder, stop_logging_to
+from video_llama.common.schema import Config
+from video_llama.datasets.collate import Skip
+from video_llama.runners.checkpoint import (
+    RunState,
+    load_optimizer_file,
+    load_trainable,
+    prune,
+    save_checkpoint,
+    set_aside_newer,
+    trainable_state,
+    update_links,
+)
+from video_llama.runners.engine import Engine
+from video_llama.runners.metrics import MetricsLog, drop_lines_after
+from video_llama.runners.resume import Start
+
+CONFIG_FILE = "config.yaml"
+SKIPPED_FILE = "skipped.jsonl"
+
+
+class RunFolder:
+    """Keeps a run: its settings, its numbers and its checkpoints.
+
+    Args:
+        path: the folder; made when the run is opened.
+        start: where the run begins, see `resume.plan_start`.
+    """
+
+    def __init__(self, path: Path, *, start: Start) -> None:
+        self.path = path
+        self.start = start
+        self._metrics: MetricsLog | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    def load(self, model: nn.Module, *, engine: Engine) -> None:
+        """Put weights and moments of the checkpoint to start from in place.
+
+        Raises:
+            CheckpointMismatch: they belong to another model.
+        """
+        if self.start.checkpoint is not None:
+            load_trainable(model, checkpoint=self.start.checkpoint)
+            engine.load_optimizer_state(load_optimizer_file(self.start.checkpoint))
+
+    @contextlib.contextmanager
+    def opened(self, config: Config) -> Iterator[None]:
+        """Write into the folder for the length of a `with` block; other ranks only pass.
+
+        Args:
+            config: the run file; kept resolved.
+        """
+        if not is_main():
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        log = log_to_folder(self.path)
+        text = yaml.safe_dump(dict(config.resolved), sort_keys=False, allow_unicode=True)
+        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
+        self._go_back_to_start()
+        self._metrics = MetricsLog(self.path, step=0 if (s := self.start.state) is None else s.step)
+        try:
+            yield
+        finally:
+            self._metrics.close()
+            self._metrics = None
+            stop_logging_to(log)
+
+    def write(self, step: int, *, kind: str, values: Mapping[str, float]) -> None:
+        """Add a line to the numbers, see `MetricsLog.write`."""
+        if self._metrics is not None:
+            self._metrics.write(step, kind=kind, values=values)
+
+    def write_skips(self, skips: Sequence[Skip], *, step: int) -> None:
+        """Add a line for each sample that could not be used.
+
+        Args:
+            skips: of one step, over all ranks.
+            step: optimizer steps done.
+        """
+        if is_main():
+            with (self.path / SKIPPED_FILE).open("a", encoding="utf-8") as file:
+                for skip in skips:
+                    file.write(json.dumps({"step": step, **asdict(skip)}) + "\n")
+
+    def save(self, model: nn.Module, *, engine: Engine, state: RunState, keep_last: int) -> None:
+        """Write a checkpoint and delete those that are not kept; every rank must call it.
+
+        Raises:
+            VideoLlamaError: it cannot be written.
+        """
+        optimizer = engine.optimizer_state()
+        if not is_main():
+            return
+        path = save_checkpoint(
+            self.checkpoints, weights=trainable_state(model), optimizer=optimizer, state=state
+        )
+        prune(self.checkpoints, keep_last=keep_last)
+        get_logger().info("saved %s", path)
+
+    def _go_back_to_start(self) -> None:
+        """Undo what was written after the step the run starts from."""
+        state = self.start.state
+        drop_lines_after(self.path / SKIPPED_FILE, step=0 if state is None else state.step)
+        if state is None or self.start.checkpoint is None:
+            return
+        if self.start.checkpoint.parent != self.checkpoints.resolve():
+            get_logger().info("starting from %s at step %d", self.start.checkpoint, state.step)
+            return
+        for moved in set_aside_newer(self.checkpoints, step=state.step):
+            get_logger().warning("a later checkpoint of this run is now %s", moved)
+        update_links(self.checkpoints, state)
+        get_logger().info("going on at step %d from %s", state.step, self.start.checkpoint)
