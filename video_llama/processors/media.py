@@ -17,11 +17,12 @@ from typing import Literal
 import numpy as np
 
 from video_llama.common.errors import MediaError
-from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, MediaKind, VideoSpec
-from video_llama.processors.audio import Channels, MeanRemoval, clip_starts, log_mel, read_audio
+from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, VideoSpec
+from video_llama.processors.audio import MeanRemoval, clip_starts, log_mel, read_audio
 from video_llama.processors.containers import Source, name_of
 from video_llama.processors.pictures import picture_files, read_picture
 from video_llama.processors.probe import MediaInfo, probe
+from video_llama.processors.tracks import Channels
 from video_llama.processors.transforms import Overshoot, normalise, random_resized_crop, resize
 from video_llama.processors.video import ReaderName, read_frames
 

@@ -1,8 +1,9 @@
 """Frame readers: the moments a file has pictures for, and the pictures at some of them.
 
-PyAV is the default (every format, exact, constant memory). decord decodes and resizes as the
-published code does and is faster on long clips; its resizing differs in the last bits. Which
-frames are wanted is decided in `video`.
+PyAV is the default: every format, exact, constant memory. decord is faster on long clips; at
+native size both give the same bytes. The published code let decord 0.6 resize while decoding:
+PyAV's bilinear comes nearest to it, decord2 resizes bicubically. Which frames are wanted is
+decided in `video`.
 
 Shapes: H height, W width.
 """
@@ -31,8 +32,13 @@ from video_llama.processors.pictures import Picture, Size, fit, shrunk_shape
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+StampRule = Literal["read", "count"]
+
 MIN_SEEK_FRAMES = 48
 """Fewer frames than this are decoded and thrown away rather than jumped over: a seek costs more."""
+
+FORMATS_WITHOUT_STAMPS = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"})
+"""Demuxers that make time stamps up, wrong for reordered frames; these are counted instead."""
 
 DECORD_BROKEN_WIDTHS = frozenset({16, 24, 32, 48, 72, 96, 144})
 """Output widths at which decord (0.6 or decord2 3.4) fails with "size must exactly match"."""
@@ -96,6 +102,8 @@ class PyavReader:
         """List time stamps without decoding; leaves the list empty where they cannot be trusted."""
         with open_container(self._source) as container:
             stream = self._find_stream(container)
+            if container.format.name in FORMATS_WITHOUT_STAMPS:
+                return
             decoder = TolerantDecoder(container)
             packets = [p for p in decoder.packets(stream) if p.size and not p.is_discard]
             stamps = [p.pts for p in packets if p.pts is not None]
@@ -110,7 +118,7 @@ class PyavReader:
         with open_container(self._source) as container:
             stream = self._find_stream(container)
             decoder = TolerantDecoder(container)
-            clock = _Clock(self._ticks_per_frame)
+            clock = self._start_clock(container)
             self._pts = [clock.stamp(frame) for frame in decoder.video(stream)]
             self.num_damaged = decoder.num_damaged
 
@@ -125,6 +133,10 @@ class PyavReader:
         self._ticks_per_frame = max(1, round(1 / (rate * stream.time_base))) if rate else 1
         return stream
 
+    def _start_clock(self, container: av.container.InputContainer) -> _Clock:
+        rule: StampRule = "count" if container.format.name in FORMATS_WITHOUT_STAMPS else "read"
+        return _Clock(self._ticks_per_frame, rule=rule)
+
     def _collect(
         self, wanted: list[int], *, size: Size, seek: Literal["far", "never"]
     ) -> dict[int, Picture]:
@@ -133,14 +145,14 @@ class PyavReader:
         with open_container(self._source) as container:
             stream = self._find_stream(container)
             decoder = TolerantDecoder(container)
-            clock = _Clock(self._ticks_per_frame)
+            clock = self._start_clock(container)
             frames = decoder.video(stream)
             position, shape = self._pts[0] - 1, None
             frame: VideoFrame | None = None
             for target in wanted:
                 if seek == "far" and self._is_far(position, target):
                     container.seek(target, stream=stream)
-                    frames, clock = decoder.video(stream), _Clock(self._ticks_per_frame)
+                    frames, clock = decoder.video(stream), self._start_clock(container)
                 while position < target:
                     frame = next(frames, None)
                     if frame is None:
@@ -163,7 +175,11 @@ class PyavReader:
 
 
 class DecordReader:
-    """Reads through decord, whose resizing is the published one.
+    """Reads through decord or decord2.
+
+    Args:
+        source: a file, or the content of one.
+        size: a fixed (height, width) is left to decord, a longest side to Pillow.
 
     Raises:
         MediaError: decord cannot read the file, e.g. a GIF, or is not installed.
@@ -190,7 +206,7 @@ class DecordReader:
             ) from error
         if len(stamps) == 0:
             raise MediaError("no frame could be decoded", path=name_of(source))
-        self.times_s = [float(start) for start in stamps[:, 0]]
+        self.times_s = [round(float(start), 6) for start in stamps[:, 0]]
         self.fps = float(self._video.get_avg_fps())
         self.num_damaged = 0
 
@@ -211,14 +227,18 @@ class DecordReader:
 class _Clock:
     """Gives every frame a time stamp, also those that come without one or with a stale one."""
 
-    def __init__(self, ticks_per_frame: int) -> None:
+    def __init__(self, ticks_per_frame: int, *, rule: StampRule) -> None:
         self._ticks_per_frame = ticks_per_frame
+        self._rule = rule
         self._last: int | None = None
 
     def stamp(self, frame: VideoFrame) -> int:
-        after = 0 if self._last is None else self._last + self._ticks_per_frame
-        stale = frame.pts is None or (self._last is not None and frame.pts <= self._last)
-        self._last = after if stale or frame.pts is None else frame.pts
+        counted = 0 if self._last is None else self._last + self._ticks_per_frame
+        is_stale = self._last is not None and frame.pts is not None and frame.pts <= self._last
+        if self._rule == "count" or frame.pts is None or is_stale:
+            self._last = counted
+        else:
+            self._last = frame.pts
         return self._last
 
 

@@ -179,7 +179,7 @@ def read_frames(
         policy: a name in `FRAME_POLICIES`, applied to the frames of the span.
         start_s: first second to use, None for the beginning.
         end_s: last second to use, None for the end.
-        reader: "pyav" reads everything; "decord" resizes as the published code does.
+        reader: "pyav" reads everything; "decord" is faster on long clips, see `readers`.
         size: applied while decoding; see `pictures.Size`.
         seed: for a policy that draws.
 
@@ -217,7 +217,7 @@ def _open_reader(source: Source, *, reader: ReaderName, size: Size) -> FrameRead
     if not isinstance(source, bytes) and Path(source).is_dir():
         return PictureReader(source)
     try:
-        if reader == "decord" and not _breaks_decord(source, size=size):
+        if reader == "decord" and not (is_still(source) or _breaks_decord(source, size=size)):
             return DecordReader(source, size=size)
         return PyavReader(source)
     except MediaError:
