@@ -18,6 +18,7 @@ from rich.table import Table
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config, ModelConfig
 from video_llama.models.branch import num_steps
+from video_llama.models.loading import named_parts
 from video_llama.models.video_llm import VideoLLM
 
 
@@ -42,7 +43,7 @@ def show_plan(config: Config) -> int:
     Returns:
         0 if the run could start, 2 if files are missing or the context is too short.
     """
-    console = Console()
+    console = wide_console()
     console.print(Syntax(OmegaConf.to_yaml(OmegaConf.create(config.resolved)), "yaml"))
     with torch.device("meta"):
         model = VideoLLM(config.model)
@@ -50,7 +51,9 @@ def show_plan(config: Config) -> int:
     problems = show_slots(model, console=console)
     missing = list(missing_files(config))
     if missing:
-        table = Table("key", "not found", "where to get it", title=f"{len(missing)} missing files")
+        table = Table(title=f"{len(missing)} missing files", show_lines=True)
+        for header in ("key", "not found", "where to get it"):
+            table.add_column(header, overflow="fold")
         for file in missing:
             table.add_row(file.key, file.path, file.source)
         console.print(table)
@@ -61,15 +64,23 @@ def show_plan(config: Config) -> int:
     return 2 if missing or problems else 0
 
 
+def wide_console() -> Console:
+    """Return a console that does not cut tables when its output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def show_parts(model: VideoLLM, *, console: Console) -> None:
     """Print one line per part: parameters, how many learn, dtype, where the weights come from."""
-    table = Table("part", "type", "parameters", "trainable", "dtype", "weights from", title="parts")
-    for name in ("parameters", "trainable"):
-        next(column for column in table.columns if column.header == name).justify = "right"
+    table = Table(title="parts")
+    for header in ("part", "type", "parameters", "trainable", "dtype", "weights from"):
+        justify = "right" if header in ("parameters", "trainable") else "left"
+        table.add_column(header, justify=justify, overflow="fold")
     rows = model.rows()
     for row in rows:
         trainable = f"{row.num_trainable:,}"
-        table.add_row(row.name, row.type, f"{row.num_params:,}", trainable, row.dtype, row.weights)
+        name = row.name.removeprefix("branches.")
+        table.add_row(name, row.type, f"{row.num_params:,}", trainable, row.dtype, row.weights)
     total = sum(row.num_params for row in rows)
     learning = sum(row.num_trainable for row in rows)
     table.add_section()
@@ -109,19 +120,15 @@ def missing_files(config: Config) -> Iterator[MissingFile]:
     for name, entry in config.datasets.items():
         reader = registry.get_dataset_class(entry.type)(entry.config, name=name)
         for problem in reader.missing():
-            yield MissingFile(f"datasets.{name}", problem)
+            key, _, text = problem.partition(": ")
+            yield MissingFile(key, text)
 
 
 def named_files(model: ModelConfig) -> Iterator[tuple[str, str]]:
     """Yield (key, path) of every weight file a model section names, each path once."""
     by_path = {path: key for key, path in model.paths.items() if isinstance(path, str)}
-    parts = {"decoder": model.decoder}
-    for name, branch in model.branches.items():
-        parts[f"branches.{name}.encoder"] = branch.encoder
-        for stage, part in branch.stages.items():
-            parts[f"branches.{name}.stages.{stage}"] = part
     seen = set()
-    for name, part in parts.items():
+    for name, part in [("decoder", model.decoder), *named_parts(model)]:
         if part.weights is not None and part.weights not in seen:
             seen.add(part.weights)
             yield by_path.get(part.weights, f"{name}.weights"), part.weights

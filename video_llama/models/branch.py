@@ -103,14 +103,18 @@ class Branch(nn.Module):
                 digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def rows(self) -> list[PartRow]:
-        """Return a row for every part, for the table shown at start."""
+    def rows(self, *, unfilled: str) -> list[PartRow]:
+        """Return a row for every part, for the table shown at start.
+
+        Args:
+            unfilled: said of parts without a file of their own.
+        """
         return [
             part_row(
                 module,
                 name=f"branches.{self.name}.{name}",
                 type_name=part.type,
-                weights=part.weights or "fresh",
+                weights=part.weights or unfilled,
             )
             for name, module, part in self.parts()
         ]
@@ -200,8 +204,11 @@ def num_steps(spec: object) -> int:
 
 
 def _build(kind: str, part: PartConfig, *args: object) -> nn.Module:
-    """Build a part; its weights are random until they are loaded."""
-    module: nn.Module = registry.get(kind, part.type)(part.config, *args)
+    """Build a part; what a file will fill is built on the meta device, without initial weights."""
+    cls = registry.get(kind, part.type)
+    device = "meta" if part.weights is not None else torch.get_default_device()
+    with torch.device(device):
+        module: nn.Module = cls(part.config, *args)
     return module
 
 

@@ -67,7 +67,10 @@ class VideoLLM(nn.Module):
     def rows(self) -> list[PartRow]:
         """Return the table of parts: type, parameters, dtype, source of the weights."""
         decoder = self.config.decoder
-        rows = [row for branch in self._branches().values() for row in branch.rows()]
+        unfilled = "model.ckpt" if self.config.ckpt else "fresh"
+        rows = [
+            row for branch in self._branches().values() for row in branch.rows(unfilled=unfilled)
+        ]
         rows.append(
             part_row(
                 self.decoder,

@@ -1,0 +1,351 @@
+"""Branches and decoder together, at tiny size with random weights."""
+
+import copy
+
+import pytest
+import torch
+
+from video_llama.common.config import parse_model
+from video_llama.common.errors import ConfigError, ContextOverflow
+from video_llama.common.generation import GenerationSettings
+from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem, BranchInput
+from video_llama.models.video_llm import VideoLLM
+
+VOCAB = 50
+QFORMER = {"type": "qformer", "width": 16, "num_heads": 2, "ffn_width": 32, "dropout": 0.0}
+TINY = {
+    "arch": "video_llama",
+    "model_type": "tiny",
+    "template": "vicuna_v0",
+    "branches": {
+        "video": {
+            "media": ["video", "image"],
+            "encoder": {
+                "type": "eva_vit_g",
+                "image_size": 16,
+                "patch_size": 8,
+                "width": 16,
+                "depth": 1,
+                "num_heads": 2,
+                "num_frames": 3,
+            },
+            "stages": {
+                "norm": {"type": "layer_norm"},
+                "joint": {
+                    **QFORMER,
+                    "num_queries": 2,
+                    "num_layers": 1,
+                    "num_positions": 4,
+                    "trainable": True,
+                },
+                "projection": {"type": "projection", "width": 24, "trainable": True},
+            },
+        },
+        "audio": {
+            "media": ["audio"],
+            "encoder": {
+                "type": "imagebind",
+                "out_width": 8,
+                "audio_width": 8,
+                "audio_depth": 1,
+                "audio_num_heads": 2,
+                "num_mel_bins": 16,
+                "num_mel_frames": 16,
+                "num_clips": 2,
+            },
+            "stages": {
+                "joint": {**QFORMER, "num_queries": 1, "num_layers": 1, "trainable": True},
+                "projection": {"type": "projection", "width": 24, "trainable": True},
+            },
+        },
+    },
+    "decoder": {
+        "type": "causal_lm",
+        "architecture": {
+            "model_type": "llama",
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "vocab_size": VOCAB,
+            "max_position_embeddings": 32,
+        },
+    },
+}
+
+
+def build(change=None) -> VideoLLM:
+    tree = copy.deepcopy(TINY)
+    if change:
+        change(tree)
+    problems = []
+    config = parse_model(tree, preset_keys=set(), problems=problems)
+    assert not problems
+    torch.manual_seed(0)
+    return VideoLLM(config)
+
+
+def frames(num_rows, seed=1):
+    return torch.randn(num_rows, 3, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def mels(num_rows):
+    return torch.randn(num_rows, 2, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+def raw_input(raw):
+    return BranchInput(raw, torch.ones(raw.shape[:2], dtype=torch.bool), torch.arange(len(raw)))
+
+
+def batch_of(num_videos=2, *, with_audio=True, text=(5, 6, 7, 8)):
+    """Rows of `<s> v v text...`; the first row also hears one sound, between clip and text."""
+    rows, slots, items = [], [], []
+    for row in range(num_videos):
+        items.append(BatchItem("video", row, 2, row, feature_key=f"clip{row}"))
+        ids, places = [1, 0, 0], [0, len(items), len(items)]
+        if with_audio and row == 0:
+            items.append(BatchItem("audio", 0, 1, row))
+            ids, places = [*ids, 0], [*places, len(items)]
+        rows.append([*ids, *(t + row for t in text)])
+        slots.append([*places, *[0] * len(text)])
+    length = max(map(len, rows))
+    pad = [length - len(row) for row in rows]
+    ids = torch.tensor([row + [0] * p for row, p in zip(rows, pad, strict=True)])
+    mask = torch.tensor([[True] * len(r) + [False] * p for r, p in zip(rows, pad, strict=True)])
+    labels = torch.where(mask & (ids > 1), ids, IGNORE_INDEX)
+    return Batch(
+        input_ids=ids,
+        attention_mask=mask,
+        labels=labels,
+        slots=torch.tensor([s + [0] * p for s, p in zip(slots, pad, strict=True)]).int(),
+        items=items,
+        media={
+            "video": raw_input(frames(num_videos)),
+            "audio": raw_input(mels(1 if with_audio else 0)),
+        },
+        keys=[f"s{i}" for i in range(num_videos)],
+    )
+
+
+def test_a_batch_gives_the_losses_of_its_samples_one_by_one():
+    model = build().eval()
+    together = model(batch_of(2, with_audio=False)).sample_loss
+    alone = [model(select(batch_of(2, with_audio=False), row)).sample_loss[0] for row in (0, 1)]
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_the_side_of_the_padding_does_not_change_the_loss():
+    model = build().eval()
+    right = batch_of(2)
+    left = copy.copy(right)
+    for name in ("input_ids", "attention_mask", "labels", "slots"):
+        rows = []
+        for row, mask in zip(getattr(right, name), right.attention_mask, strict=True):
+            rows.append(torch.cat([row[~mask], row[mask]]))
+        setattr(left, name, torch.stack(rows))
+    torch.testing.assert_close(model(left).sample_loss, model(right).sample_loss)
+
+
+def test_the_loss_is_counted_over_supervised_tokens_only():
+    output = build().eval()(batch_of(2))
+    assert output.sample_targets.tolist() == [4, 4]
+    assert int(output.num_targets) == 8
+    torch.testing.assert_close(output.loss_sum, output.sample_loss.sum())
+
+
+def test_only_parts_that_are_declared_trainable_get_a_gradient():
+    model = build().train()
+    model(batch_of(2)).loss_sum.backward()
+    touched = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert touched == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.rsplit(".stages.")[0] for name in touched} == {"branches.video", "branches.audio"}
+    assert all(".joint." in name or ".projection." in name for name in touched)
+
+
+def test_a_branch_without_media_stays_in_the_graph_with_zero_gradient():
+    model = build().train()
+    model(batch_of(2, with_audio=False)).loss_sum.backward()
+    audio = [p for n, p in model.named_parameters() if n.startswith("branches.audio.stages")]
+    assert audio
+    assert all(p.grad is not None and not p.grad.any() for p in audio)
+
+
+def test_media_reach_the_loss():
+    model = build().eval()
+    one, other = batch_of(1), batch_of(1)
+    other.media["video"].raw = frames(1, seed=9)
+    assert model(one).loss_sum != model(other).loss_sum
+
+
+def test_cached_features_give_the_very_same_loss():
+    model = build().eval()
+    fresh = model(batch_of(3))
+    cached = batch_of(3)
+    rows = torch.tensor([0, 2])
+    cached.media["video"] = BranchInput(
+        raw=frames(3)[1:2],
+        raw_mask=torch.ones(1, 3, dtype=torch.bool),
+        raw_rows=torch.tensor([1]),
+        cached=torch.stack([fresh.frontier["clip0"], fresh.frontier["clip2"]]),
+        cached_mask=torch.ones(2, 3, dtype=torch.bool),
+        cached_rows=rows,
+    )
+    again = model(cached)
+    assert torch.equal(again.sample_loss, fresh.sample_loss)
+    assert set(again.frontier) == {"clip1"}
+    assert torch.equal(again.frontier["clip1"], fresh.frontier["clip1"])
+
+
+def test_frontier_features_hold_only_the_frames_there_are():
+    model = build().eval()
+    batch = batch_of(1, with_audio=False)
+    batch.media["video"].raw_mask[0, 2] = False
+    assert model(batch).frontier["clip0"].shape == (2, 5, 16)
+
+
+def test_frozen_parts_stay_in_eval_while_the_model_trains():
+    model = build().train()
+    video = model.branches["video"]
+    assert not video.encoder.training
+    assert not model.decoder.training
+    assert video.stages["joint"].training
+
+
+def test_slots_and_tokens_that_disagree_are_named():
+    batch = batch_of(1, with_audio=False)
+    batch.slots[0, 2] = 0
+    with pytest.raises(ValueError, match=r"sample 's0': branch 'video' made 2 tokens .* 1 slots"):
+        build()(batch)
+
+
+def test_a_batch_longer_than_the_context_is_refused():
+    with pytest.raises(ContextOverflow, match="holds 32"):
+        build()(batch_of(1, text=tuple(range(3, 40))))
+
+
+def test_a_branch_of_the_wrong_width_is_refused_before_it_is_built():
+    def narrow(tree):
+        tree["branches"]["audio"]["stages"]["projection"]["width"] = 20
+
+    with pytest.raises(ConfigError, match=r"branches.audio: its last stage is 20 wide.* 24"):
+        build(narrow)
+
+
+def test_two_branches_must_not_claim_the_same_media():
+    def greedy(tree):
+        tree["branches"]["audio"]["media"] = ["audio", "image"]
+
+    with pytest.raises(ConfigError, match="'image' goes to branch 'video' already"):
+        build(greedy)
+
+
+def test_a_trainable_pattern_that_matches_nothing_is_refused():
+    def typo(tree):
+        tree["branches"]["video"]["stages"]["joint"]["trainable"] = ["querys*"]
+
+    with pytest.raises(ConfigError, match=r"joint.trainable: no parameter matches querys\*"):
+        build(typo)
+
+
+def test_only_the_parameters_named_by_a_pattern_learn():
+    def queries_only(tree):
+        tree["branches"]["video"]["stages"]["joint"]["trainable"] = ["queries"]
+
+    stage = build(queries_only).branches["video"].stages["joint"]
+    assert [n for n, p in stage.named_parameters() if p.requires_grad] == ["queries"]
+
+
+def test_without_frame_positions_the_order_of_frames_is_invisible():
+    def no_positions(tree):
+        tree["branches"]["video"]["stages"]["joint"]["num_positions"] = 0
+
+    def tokens(model, raw):
+        return model.branches["video"](raw_input(raw)).features.tokens
+
+    blind, seeing = build(no_positions).eval(), build().eval()
+    clip = frames(1)
+    torch.testing.assert_close(tokens(blind, clip), tokens(blind, clip.flip(1)))
+    assert (tokens(seeing, clip) - tokens(seeing, clip.flip(1))).abs().max() > 1e-3
+
+
+def test_greedy_generation_equals_taking_the_likeliest_token_step_by_step():
+    model = build().eval()
+    batch = batch_of(1)
+    ids = model.generate(batch, settings=GenerationSettings(max_new_tokens=4))[0]
+    prompt = batch
+    for expected in ids:
+        embeds = model.embed(prompt, model._run_branches(prompt.media))
+        hidden = model.decoder(embeds, attention_mask=prompt.attention_mask)
+        assert int(model.decoder.logits(hidden[:, -1]).argmax()) == expected
+        prompt = append(prompt, expected)
+
+
+def test_answers_of_a_left_padded_batch_equal_single_ones():
+    model = build().eval()
+    settings = GenerationSettings(max_new_tokens=5)
+    batch = batch_of(2)
+    for name in ("input_ids", "attention_mask", "labels", "slots"):
+        value = getattr(batch, name)
+        mask = batch.attention_mask if name != "attention_mask" else value.clone()
+        rows = [torch.cat([r[~m], r[m]]) for r, m in zip(value, mask, strict=True)]
+        setattr(batch, f"new_{name}", torch.stack(rows))
+    for name in ("input_ids", "labels", "slots", "attention_mask"):
+        setattr(batch, name, getattr(batch, f"new_{name}"))
+    together = model.generate(batch, settings=settings)
+    single = model.generate(select(batch_of(2), 1), settings=settings)[0]
+    assert together[1] == single
+
+
+def test_sampling_with_a_seed_gives_the_same_answer_twice():
+    model = build().eval()
+    settings = GenerationSettings(max_new_tokens=6, temperature=2.0, top_p=1.0, seed=3)
+    assert model.generate(batch_of(1), settings=settings) == model.generate(
+        batch_of(1), settings=settings
+    )
+
+
+def test_a_stop_rule_ends_one_row_and_not_the_other():
+    model = build().eval()
+
+    def stop(row, ids):
+        return row == 0
+
+    rows = model.generate(batch_of(2), settings=GenerationSettings(max_new_tokens=4), stop=stop)
+    assert [len(rows[0]), len(rows[1])] == [1, 4]
+
+
+def test_generation_ends_where_the_context_ends():
+    model = build().eval()
+    batch = batch_of(1, with_audio=False, text=tuple(range(3, 30)))
+    ids = model.generate(batch, settings=GenerationSettings(max_new_tokens=50))[0]
+    assert len(ids) == 32 - batch.input_ids.shape[1]
+
+
+def select(batch, row):
+    """One row of a batch whose rows have one video each, without its padding."""
+    keep = batch.attention_mask[row]
+    items = [item for item in batch.items if item.sample == row]
+    slots = batch.slots[row][keep]
+    numbers = {old: new for new, old in enumerate(sorted(set(slots.tolist()) - {0}), start=1)}
+    media = {
+        name: raw_input(batch.media[name].raw[[i.row for i in items if i.branch == name]])
+        for name in batch.media
+    }
+    return Batch(
+        input_ids=batch.input_ids[row][keep][None],
+        attention_mask=batch.attention_mask[row][keep][None],
+        labels=batch.labels[row][keep][None],
+        slots=torch.tensor([[numbers.get(s, 0) for s in slots.tolist()]]).int(),
+        items=[BatchItem(i.branch, 0, i.num_slots, 0, i.feature_key) for i in items],
+        media=media,
+        keys=[batch.keys[row]],
+    )
+
+
+def append(batch, token):
+    """The batch with one more token of text."""
+    longer = copy.copy(batch)
+    longer.input_ids = torch.cat([batch.input_ids, torch.tensor([[token]])], dim=1)
+    longer.attention_mask = torch.cat([batch.attention_mask, torch.ones(1, 1).bool()], dim=1)
+    longer.slots = torch.cat([batch.slots, torch.zeros(1, 1).int()], dim=1)
+    return longer

@@ -1,0 +1,128 @@
+"""From a run file to a model one can train, measure or talk to.
+
+The one place where the floors meet: the model, its tokenizer and its template come together here
+for every verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from video_llama.apps.plan import named_files, show_parts, wide_console
+from video_llama.common.config import load
+from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger
+from video_llama.common.schema import Config, ModelConfig
+from video_llama.conversation.chat import Chat
+from video_llama.conversation.templates import Template, get_template
+from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
+from video_llama.models.loading import build_model
+from video_llama.models.video_llm import VideoLLM
+from video_llama.processors.media import MediaLoader
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what it reads and speaks.
+
+    Attributes:
+        model: on its device, in eval mode.
+        tokenizer: of its decoder.
+        template: its prompt format.
+    """
+
+    model: VideoLLM
+    tokenizer: Tokenizer
+    template: Template
+
+
+def pick_device(name: str) -> str:
+    """Return a torch device for `run.device`; auto takes a GPU if there is one.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.split(":")[0]
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(kind, False):
+        there = ", ".join(device for device, is_there in available.items() if is_there)
+        raise ConfigError(f"run.device: '{name}' is not there; found: {there}")
+    return name
+
+
+def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
+    """Build the model of a run file, load its weights, and log where they came from.
+
+    Args:
+        config: the typed run file.
+        device: None takes `run.device`.
+
+    Raises:
+        ConfigError: files are missing; all of them are named.
+        CheckpointMismatch: a file does not fit its part.
+    """
+    problems = [
+        f"model.{key}: there is no {path}"
+        for key, path in named_files(config.model)
+        if not Path(path).exists()
+    ]
+    if problems:
+        raise ConfigError([*problems, "--dry-run says where each file can be had"])
+    loaded = build_model(config.model)
+    for report in loaded.reports:
+        get_logger().info("loaded %s", report)
+    for part in loaded.fresh:
+        get_logger().info("%s starts from random weights", part)
+    model = loaded.model.to(pick_device(config.run.device) if device is None else device)
+    model.eval()
+    return LoadedModel(
+        model=model,
+        tokenizer=load_model_tokenizer(config.model),
+        template=get_template(config.model.template, frame_times=config.model.frame_times),
+    )
+
+
+def load_model_tokenizer(config: ModelConfig) -> Tokenizer:
+    """Return the tokenizer a model section means: its own directory, or the decoder's.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    directory = config.tokenizer or config.decoder.weights
+    if directory is None:
+        raise ConfigError(
+            "model.tokenizer: the decoder has no directory; name one with a tokenizer"
+        )
+    return load_tokenizer(Path(directory))
+
+
+def load_chat(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Chat:
+    """Load everything for a conversation.
+
+    Args:
+        cfg_path: run file.
+        options: overrides.
+    """
+    config = load(cfg_path, options=options)
+    loaded = load_model(config)
+    return Chat(
+        loaded.model,
+        tokenizer=loaded.tokenizer,
+        template=loaded.template,
+        loader=MediaLoader(loaded.model.branch_specs()),
+    )
+
+
+def log_parts(model: VideoLLM) -> None:
+    """Print the table of parts on rank zero."""
+    show_parts(model, console=wide_console())

@@ -1,0 +1,277 @@
+"""One HTML page of runs and evaluations: learning curves, accuracies, clips with their answers.
+
+The page is a single file without anything to download, readable in light and dark and on a phone.
+It is made from what runs leave behind (`metrics.jsonl`, `metrics.json`, `predictions.jsonl`) and
+the media files; no model is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from video_llama.apps.report_charts import Series, line_chart
+from video_llama.apps.report_clips import Strip, draw_strip
+from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger, start_logging
+from video_llama.runners.metrics import METRICS_FILE, read_metrics
+from video_llama.tasks.predictions import NO_PROBE, Prediction, Shown, read_predictions
+from video_llama.tasks.probes import PROBES
+from video_llama.tasks.statistics import Estimate, difference
+
+TEMPLATE = "report.html.j2"
+MAX_QUESTIONS_SHOWN = 8
+
+GROUPS = (
+    ("Two objects", ("pair_", "who_")),
+    ("Multiple choice", ("mc_",)),
+    ("Yes or no, letters", ("yn_", "letter_")),
+)
+"""Headings of the accuracy table by how a kind's name begins; all others come first."""
+
+FIRST_GROUP = "Open questions"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One run's panel."""
+
+    name: str
+    chart: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One question set answered by one model.
+
+    Attributes:
+        name: folder of the evaluation, for headings.
+        folder: where it lies.
+        metrics: its `metrics.json`.
+        predictions: its `predictions.jsonl`.
+    """
+
+    name: str
+    folder: Path
+    metrics: dict[str, Any]
+    predictions: list[Prediction]
+
+
+@dataclass(frozen=True)
+class ClipCard:
+    """A clip with the questions asked about it."""
+
+    strip: Strip
+    name: str
+    answers: tuple[Prediction, ...]
+    num_more: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says about one evaluation."""
+
+    name: str
+    metrics: dict[str, Any]
+    groups: tuple[tuple[str, tuple[dict[str, Any], ...]], ...]
+    probes: tuple[str, ...]
+    reference: str | None
+    galleries: tuple[tuple[str, tuple[ClipCard, ...]], ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `video-llama report`."""
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folders of runs and evaluations, searched with everything below them",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="HTML file")
+    parser.add_argument("--title", default="Video-LLaMA: results", help="heading of the page")
+    parser.add_argument("--clips", type=int, default=3, help="clips shown per group of questions")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the report."""
+    start_logging()
+    missing = [str(folder) for folder in args.runs if not folder.is_dir()]
+    if missing:
+        raise ConfigError([f"--runs: there is no folder {folder}" for folder in missing])
+    write_report(args.runs, out=args.out, title=args.title, clips_per_group=args.clips)
+    print(args.out)
+    return 0
+
+
+def write_report(
+    folders: Sequence[Path],
+    *,
+    out: Path,
+    title: str = "Video-LLaMA: results",
+    clips_per_group: int = 3,
+) -> None:
+    """Write the page.
+
+    Args:
+        folders: searched, with everything below them, for runs and evaluations.
+        out: HTML file; its folder is made if missing.
+        title: heading of the page.
+        clips_per_group: clips shown for each group of question kinds, and as mistakes.
+
+    Raises:
+        ConfigError: there is neither a run nor an evaluation.
+    """
+    from jinja2 import Environment
+
+    runs = [read_run(path.parent) for path in _find(folders, METRICS_FILE)]
+    evaluations = [read_evaluation(path.parent) for path in _find(folders, "metrics.json")]
+    if not runs and not evaluations:
+        listed = ", ".join(map(str, folders))
+        raise ConfigError(
+            f"--runs: no {METRICS_FILE} of a run and no metrics.json of an evaluation in {listed}"
+        )
+    evaluations.sort(key=lambda e: (str(e.folder.parent), e.metrics.get("position", 0)))
+    source = (resources.files("video_llama.apps") / TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(source).render(
+        title=title,
+        runs=runs,
+        sections=[
+            describe(e, among=evaluations, clips_per_group=clips_per_group) for e in evaluations
+        ],
+        none=NO_PROBE,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    get_logger().info(
+        "report of %d runs and %d evaluations: %s (%.1f MiB)",
+        len(runs),
+        len(evaluations),
+        out,
+        out.stat().st_size / 2**20,
+    )
+
+
+def read_run(folder: Path) -> Curves:
+    """Read the learning curves of one run."""
+    lines = read_metrics(folder)
+    train = [line for line in lines if line.get("kind", "train") == "train" and "loss" in line]
+    valid = [line for line in lines if "valid_loss" in line]
+    names = sorted({key for line in train for key in line if key.startswith("loss/")})
+    series = [Series("training", [(line["step"], line["loss"]) for line in train], "train")]
+    for number, key in enumerate(names[:4], start=1):
+        points = [(line["step"], line[key]) for line in train if key in line]
+        series.append(Series(key.removeprefix("loss/"), points, f"another-{number}"))
+    points = [(line["step"], line["valid_loss"]) for line in valid]
+    series.append(Series("validation", points, "valid", dots=True))
+    facts = [("steps", f"{max((line['step'] for line in lines), default=0):,}")]
+    if train:
+        facts.append(("last training loss", f"{train[-1]['loss']:.3f}"))
+    if valid:
+        facts.append(("best validation loss", f"{min(line['valid_loss'] for line in valid):.3f}"))
+    chart = line_chart(series, x_label="optimizer steps", y_label=f"loss of {folder.name}")
+    shown = [s for s in series if s.points]
+    return Curves(folder.name, chart, (*facts, *(("curve " + s.style, s.name) for s in shown)))
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read what `evaluate` left in a folder."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    path = folder / "predictions.jsonl"
+    predictions = read_predictions(path) if path.is_file() else []
+    return Evaluation(f"{folder.parent.name} / {folder.name}", folder, metrics, predictions)
+
+
+def describe(
+    evaluation: Evaluation, *, among: Sequence[Evaluation], clips_per_group: int
+) -> Section:
+    """Collect what the page says about one evaluation.
+
+    Args:
+        evaluation: the one.
+        among: all of the page; the first one in the same folder is the reference that the others
+            (a composition split, say) are compared with.
+        clips_per_group: clips shown for each group of question kinds.
+    """
+    siblings = [other for other in among if other.folder.parent == evaluation.folder.parent]
+    reference = siblings[0] if siblings[0] is not evaluation else None
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for kind, row in evaluation.metrics["kinds"].items():
+        against = reference.metrics["kinds"].get(kind) if reference else None
+        groups[group_of(kind)].append({"kind": kind, **row, "change": _change(row, against)})
+    ordered = [name for name in (FIRST_GROUP, *(name for name, _ in GROUPS)) if name in groups]
+    used = {name for row in evaluation.metrics["kinds"].values() for name in row["probes"]}
+    return Section(
+        name=evaluation.name,
+        metrics=evaluation.metrics,
+        groups=tuple((name, tuple(groups[name])) for name in ordered),
+        probes=tuple(name for name in PROBES if name in used),
+        reference=reference.name if reference else None,
+        galleries=tuple(_galleries(evaluation.predictions, clips_per_group=clips_per_group)),
+    )
+
+
+def group_of(kind: str) -> str:
+    """Return the heading under which a kind of question stands."""
+    return next((name for name, starts in GROUPS if kind.startswith(starts)), FIRST_GROUP)
+
+
+def _change(row: dict[str, Any], against: dict[str, Any] | None) -> Estimate | None:
+    """Estimate how much better a row is than the reference's."""
+    if against is None:
+        return None
+    first, second = (Estimate(r["accuracy"], r["low"], r["high"]) for r in (row, against))
+    return difference(first, second)
+
+
+def _galleries(
+    predictions: Iterable[Prediction], *, clips_per_group: int
+) -> Iterable[tuple[str, tuple[ClipCard, ...]]]:
+    """Choose clips: some of each group, evenly spaced in the set, and some with mistakes."""
+    by_clip: dict[tuple[Shown, ...], list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        if prediction.probe == NO_PROBE and prediction.error is None:
+            by_clip[prediction.media].append(prediction)
+    by_group: dict[str, list[tuple[Shown, ...]]] = defaultdict(list)
+    for clip, answers in by_clip.items():
+        for group in dict.fromkeys(group_of(answer.kind) for answer in answers):
+            by_group[group].append(clip)
+    wrong = [clip for clip, answers in by_clip.items() if not all(a.correct for a in answers)]
+    shown: set[tuple[Shown, ...]] = set()
+    for heading, clips in (
+        ("Clips, evenly spaced through the set", by_group[FIRST_GROUP]),
+        ("Two objects", by_group["Two objects"]),
+        ("Mistakes", wrong),
+    ):
+        unseen = [clip for clip in clips if clip not in shown]
+        step = max(1, len(unseen) // clips_per_group) if clips_per_group else 1
+        chosen = unseen[::step][:clips_per_group]
+        shown.update(chosen)
+        if chosen:
+            yield heading, tuple(_card(clip, by_clip[clip]) for clip in chosen)
+
+
+def _card(clip: tuple[Shown, ...], answers: Sequence[Prediction]) -> ClipCard:
+    """Draw one clip; wrong answers come first."""
+    ordered = sorted(answers, key=lambda answer: answer.correct)
+    names = dict.fromkeys(Path(item.path).name for item in clip)
+    return ClipCard(
+        strip=draw_strip(clip),
+        name=", ".join(names) or "no media",
+        answers=tuple(ordered[:MAX_QUESTIONS_SHOWN]),
+        num_more=max(0, len(ordered) - MAX_QUESTIONS_SHOWN),
+    )
+
+
+def _find(folders: Sequence[Path], name: str) -> list[Path]:
+    """Return all files of a name, each once, in a fixed order."""
+    return sorted({path for folder in folders for path in folder.rglob(name)})

@@ -1,0 +1,149 @@
+"""`video-llama train`: from a run file to a trained model.
+
+    python train.py --cfg-path train_configs/toy/visionbranch_stage1_pretrain.yaml
+    torchrun --nproc_per_node=8 train.py --cfg-path ... --options run.seed=1
+
+Everything that can be wrong with a run is looked at before a weight is read, and nothing is
+written before the first step. Exit codes: 0 finished (now or before), 130 asked to stop and saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from video_llama.apps.loading import load_model, log_parts, pick_device
+from video_llama.apps.main import add_config_arguments
+from video_llama.apps.plan import named_files, show_plan
+from video_llama.common.config import load
+from video_llama.common.dist import World, is_main, process_group, read_world
+from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger, start_logging
+from video_llama.common.registry import registry
+from video_llama.common.schema import Config
+from video_llama.datasets.base import DatasetReader
+from video_llama.datasets.sample_encoder import TextSettings
+from video_llama.runners.data import RunData, open_readers
+from video_llama.runners.engine import TorchEngine
+from video_llama.runners.folder import RunFolder
+from video_llama.runners.optim import build_optimizer
+from video_llama.runners.resume import plan_start
+from video_llama.runners.runner import Runner, RunSummary
+
+STOPPED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show what would be built, its sizes, and every missing file; train nothing",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train, or show what would be trained.
+
+    Raises:
+        VideoLlamaError: the run file, the files it names or the data are wrong.
+    """
+    config = load(args.cfg_path, options=args.options)
+    if args.dry_run:
+        return show_plan(config)
+    return 0 if train(config).is_finished else STOPPED
+
+
+def train(config: Config) -> RunSummary:
+    """Train a run to its end; one that is finished already is left as it is.
+
+    Args:
+        config: the typed run file.
+
+    Raises:
+        VideoLlamaError: the run file, the files it names or the data are wrong.
+    """
+    start_logging()
+    run = config.run
+    path = Path(run.output_dir)
+    start = plan_start(
+        path / "checkpoints", run=run, resolved=config.resolved, world_size=read_world().size
+    )
+    if start.is_finished and start.state is not None:
+        get_logger().info("finished already: %s (step %d)", path, start.state.step)
+        return RunSummary(folder=path, state=start.state, num_steps=start.state.step)
+    readers = open_readers(config)
+    _check_files(config, readers)
+    device = pick_device(run.device)
+    with process_group(device) as world:
+        if world.size > 1 and device == "cuda":
+            device = f"cuda:{world.local_rank}"
+        folder = RunFolder(path, start=start)
+        runner = build_runner(config, readers=readers, folder=folder, world=world, device=device)
+        summary = runner.train()
+    done = "done" if summary.is_finished else "stopped, go on with run.resume_ckpt_path=auto"
+    best = summary.state.best_metric
+    get_logger().info(
+        "%s: step %d of %d%s, everything is in %s",
+        done,
+        summary.state.step,
+        summary.num_steps,
+        "" if best is None else f", best valid_loss {best:.4f} at step {summary.state.best_step}",
+        summary.folder,
+    )
+    return summary
+
+
+def build_runner(
+    config: Config,
+    *,
+    readers: dict[str, DatasetReader],
+    folder: RunFolder,
+    world: World,
+    device: str,
+) -> Runner:
+    """Put model, data and engine of a run together.
+
+    Args:
+        config: the typed run file.
+        readers: of its data sets.
+        folder: where the run is kept, and where it starts.
+        world: this process among the others.
+        device: of this process.
+    """
+    # Parts that start from random weights are the same on every rank and in every start.
+    torch.manual_seed(config.run.seed)
+    loaded = load_model(config, device=device)
+    if is_main():
+        log_parts(loaded.model)
+    data = RunData(
+        config,
+        readers=readers,
+        specs=loaded.model.branch_specs(fingerprint=config.run.feature_cache is not None),
+        text=TextSettings(loaded.template, loaded.tokenizer, max_len=config.model.max_txt_len),
+        world=world,
+    )
+    engine = TorchEngine(
+        loaded.model,
+        optimizer=build_optimizer(loaded.model, config.run),
+        world=world,
+        device=torch.device(device),
+        amp=config.run.amp,
+    )
+    task = registry.get_task_class(config.run.task)()
+    return Runner(config, model=loaded.model, task=task, data=data, engine=engine, folder=folder)
+
+
+def _check_files(config: Config, readers: dict[str, DatasetReader]) -> None:
+    """Name every missing file of model and data at once."""
+    problems = [
+        f"model.{key}: there is no {path}"
+        for key, path in named_files(config.model)
+        if not Path(path).exists()
+    ]
+    problems += [problem for reader in readers.values() for problem in reader.missing()]
+    if problems:
+        raise ConfigError([*problems, "train.py --dry-run says where weights can be had"])
