@@ -96,12 +96,17 @@ class MixtureDataset(Dataset[EncodedSample]):
         return self.encoder.encode(sample, media)
 
     def _candidates(self, ref: SampleRef) -> Iterator[SampleRef]:
-        """Yield the sample itself, then those that may fill its place."""
+        """Yield the sample itself, then those that may fill its place, none twice."""
         yield ref
         length = len(self.readers[ref.dataset])
-        for attempt in range(MAX_FILLS):
+        tried = {ref.index}
+        attempt = 0
+        while len(tried) < min(MAX_FILLS + 1, length):
             index = fold(self.seed, "fill", ref.position, attempt) % length
-            yield replace(ref, index=index)
+            attempt += 1
+            if index not in tried:
+                tried.add(index)
+                yield replace(ref, index=index)
 
     def _skip(self, ref: SampleRef, error: MediaError | ContextOverflow) -> Skip:
         """Describe a sample that could not be used."""
