@@ -1,0 +1,32 @@
+"""What tests of several folders share; also puts this folder on the import path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def sounding_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second of 64 x 64 pixels at 8 fps with a tone; frame i is grey of value 20 * i."""
+    path = tmp_path_factory.mktemp("media") / "clip.mp4"
+    with av.open(str(path), mode="w") as container:
+        video = container.add_stream("libx264", rate=8)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=16000, layout="mono")
+        for i in range(8):
+            picture = np.full((64, 64, 3), 20 * i, dtype=np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+        frame = av.AudioFrame.from_ndarray(
+            wave.astype(np.float32)[None], format="fltp", layout="mono"
+        )
+        frame.sample_rate = 16000
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    return path

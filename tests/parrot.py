@@ -1,0 +1,109 @@
+"""A model for tests of chats: sees and hears through real specs, says what it was told to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from video_llama.common.generation import GenerationSettings
+from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, Shape, VideoSpec
+from video_llama.conversation.chat import Chat
+from video_llama.conversation.templates import get_template
+from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
+from video_llama.processors.media import MediaLoader
+
+LLAMA = Path(__file__).parent / "goldens" / "conversation" / "llama"
+VIDEO = BranchSpec(
+    name="video",
+    media=("video", "image"),
+    spec=VideoSpec(num_frames=4, image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    frontier=Shape(4, 1, 2),
+    slots=lambda num_steps: num_steps,
+)
+AUDIO = BranchSpec(
+    name="audio",
+    media=("audio",),
+    spec=AudioSpec(
+        num_clips=2,
+        clip_s=0.25,
+        sample_rate_hz=16000,
+        num_mel_bins=16,
+        num_mel_frames=25,
+        mean=-4.268,
+        std=9.138,
+    ),
+    frontier=Shape(2, 1, 2),
+    slots=lambda num_steps: num_steps,
+)
+
+
+@dataclass
+class Heard:
+    """A prompt the parrot was given."""
+
+    input_ids: list[int]
+    slots: list[int]
+    media: list[Tensor]
+    settings: GenerationSettings
+
+
+class Parrot:
+    """Gives one token per frame or sound clip, its mean, and repeats `says` to every prompt."""
+
+    def __init__(
+        self, says: str, *, branches: Sequence[BranchSpec] = (VIDEO, AUDIO), max_context: int = 600
+    ) -> None:
+        self.says = says
+        self.max_context = max_context
+        self.heard: list[Heard] = []
+        self.encoded: list[MediaItem] = []
+        self.spoken = 0
+        self.tokenizer: Tokenizer = load_tokenizer(LLAMA)
+        self._branches = branches
+
+    def branch_specs(self) -> dict[str, BranchSpec]:
+        return {spec.name: spec for spec in self._branches}
+
+    def encode_items(self, items: Sequence[MediaItem]) -> list[Tensor]:
+        self.encoded += items
+        raws = [item.mel if item.pixels is None else item.pixels for item in items]
+        return [raw.flatten(1).mean(dim=1, keepdim=True).repeat(1, 2) for raw in raws]
+
+    def stream_prompt(
+        self,
+        *,
+        input_ids: Sequence[int],
+        slots: Sequence[int],
+        media: Sequence[Tensor],
+        settings: GenerationSettings,
+    ) -> Iterator[int]:
+        self.heard.append(Heard(list(input_ids), list(slots), list(media), settings))
+        for token_id in self.tokenizer.encode_run(self.says).ids[: settings.max_new_tokens]:
+            self.spoken += 1
+            yield token_id
+
+    def chat(self, *, template: str = "vicuna_v0", max_new_tokens: int = 100) -> Chat:
+        """Open a conversation with it."""
+        return Chat(
+            self,
+            tokenizer=self.tokenizer,
+            template=get_template(template),
+            loader=MediaLoader(self.branch_specs()),
+            settings=GenerationSettings(max_new_tokens=max_new_tokens),
+        )
+
+    def last_prompt(self) -> str:
+        """The text it last read; "[k]" stands for each token of the k-th media item."""
+        prompt = self.heard[-1]
+        runs: list[str] = []
+        text: list[int] = []
+        for token_id, slot in zip(prompt.input_ids, prompt.slots, strict=True):
+            if slot:
+                runs += [self.tokenizer.decode(text), f"[{slot}]"]
+                text = []
+            else:
+                text.append(token_id)
+        return "".join([*runs, self.tokenizer.decode(text)])
