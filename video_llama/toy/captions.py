@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from video_llama.toy import scenes
+from video_llama.toy import words
 from video_llama.toy.scenes import Scene, Sound, Thing
 
 _SOUND_CAPTIONS = {
@@ -30,13 +30,13 @@ def visual_caption(scene: Scene) -> str:
     if not scene.things:
         return "Nothing to see."
     if scene.event is None:
-        ordered = sorted(scene.things, key=lambda thing: scenes.COLOURS.index(thing.colour))
+        ordered = sorted(scene.things, key=lambda thing: words.COLOURS.index(thing.colour))
         said = " and ".join(_moving(thing, scene=scene) for thing in ordered)
         return f"A{said[1:]}."
     thing, event = scene.things[0], scene.event
     if event.kind == "colour_change":
         return f"A {thing.shape} turns from {thing.colour} to {event.colour} {event.bin}."
-    back = scenes.OPPOSITE[thing.motion]
+    back = words.OPPOSITE[thing.motion]
     return f"A {thing.colour} {thing.shape} moves {thing.motion} then {back}, bounce {event.bin}."
 
 
@@ -99,7 +99,7 @@ def _attributes(thing: Thing, *, scene: Scene) -> list[tuple[str, str]]:
     else:
         facts += [
             ("colour", thing.colour),
-            ("motion", f"{thing.motion} then {scenes.OPPOSITE[thing.motion]}"),
+            ("motion", f"{thing.motion} then {words.OPPOSITE[thing.motion]}"),
             ("bounce", event.bin),
         ]
     return facts

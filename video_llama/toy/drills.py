@@ -11,8 +11,8 @@ import random
 from collections.abc import Sequence
 
 from video_llama.toy.questions import COUNTS, LETTERS
-from video_llama.toy.scenes import BINS, COLOURS, DIRECTIONS, MOTIONS, SHAPES
 from video_llama.toy.texts import TextSample, Turn
+from video_llama.toy.words import BINS, COLOURS, DIRECTIONS, MOTIONS, SHAPES
 
 # Plain words the world does not use; they give the tokenizer and the drills more to hold.
 _PLAIN = """

@@ -14,16 +14,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from video_llama.toy import scenes
+from video_llama.toy import words
 from video_llama.toy.scenes import Scene, Thing
 
 COUNTS = ("none", "one", "two")
 YES_NO = ("yes", "no")
 LETTERS = ("A", "B", "C", "D")
 
-_COLOUR_WORDS = {colour: colour for colour in scenes.COLOURS}
+_COLOUR_WORDS = {colour: colour for colour in words.COLOURS}
 _MOTION_VERBS = {
-    **{direction: f"move {direction}" for direction in scenes.DIRECTIONS},
+    **{direction: f"move {direction}" for direction in words.DIRECTIONS},
     "grows": "grow",
     "shrinks": "shrink",
     "still": "stay still",
@@ -158,7 +158,7 @@ def _first_direction(scene: Scene, thing: Thing | None) -> list[tuple[str, str, 
 
 def _last_direction(scene: Scene, thing: Thing | None) -> list[tuple[str, str, float]]:
     texts = ("Which way does it move at last?", "Where does it go last?")
-    return _even(texts, answer=scenes.OPPOSITE[scene.things[0].motion])
+    return _even(texts, answer=words.OPPOSITE[scene.things[0].motion])
 
 
 def _when(scene: Scene, thing: Thing | None) -> list[tuple[str, str, float]]:
@@ -231,28 +231,28 @@ def _has_pip_and_event(scene: Scene) -> bool:
 
 _ONE = _has("single", "bounce")
 _TWO = _has("pair", "order")
-_ANY = _has(*scenes.SCENE_KINDS)
+_ANY = _has(*words.SCENE_KINDS)
 _SEEN, _HEARD, _BOTH = ("video",), ("audio",), ("video", "audio")
-_PITCHED = _has_sound(*scenes.PITCHED_SOUNDS)
+_PITCHED = _has_sound(*words.PITCHED_SOUNDS)
 
 _KINDS: dict[str, _Kind] = {
-    "colour": _Kind(scenes.COLOURS, _SEEN, _ONE, _colour, each_thing=True),
-    "shape": _Kind(scenes.SHAPES, _SEEN, _ONE, _shape, each_thing=True),
-    "motion": _Kind(scenes.MOTIONS, _SEEN, _has("single"), _motion, each_thing=True),
-    "first_colour": _Kind(scenes.COLOURS, _SEEN, _has("change"), _first_colour),
-    "last_colour": _Kind(scenes.COLOURS, _SEEN, _has("change"), _last_colour),
-    "first_direction": _Kind(scenes.DIRECTIONS, _SEEN, _has("bounce"), _first_direction),
-    "last_direction": _Kind(scenes.DIRECTIONS, _SEEN, _has("bounce"), _last_direction),
-    "when": _Kind(scenes.BINS, _SEEN, _has("change", "bounce"), _when),
+    "colour": _Kind(words.COLOURS, _SEEN, _ONE, _colour, each_thing=True),
+    "shape": _Kind(words.SHAPES, _SEEN, _ONE, _shape, each_thing=True),
+    "motion": _Kind(words.MOTIONS, _SEEN, _has("single"), _motion, each_thing=True),
+    "first_colour": _Kind(words.COLOURS, _SEEN, _has("change"), _first_colour),
+    "last_colour": _Kind(words.COLOURS, _SEEN, _has("change"), _last_colour),
+    "first_direction": _Kind(words.DIRECTIONS, _SEEN, _has("bounce"), _first_direction),
+    "last_direction": _Kind(words.DIRECTIONS, _SEEN, _has("bounce"), _last_direction),
+    "when": _Kind(words.BINS, _SEEN, _has("change", "bounce"), _when),
     "count": _Kind(COUNTS, _SEEN, _ANY, _count),
-    "sound": _Kind(scenes.SOUNDS, _HEARD, _ANY, _sound),
-    "pitch": _Kind(scenes.PITCHES, _HEARD, _PITCHED, _pitch),
-    "pip_when": _Kind(scenes.BINS, _HEARD, _has_sound("pip"), _pip_when),
+    "sound": _Kind(words.SOUNDS, _HEARD, _ANY, _sound),
+    "pitch": _Kind(words.PITCHES, _HEARD, _PITCHED, _pitch),
+    "pip_when": _Kind(words.BINS, _HEARD, _has_sound("pip"), _pip_when),
     "in_time": _Kind(YES_NO, _BOTH, _has_pip_and_event, _in_time),
-    "pair_colour": _Kind(scenes.COLOURS, _SEEN, _TWO, _colour, each_thing=True),
-    "pair_shape": _Kind(scenes.SHAPES, _SEEN, _TWO, _shape, each_thing=True),
-    "pair_motion": _Kind(scenes.MOTIONS, _SEEN, _TWO, _motion, each_thing=True),
-    "who_first": _Kind(scenes.SHAPES, _SEEN, _has("order"), _who_first),
+    "pair_colour": _Kind(words.COLOURS, _SEEN, _TWO, _colour, each_thing=True),
+    "pair_shape": _Kind(words.SHAPES, _SEEN, _TWO, _shape, each_thing=True),
+    "pair_motion": _Kind(words.MOTIONS, _SEEN, _TWO, _motion, each_thing=True),
+    "who_first": _Kind(words.SHAPES, _SEEN, _has("order"), _who_first),
     "yn_colour": _Kind(YES_NO, _SEEN, _ONE, _yn_colour, each_thing=True),
     "yn_motion": _Kind(YES_NO, _SEEN, _has("single"), _yn_motion, each_thing=True),
     "yn_first": _Kind(YES_NO, _SEEN, _has("change"), _yn_first),

@@ -13,32 +13,29 @@ Units: pixels of a 64 x 64 picture, y downwards; seconds; hertz.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
-SHAPES = ("circle", "square", "triangle", "star")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
-MOTIONS = ("left", "right", "up", "down", "grows", "shrinks", "still")
-DIRECTIONS = MOTIONS[:4]
-BINS = ("early", "midway", "late")
-SOUNDS = ("steady", "slow beeps", "fast beeps", "rising", "falling", "noise", "silence", "pip")
-PITCHED_SOUNDS = ("steady", "slow beeps", "fast beeps", "pip")
-PITCHES = ("low", "high")
-SCENE_KINDS = ("empty", "single", "change", "bounce", "pair", "order")
-SPLITS = ("train", "valid", "test", "composition")
+from video_llama.toy.words import (
+    BINS,
+    PITCHED_SOUNDS,
+    PITCHES,
+    SCENE_KINDS,
+    SOUNDS,
+    SPLITS,
+    ThingWords,
+    Wording,
+    fits_split,
+    wordings,
+)
+from video_llama.toy.words import COLOURS as COLOURS
+from video_llama.toy.words import SHAPES as SHAPES
 
-OPPOSITE = {
-    "left": "right",
-    "right": "left",
-    "up": "down",
-    "down": "up",
-    "grows": "shrinks",
-    "shrinks": "grows",
-    "still": "still",
-}
-MIRRORED_BIN = {"early": "late", "midway": "midway", "late": "early"}
+EventKind = Literal["colour_change", "bounce"]
 
 SIZE_PX = 64
 DURATION_S = 2.0
@@ -60,6 +57,8 @@ _STEP = {
     "down": (0.0, 1.0),
 }
 _GROWTH = {"grows": 1.0, "shrinks": -1.0}
+_WHOLE_CLIP_S = (-math.inf, math.inf)
+_EVENT_KINDS: dict[str, EventKind] = {"change": "colour_change", "bounce": "bounce"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Thing:
     y: float
     radius: float
     speed: float
-    span_s: tuple[float, float] = (-math.inf, math.inf)
+    span_s: tuple[float, float] = _WHOLE_CLIP_S
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Event:
         colour: the colour after a change; None for a bounce.
     """
 
-    kind: Literal["colour_change", "bounce"]
+    kind: EventKind
     bin: str
     time_s: float
     colour: str | None = None
@@ -196,34 +195,15 @@ class Mix:
 DEFAULT_MIX = Mix()
 
 
-def is_held_out(*, colour: str, shape: str, motion: str) -> bool:
-    """Tell whether a triple is kept for the composition split.
-
-    One motion of seven is held out for each colour and shape, so every colour, shape, motion and
-    every pair of them stays in training.
-    """
-    index = COLOURS.index(colour) + 2 * SHAPES.index(shape) + MOTIONS.index(motion)
-    return index % len(MOTIONS) == 0
-
-
-def triples_of(thing: Thing, *, event: Event | None) -> tuple[tuple[str, str, str], ...]:
-    """List the (colour, shape, motion) triples a thing shows, two if an event changes it."""
-    first = (thing.colour, thing.shape, thing.motion)
-    if event is None:
-        return (first,)
-    if event.kind == "bounce":
-        return (first, (thing.colour, thing.shape, OPPOSITE[thing.motion]))
-    assert event.colour is not None
-    return (first, (event.colour, thing.shape, thing.motion))
-
-
 def belongs_to_split(*, split: str, thing: Thing, event: Event | None) -> bool:
-    """Tell whether a thing may appear in a split; in "composition" it shows a held-out triple."""
-    held_out = [
-        is_held_out(colour=colour, shape=shape, motion=motion)
-        for colour, shape, motion in triples_of(thing, event=event)
-    ]
-    return any(held_out) if split == "composition" else not any(held_out)
+    """Tell whether a thing may appear in a split; see `words.fits_split`."""
+    wording = Wording(
+        1.0,
+        (ThingWords(thing.shape, thing.colour, thing.motion),),
+        last_colour=None if event is None else event.colour,
+    )
+    bounces = event is not None and event.kind == "bounce"
+    return fits_split(wording, kind="bounce" if bounces else "single", split=split)
 
 
 def thing_state(thing: Thing, *, time_s: float, event: Event | None = None) -> ThingState:
@@ -270,12 +250,8 @@ def sample_scene(index: int, *, seed: int, split: str, mix: Mix = DEFAULT_MIX) -
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known are {list(SPLITS)}")
     rng = random.Random(f"toy scene/{split}/{seed}/{index}")
-    weights = {
-        kind: weight
-        for kind, weight in mix.kinds.items()
-        if not (split == "composition" and kind == "empty")
-    }
-    kind = rng.choices(list(weights), weights=list(weights.values()))[0]
+    kinds = [kind for kind in mix.kinds if wordings(kind, split=split)]
+    kind = rng.choices(kinds, weights=[mix.kinds[kind] for kind in kinds])[0]
     event, things = _draw_things(rng, kind=kind, split=split)
     return Scene(
         key=f"{split}-{seed}-{index:06d}",
@@ -292,60 +268,57 @@ def sample_scene(index: int, *, seed: int, split: str, mix: Mix = DEFAULT_MIX) -
 def _draw_things(
     rng: random.Random, *, kind: str, split: str
 ) -> tuple[Event | None, tuple[Thing, ...]]:
-    """Draw until the scene belongs to the split, keeps inside the picture and overlaps nowhere."""
-    if kind == "empty":
-        return None, ()
-    # Words first, then geometry for them: a motion that needs more room is not drawn less often.
+    """Draw words, then geometry until all things keep inside the picture and apart."""
+    table = wordings(kind, split=split)
+    wording = rng.choices(table, cum_weights=_cumulated(kind, split=split))[0]
+    event = None
+    if kind in _EVENT_KINDS:
+        time_bin = rng.choice(BINS)
+        time_s = rng.uniform(*BIN_RANGE_S[time_bin])
+        event = Event(_EVENT_KINDS[kind], time_bin, time_s, wording.last_colour)
+    spans = ORDER_SPANS_S if kind == "order" else (_WHOLE_CLIP_S,) * 2
     while True:
-        event, worded = _draw_words(rng, kind=kind)
-        if all(belongs_to_split(split=split, thing=thing, event=event) for thing in worded):
-            break
-    while True:
-        things = tuple(_draw_geometry(rng, thing=thing, kind=kind, event=event) for thing in worded)
+        things = tuple(
+            _draw_geometry(rng, words=words, kind=kind, event=event, span_s=span_s)
+            for words, span_s in zip(wording.things, spans, strict=False)
+        )
         if _fits(things, event=event):
             return event, things
 
 
-def _draw_words(rng: random.Random, *, kind: str) -> tuple[Event | None, tuple[Thing, ...]]:
-    """Draw what words can say of the things and the event; geometry is still blank."""
-    if kind in ("pair", "order"):
-        motions = rng.sample(MOTIONS if kind == "pair" else MOTIONS[:-1], 2)
-        spans = ORDER_SPANS_S if kind == "order" else ((-math.inf, math.inf),) * 2
-        shapes, colours = rng.sample(SHAPES, 2), rng.sample(COLOURS, 2)
-        things = tuple(
-            Thing(shape, colour, motion, 0.0, 0.0, 0.0, 0.0, span)
-            for shape, colour, motion, span in zip(shapes, colours, motions, spans, strict=True)
-        )
-        return None, things
-    choices = {"single": MOTIONS, "change": ("still",), "bounce": DIRECTIONS}[kind]
-    first, second = rng.sample(COLOURS, 2)
-    thing = Thing(rng.choice(SHAPES), first, rng.choice(choices), 0.0, 0.0, 0.0, 0.0)
-    if kind == "single":
-        return None, (thing,)
-    time_bin = rng.choice(BINS)
-    time_s = rng.uniform(*BIN_RANGE_S[time_bin])
-    if kind == "bounce":
-        return Event("bounce", time_bin, time_s), (thing,)
-    return Event("colour_change", time_bin, time_s, second), (thing,)
+@cache
+def _cumulated(kind: str, *, split: str) -> tuple[float, ...]:
+    """Add the probabilities of the wordings up."""
+    return tuple(itertools.accumulate(w.probability for w in wordings(kind, split=split)))
 
 
-def _draw_geometry(rng: random.Random, *, thing: Thing, kind: str, event: Event | None) -> Thing:
+def _draw_geometry(
+    rng: random.Random,
+    *,
+    words: ThingWords,
+    kind: str,
+    event: Event | None,
+    span_s: tuple[float, float],
+) -> Thing:
     """Give a worded thing a place, a size and a speed; the caller checks that they fit."""
     alone = kind in ("single", "change", "bounce")
-    if thing.motion in _GROWTH:
-        radius, speed = 8.5, (5.0 if kind == "order" else rng.uniform(2.4, 3.2))
+    if words.motion in _GROWTH:
+        speed = 5.0 if kind == "order" else rng.uniform(2.4, 3.2)
+        # Middling in the middle of the motion, whenever that is.
+        middle_s = MIRROR_S if kind != "order" else sum(span_s) / 2
+        radius = 8.5 - _GROWTH[words.motion] * speed * (middle_s - MIRROR_S)
     else:
         radius = rng.uniform(7.4, 10.5) if alone else rng.uniform(7.0, 9.0)
         speed_range = {"order": (16.0, 22.0), "pair": (12.0, 16.0)}.get(kind, (14.0, 20.0))
-        speed = 0.0 if thing.motion == "still" else rng.uniform(*speed_range)
+        speed = 0.0 if words.motion == "still" else rng.uniform(*speed_range)
     low, high = _MARGIN_PX + radius, SIZE_PX - _MARGIN_PX - radius
     x, y = rng.uniform(low, high), rng.uniform(low, high)
     if event is not None and event.kind == "bounce":
         # The turning point is what a mirrored bounce shares, so that is what is drawn evenly.
-        step_x, step_y = _STEP[thing.motion]
+        step_x, step_y = _STEP[words.motion]
         way = speed * (event.time_s - MIRROR_S)
         x, y = x - way * step_x, y - way * step_y
-    return Thing(thing.shape, thing.colour, thing.motion, x, y, radius, speed, span_s=thing.span_s)
+    return Thing(words.shape, words.colour, words.motion, x, y, radius, speed, span_s)
 
 
 def _fits(things: tuple[Thing, ...], *, event: Event | None) -> bool:
