@@ -8,7 +8,7 @@ Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, H de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,17 @@ from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
-from video_llama.common.types import Batch, BranchInput, BranchSpec, Features, LossOutput
+from video_llama.common.types import (
+    Batch,
+    BranchInput,
+    BranchSpec,
+    Features,
+    LossOutput,
+    MediaItem,
+)
 from video_llama.models.branch import Branch, BranchOutput, fold_shapes, num_steps
-from video_llama.models.sampling import sample_next
+from video_llama.models.generation import StopRule, stream_ids
 from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
-
-StopRule = Callable[[int, Sequence[int]], bool]
-"""Tells by row index and the ids generated so far whether a row is finished."""
 
 
 class VideoLLM(nn.Module):
@@ -52,6 +56,11 @@ class VideoLLM(nn.Module):
     def device(self) -> torch.device:
         """Where the decoder's weights are."""
         return next(self.decoder.parameters()).device
+
+    @property
+    def max_context(self) -> int:
+        """Decoder positions there are, prompt and answer together."""
+        return self.decoder.max_context
 
     def branch_specs(self, *, fingerprint: bool = False) -> dict[str, BranchSpec]:
         """Return what the data side must know of every branch, by name.
@@ -162,48 +171,62 @@ class VideoLLM(nn.Module):
             The new ids of each row, its stop tokens included.
         """
         rows: list[list[int]] = [[] for _ in batch.keys]
-        for ids in self.stream(batch, settings=settings, stop=stop):
+        embeds = self.embed(batch, self._run_branches(batch.media))
+        mask = batch.attention_mask.to(self.device)
+        for ids in stream_ids(
+            self.decoder, embeds, attention_mask=mask, settings=settings, stop=stop
+        ):
             for row, token in zip(rows, ids, strict=True):
                 if token is not None:
                     row.append(token)
         return rows
 
     @torch.no_grad()
-    def stream(
-        self, batch: Batch, *, settings: GenerationSettings, stop: StopRule | None = None
-    ) -> Iterator[list[int | None]]:
-        """Yield one new id per row at a time, None for rows that are finished.
+    def encode_items(self, items: Sequence[MediaItem]) -> list[Tensor]:
+        """Run loaded media items through the branches that take their kinds.
 
         Args:
-            batch: left-padded prompts.
-            settings: length, temperature, seed.
-            stop: as for `generate`.
+            items: with `pixels` or `mel`.
+
+        Returns:
+            Per item float[S, H], S decoder positions.
         """
-        mask = batch.attention_mask.to(self.device)
-        room = self.decoder.max_context - batch.input_ids.shape[1]
-        embeds = self.embed(batch, self._run_branches(batch.media))
-        cache = self.decoder.new_cache()
-        rows: list[list[int]] = [[] for _ in batch.keys]
-        done = [False] * len(rows)
-        generator = torch.Generator(device="cpu").manual_seed(settings.seed)
-        for _ in range(min(settings.max_new_tokens, max(room, 0))):
-            logits = self.decoder.step(embeds, attention_mask=mask, cache=cache)
-            ids = sample_next(logits, rows, settings=settings, generator=generator)
-            new = [
-                None if finished else int(token) for token, finished in zip(ids, done, strict=True)
-            ]
-            for index, token in enumerate(new):
-                if token is None:
-                    continue
-                rows[index].append(token)
-                done[index] = token in self.decoder.end_ids or bool(
-                    stop and stop(index, rows[index])
-                )
-            yield new
-            if all(done):
-                return
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            embeds = self.decoder.embed(torch.as_tensor(ids, device=self.device)[:, None])
+        takers = {kind: b for b in self._branches().values() for kind in b.config.media}
+        tokens = []
+        for item in items:
+            raw = item.pixels if item.pixels is not None else item.mel
+            assert raw is not None, f"{item.path} was not loaded"
+            mask = torch.ones(1, len(raw), dtype=torch.bool)
+            row = BranchInput(raw=raw[None], raw_mask=mask, raw_rows=torch.zeros(1).long())
+            features = takers[item.kind](_to_device(row, self.device)).features
+            tokens.append(features.tokens[features.mask])
+        return tokens
+
+    @torch.no_grad()
+    def stream_prompt(
+        self,
+        *,
+        input_ids: Sequence[int],
+        slots: Sequence[int],
+        media: Sequence[Tensor],
+        settings: GenerationSettings,
+    ) -> Iterator[int]:
+        """Yield the ids of an answer one by one, until the decoder's end token or the limit.
+
+        Args:
+            input_ids: one prompt of L ids; 0 at media positions.
+            slots: 0 for text, k for the next token of `media[k - 1]`; L of them.
+            media: float[S, H] per item, as `encode_items` gave them.
+            settings: length, temperature, seed.
+        """
+        embeds = self.decoder.embed(torch.tensor([input_ids], device=self.device)).clone()
+        places = torch.tensor(slots, device=self.device)
+        for number, tokens in enumerate(media, start=1):
+            embeds[0, places == number] = tokens.to(embeds.dtype)
+        mask = torch.ones(1, len(input_ids), dtype=torch.bool, device=self.device)
+        for ids in stream_ids(self.decoder, embeds, attention_mask=mask, settings=settings):
+            if ids[0] is not None:
+                yield ids[0]
 
     def _run_branches(self, media: Mapping[str, BranchInput]) -> dict[str, BranchOutput]:
         """Run every branch of the step's plan."""

@@ -248,15 +248,16 @@ def published_names(*, network: str, queries: str, positions: str | None = None)
             (queries, "queries"),
             *tables,
             (f"{bert}.embeddings.LayerNorm.*", "norm.*"),
-            (f"{layer}.attention.self.**", "layers.*.self_attention.**"),
             (f"{layer}.attention.output.dense.*", "layers.*.self_attention.output.*"),
             (f"{layer}.attention.output.LayerNorm.*", "layers.*.self_attention.norm.*"),
-            (f"{layer}.crossattention.self.**", "layers.*.cross_attention.**"),
             (f"{layer}.crossattention.output.dense.*", "layers.*.cross_attention.output.*"),
             (f"{layer}.crossattention.output.LayerNorm.*", "layers.*.cross_attention.norm.*"),
             (f"{layer}.intermediate_query.dense.*", "layers.*.ffn.up.*"),
             (f"{layer}.output_query.dense.*", "layers.*.ffn.down.*"),
             (f"{layer}.output_query.LayerNorm.*", "layers.*.ffn.norm.*"),
+            # Last, because read backwards they would also match the output and norm above.
+            (f"{layer}.attention.self.**", "layers.*.self_attention.**"),
+            (f"{layer}.crossattention.self.**", "layers.*.cross_attention.**"),
         ),
         drops=(
             Excuse(f"{bert}.embeddings.position_ids", "a list of indices, not a weight"),
