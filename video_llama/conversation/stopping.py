@@ -116,7 +116,7 @@ class AnswerStream:
 
     def _show(self, text: str) -> str:
         """Return what is new in the answer so far."""
-        new = text.strip()[len(self._shown) :]
+        new = text.rstrip(_UNFINISHED).strip()[len(self._shown) :]
         self._shown += new
         return new
 
