@@ -1,20 +1,29 @@
-"""What a file is, judged by its content and never by its name; only headers are read."""
+"""What a file is, judged by its content and never by its name.
+
+Headers are read, and the first frame of a video, which alone knows how it is turned.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from video_llama.common.errors import MediaError
 from video_llama.common.types import MediaKind
 from video_llama.processors.containers import (
     Source,
+    TolerantDecoder,
     find_audio,
     find_video,
     name_of,
     open_container,
 )
 from video_llama.processors.pictures import is_still, open_picture, picture_files
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ def probe(source: Source) -> MediaInfo:
         source: a file, the content of one, or a folder of pictures.
 
     Returns:
-        Its kind, streams, length and size, from headers only.
+        Its kind, streams, length and size.
 
     Raises:
         MediaError: missing, empty or nothing we can read; the supported formats are listed.
@@ -62,15 +71,24 @@ def probe(source: Source) -> MediaInfo:
         video, audio = find_video(container), find_audio(container)
         if video is None and audio is None:
             raise MediaError("neither pictures nor sound in it", path=name_of(source))
+        size = (0, 0) if video is None else _shown_size(container, video)
         return MediaInfo(
             kind="audio" if video is None else "video",
             has_video=video is not None,
             has_audio=audio is not None,
             duration_s=None if container.duration is None else container.duration / 1e6,
-            width=0 if video is None else video.width,
-            height=0 if video is None else video.height,
+            width=size[0],
+            height=size[1],
             fps=None if video is None or not video.average_rate else float(video.average_rate),
         )
+
+
+def _shown_size(container: InputContainer, stream: VideoStream) -> tuple[int, int]:
+    """Return (width, height) as a viewer sees them."""
+    frame = next(TolerantDecoder(container).video(stream), None)
+    if frame is None or round(frame.rotation / 90) % 2 == 0:
+        return stream.width, stream.height
+    return stream.height, stream.width
 
 
 def _probe_picture(source: Source) -> MediaInfo:

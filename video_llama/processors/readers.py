@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import av
@@ -23,6 +24,7 @@ from video_llama.common.errors import MediaError
 from video_llama.processors.containers import (
     Source,
     TolerantDecoder,
+    check_file,
     find_video,
     name_of,
     open_container,
@@ -193,6 +195,8 @@ class DecordReader:
                 "reader 'decord' is not installed; pip install decord2, or use reader 'pyav'"
             ) from error
 
+        if not isinstance(source, bytes):
+            check_file(Path(source))
         self._source = source
         self._errors = (decord.DECORDError, RuntimeError)
         height, width = size if isinstance(size, tuple) else (-1, -1)
