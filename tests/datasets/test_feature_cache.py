@@ -49,6 +49,13 @@ def test_an_open_cache_sees_what_another_process_has_written_since(tmp_path):
     assert torch.equal(reader.get("k").features, torch.ones(1, 1, 2))
 
 
+def test_others_find_features_before_the_epoch_ends(tmp_path):
+    writer, reader = FeatureCache(tmp_path), FeatureCache(tmp_path)
+    for number in range(300):
+        writer.put(str(number), torch.zeros(1, 1, 1))
+    assert reader.get("0") is not None
+
+
 def _write(directory, rank):
     cache = FeatureCache(directory, rank=rank)
     for number in range(20):

@@ -35,6 +35,8 @@ KEY_VERSION = 1
 """Raised when the way from a file to an encoder's input changes, so that old features miss."""
 
 FLUSH_BYTES = 64 * 2**20
+FLUSH_ITEMS = 256
+"""Data workers find features only once they are on disk; a small data set comes round quickly."""
 SHARD_BYTES = 4 * 2**30
 
 
@@ -166,7 +168,7 @@ class FeatureCache:
         kept = features.detach().to("cpu", copy=True).contiguous()
         self._pending[key] = CachedFeatures(kept, times_s)
         self._pending_bytes += kept.nbytes
-        if self._pending_bytes >= FLUSH_BYTES:
+        if self._pending_bytes >= FLUSH_BYTES or len(self._pending) >= FLUSH_ITEMS:
             self.flush()
 
     def add(
