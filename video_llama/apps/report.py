@@ -20,7 +20,7 @@ from video_llama.apps.report_charts import Series, line_chart
 from video_llama.apps.report_clips import Strip, draw_strip
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger, start_logging
-from video_llama.runners.metrics import METRICS_FILE, read_metrics
+from video_llama.runners.metrics import METRICS_FILE
 from video_llama.tasks.predictions import NO_PROBE, Prediction, Shown, read_predictions
 from video_llama.tasks.probes import PROBES
 from video_llama.tasks.statistics import Estimate, difference
@@ -28,14 +28,16 @@ from video_llama.tasks.statistics import Estimate, difference
 TEMPLATE = "report.html.j2"
 MAX_QUESTIONS_SHOWN = 8
 
-GROUPS = (
-    ("Two objects", ("pair_", "who_")),
-    ("Multiple choice", ("mc_",)),
-    ("Yes or no, letters", ("yn_", "letter_")),
-)
-"""Headings of the accuracy table by how a kind's name begins; all others come first."""
-
 FIRST_GROUP = "Open questions"
+TWO_OBJECTS = "Two objects"
+GROUPS = {
+    "pair_": (TWO_OBJECTS, "{}"),
+    "who_": (TWO_OBJECTS, "who {}"),
+    "mc_": ("Multiple choice", "{}"),
+    "yn_": ("Yes or no, letters", "{}, yes or no"),
+    "letter_": ("Yes or no, letters", "{}, letters"),
+}
+"""Heading and label of a kind by how its name begins; all others come first."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def write_report(
     """
     from jinja2 import Environment
 
-    runs = [read_run(path.parent) for path in _find(folders, METRICS_FILE)]
+    # In the order in which they were trained; a stage builds on the one before.
+    curves = sorted(_find(folders, METRICS_FILE), key=lambda path: path.stat().st_mtime)
+    runs = [read_run(path.parent) for path in curves]
     evaluations = [read_evaluation(path.parent) for path in _find(folders, "metrics.json")]
     if not runs and not evaluations:
         listed = ", ".join(map(str, folders))
@@ -163,7 +167,7 @@ def write_report(
 
 def read_run(folder: Path) -> Curves:
     """Read the learning curves of one run."""
-    lines = read_metrics(folder)
+    lines = _read_lines(folder / METRICS_FILE)
     train = [line for line in lines if line.get("kind", "train") == "train" and "loss" in line]
     valid = [line for line in lines if "valid_loss" in line]
     names = sorted({key for line in train for key in line if key.startswith("loss/")})
@@ -207,8 +211,11 @@ def describe(
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for kind, row in evaluation.metrics["kinds"].items():
         against = reference.metrics["kinds"].get(kind) if reference else None
-        groups[group_of(kind)].append({"kind": kind, **row, "change": _change(row, against)})
-    ordered = [name for name in (FIRST_GROUP, *(name for name, _ in GROUPS)) if name in groups]
+        change = _change(row, against)
+        heading = group_of(kind)
+        groups[heading].append({"kind": kind, "label": label_of(kind), **row, "change": change})
+    headings = dict.fromkeys((FIRST_GROUP, *(heading for heading, _ in GROUPS.values())))
+    ordered = [heading for heading in headings if heading in groups]
     used = {name for row in evaluation.metrics["kinds"].values() for name in row["probes"]}
     return Section(
         name=evaluation.name,
@@ -222,7 +229,14 @@ def describe(
 
 def group_of(kind: str) -> str:
     """Return the heading under which a kind of question stands."""
-    return next((name for name, starts in GROUPS if kind.startswith(starts)), FIRST_GROUP)
+    return next((GROUPS[start][0] for start in GROUPS if kind.startswith(start)), FIRST_GROUP)
+
+
+def label_of(kind: str) -> str:
+    """Return how a kind is called below its heading."""
+    start = next((start for start in GROUPS if kind.startswith(start)), None)
+    label = kind if start is None else GROUPS[start][1].format(kind.removeprefix(start))
+    return label.replace("_", " ")
 
 
 def _change(row: dict[str, Any], against: dict[str, Any] | None) -> Estimate | None:
@@ -249,7 +263,7 @@ def _galleries(
     shown: set[tuple[Shown, ...]] = set()
     for heading, clips in (
         ("Clips, evenly spaced through the set", by_group[FIRST_GROUP]),
-        ("Two objects", by_group["Two objects"]),
+        (TWO_OBJECTS, by_group[TWO_OBJECTS]),
         ("Mistakes", wrong),
     ):
         unseen = [clip for clip in clips if clip not in shown]
@@ -275,3 +289,9 @@ def _card(clip: tuple[Shown, ...], answers: Sequence[Prediction]) -> ClipCard:
 def _find(folders: Sequence[Path], name: str) -> list[Path]:
     """Return all files of a name, each once, in a fixed order."""
     return sorted({path for folder in folders for path in folder.rglob(name)})
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a run's metrics; a last line without its end is still being written."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

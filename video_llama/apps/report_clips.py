@@ -100,7 +100,8 @@ def colour_mel(mel: NDArray[np.float32]) -> NDArray[np.uint8]:
     index = np.minimum(place.astype(int), len(MEL_COLOURS) - 2)
     share = (place - index)[..., None]
     mixed = MEL_COLOURS[index] * (1 - share) + MEL_COLOURS[index + 1] * share
-    return mixed.round().astype(np.uint8)[::-1]
+    coloured: NDArray[np.uint8] = mixed.round().astype(np.uint8)[::-1]
+    return coloured
 
 
 def _draw_frames(item: Shown) -> list[Frame]:

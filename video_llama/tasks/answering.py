@@ -7,44 +7,19 @@ is right.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from video_llama.common.generation import GenerationSettings
-from video_llama.common.types import AudioSpec, Batch, MediaItem, Message, Sample
+from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.tasks.answers import STOP_MARK
-from video_llama.tasks.base import Model, StopRule
+from video_llama.tasks.base import Model
+from video_llama.tasks.prompting import Prompter
 from video_llama.tasks.questions import Question
 
 T = TypeVar("T")
-
-
-class Collate(Protocol):
-    """Turns samples with loaded media into a batch."""
-
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Collate samples of one form; `chat` gives left-padded prompts without labels."""
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What stands between questions and the model.
-
-    Attributes:
-        load: returns a copy of a sample with pixels and mels loaded, raises MediaError.
-        collate: makes batches.
-        decode: turns generated ids into text.
-        stop: ends a generated answer.
-        audio_spec: what the audio encoder is fed, None if the model is deaf.
-    """
-
-    load: Callable[[Sample], Sample]
-    collate: Collate
-    decode: Callable[[Sequence[int]], str]
-    stop: StopRule | None = None
-    audio_spec: AudioSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +40,13 @@ class MediaEncoder:
 
     Args:
         model: in evaluation mode.
-        collate: makes batches.
+        prompter: makes batches.
         batch_size: items per forward pass.
     """
 
-    def __init__(self, model: Model, *, collate: Collate, batch_size: int) -> None:
+    def __init__(self, model: Model, *, prompter: Prompter, batch_size: int) -> None:
         self._model = model
-        self._collate = collate
+        self._prompter = prompter
         self._batch_size = batch_size
         # By identity: an item altered by a probe is another item. The raw item is kept with its
         # features, because the identity of a dead object may be given to a new one.
@@ -101,7 +76,7 @@ class MediaEncoder:
             )
             for key, item in zip(keys, group, strict=True)
         ]
-        frontier = self._model(self._collate(samples)).frontier
+        frontier = self._model(self._prompter.collate(samples)).frontier
         for key, item in zip(keys, group, strict=True):
             encoded = dataclasses.replace(
                 item, pixels=None, mel=None, features=frontier[key].cpu(), feature_key=None
@@ -113,7 +88,7 @@ def answer_questions(
     model: Model,
     questions: Sequence[Question],
     *,
-    tools: Tools,
+    prompter: Prompter,
     settings: GenerationSettings,
     batch_size: int,
 ) -> list[Answer]:
@@ -122,7 +97,7 @@ def answer_questions(
     Args:
         model: in evaluation mode.
         questions: multiple choice is decided by likelihood, everything else by generation.
-        tools: what stands between questions and the model.
+        prompter: makes batches.
         settings: of the generation.
         batch_size: samples per forward pass.
 
@@ -133,18 +108,20 @@ def answer_questions(
     choices = [i for i, question in enumerate(questions) if question.form == "multiple_choice"]
     others = [i for i, question in enumerate(questions) if question.form != "multiple_choice"]
     for group in batched(others, batch_size):
-        batch = tools.collate([questions[i].sample for i in group])
-        rows = model.generate(batch, settings=settings, stop=tools.stop)
+        batch = prompter.collate([questions[i].sample for i in group])
+        rows = model.generate(batch, settings=settings, stop=prompter.stop)
         for i, ids in zip(group, rows, strict=True):
-            answers[i] = Answer(tools.decode(ids).split(STOP_MARK, 1)[0].strip())
+            answers[i] = Answer(prompter.decode(ids).split(STOP_MARK, 1)[0].strip())
     num_options = max((len(questions[i].candidates) for i in choices), default=1)
     for group in batched(choices, max(1, batch_size // num_options)):
-        chosen = weigh_options(model, [questions[i] for i in group], collate=tools.collate)
+        chosen = weigh_options(model, [questions[i] for i in group], prompter=prompter)
         answers.update(zip(group, chosen, strict=True))
     return [answers[i] for i in range(len(questions))]
 
 
-def weigh_options(model: Model, questions: Sequence[Question], *, collate: Collate) -> list[Answer]:
+def weigh_options(
+    model: Model, questions: Sequence[Question], *, prompter: Prompter
+) -> list[Answer]:
     """Choose the option that is the most likely answer, all options in one batch.
 
     The mean over tokens, the end of the turn included, keeps long options from losing merely by
@@ -153,10 +130,10 @@ def weigh_options(model: Model, questions: Sequence[Question], *, collate: Colla
     Args:
         model: in evaluation mode.
         questions: with candidates.
-        collate: makes batches.
+        prompter: makes batches.
     """
     samples = [q.answered_with(option) for q in questions for option in q.candidates]
-    output = model(collate(samples))
+    output = model(prompter.collate(samples))
     means = (-output.sample_loss.double() / output.sample_targets).cpu().tolist()
     remaining = iter(means)
     answers = []

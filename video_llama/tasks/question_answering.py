@@ -20,11 +20,12 @@ from video_llama.common.generation import GenerationSettings
 from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaItem
-from video_llama.tasks.answering import Answer, MediaEncoder, Tools, answer_questions
+from video_llama.tasks.answering import Answer, MediaEncoder, answer_questions
 from video_llama.tasks.answers import is_correct
 from video_llama.tasks.base import Model
 from video_llama.tasks.predictions import NO_PROBE, Prediction, PredictionStore, Shown
 from video_llama.tasks.probes import Probe, alter, get_probes, partners, with_media
+from video_llama.tasks.prompting import Prompter
 from video_llama.tasks.questions import Question, chunks, first_of_each_kind
 
 Clip = tuple[Shown, ...]
@@ -37,7 +38,7 @@ class QuestionAnswering:
 
     Args:
         config: how to ask.
-        tools: what stands between questions and the model.
+        prompter: makes batches.
     """
 
     @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class QuestionAnswering:
                     f"found {self.clips_per_chunk}"
                 )
 
-    def __init__(self, config: Config, *, tools: Tools) -> None:
+    def __init__(self, config: Config, *, prompter: Prompter) -> None:
         self.config = config
-        self.tools = tools
+        self.prompter = prompter
         self.probes: list[Probe | None] = [None, *get_probes(config.probes)]
         self.settings = GenerationSettings(max_new_tokens=config.max_new_tokens, temperature=0.0)
 
@@ -123,7 +124,7 @@ class QuestionAnswering:
         """
         loaded, broken = self._load(questions)
         other = _choose_partners(loaded, seed=self.config.seed)
-        encoder = MediaEncoder(model, collate=self.tools.collate, batch_size=self.config.batch_size)
+        encoder = MediaEncoder(model, prompter=self.prompter, batch_size=self.config.batch_size)
         predictions = [
             _predict(question, error=broken[question.shown])
             for question in questions
@@ -158,7 +159,7 @@ class QuestionAnswering:
             if clip in loaded or clip in broken:
                 continue
             try:
-                loaded[clip] = self.tools.load(question.sample).media
+                loaded[clip] = self.prompter.load(question.sample)
             except MediaError as error:
                 broken[clip] = str(error)
                 get_logger().warning("left out: %s", error)
@@ -177,7 +178,7 @@ class QuestionAnswering:
         return answer_questions(
             model,
             prepared,
-            tools=self.tools,
+            prompter=self.prompter,
             settings=self.settings,
             batch_size=self.config.batch_size,
         )
@@ -192,7 +193,7 @@ class QuestionAnswering:
             loaded[clip],
             probe,
             partner=loaded[other[clip]] if clip in other else None,
-            audio_spec=self.tools.audio_spec,
+            audio_spec=self.prompter.audio_spec,
             seed=self.config.seed,
         )
 
