@@ -18,7 +18,8 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
 from video_llama.common.schema import Config, ModelConfig
 from video_llama.conversation.chat import Chat
-from video_llama.conversation.templates import Template, get_template
+from video_llama.conversation.layouts import Template
+from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM

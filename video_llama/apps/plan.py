@@ -74,8 +74,8 @@ def show_parts(model: VideoLLM, *, console: Console) -> None:
     """Print one line per part: parameters, how many learn, dtype, where the weights come from."""
     table = Table(title="parts")
     for header in ("part", "type", "parameters", "trainable", "dtype", "weights from"):
-        justify = "right" if header in ("parameters", "trainable") else "left"
-        table.add_column(header, justify=justify, overflow="fold")
+        is_number = header in ("parameters", "trainable")
+        table.add_column(header, justify="right" if is_number else "left", overflow="fold")
     rows = model.rows()
     for row in rows:
         trainable = f"{row.num_trainable:,}"
