@@ -67,7 +67,8 @@ def permutation(length: int, *, seed: int) -> NDArray[np.int64]:
         hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         hashes = (hashes ^ (hashes >> np.uint64(31))) + np.uint64(seed)
-    return np.argsort(hashes, kind="stable")
+    # Every operation above is one to one, so no two hashes are equal and any sort agrees.
+    return np.argsort(hashes)
 
 
 def shuffled(values: Sequence[T], *, seed: int) -> list[T]:

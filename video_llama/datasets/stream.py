@@ -108,18 +108,12 @@ class Plan:
 
     def step(self, step: int) -> list[SampleRef]:
         """Return all samples of an optimizer step, those of every rank."""
-        name = self.dataset_of(step)
-        size = self.global_batch_size
-        first = self._drawn_before[step] * size
-        return [
-            self._ref(name, local=first + offset, position=step * size + offset)
-            for offset in range(size)
-        ]
+        return self._slice(step, start=0, stop=self.global_batch_size)
 
     def micro_batch(self, step: int, *, micro_step: int, rank: int) -> list[SampleRef]:
         """Return the samples of one forward pass of one rank."""
         start = (micro_step * self.world_size + rank) * self.batch_size
-        return self.step(step)[start : start + self.batch_size]
+        return self._slice(step, start=start, stop=start + self.batch_size)
 
     def passes(self, num_steps: int) -> dict[str, float]:
         """Say how often each data set has been gone through after `num_steps` steps."""
@@ -129,6 +123,16 @@ class Plan:
             name: float(count) * self.global_batch_size / self.shares[name].length
             for name, count in zip(self._names, drawn, strict=True)
         }
+
+    def _slice(self, step: int, *, start: int, stop: int) -> list[SampleRef]:
+        """Return some of a step's samples."""
+        name = self.dataset_of(step)
+        size = self.global_batch_size
+        first = self._drawn_before[step] * size
+        return [
+            self._ref(name, local=first + offset, position=step * size + offset)
+            for offset in range(start, stop)
+        ]
 
     def _draw_up_to(self, step: int) -> None:
         """Draw the data sets of all steps up to this one, and count them."""
