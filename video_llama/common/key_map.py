@@ -63,7 +63,10 @@ class KeyMap:
         return first_reason(self.drops, name)
 
     def invert(self) -> KeyMap:
-        """Return the map from our names to the published ones, for export."""
+        """Return the map from our names to the published ones, for export.
+
+        Here too the first rename that matches wins: put special ones before general ones.
+        """
         return KeyMap(renames=tuple((ours, published) for published, ours in self.renames))
 
     def under(self, *, published: str = "", ours: str = "") -> KeyMap:

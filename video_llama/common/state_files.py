@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,15 @@ def _read_directory(folder: Path) -> Mapping[str, Tensor]:
 def _read_torch(path: Path) -> Mapping[str, Tensor]:
     try:
         content = _unpickle(path)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, IndexError, struct.error) as error:
+        reason = str(error) or type(error).__name__
+        if "Unsupported" in reason:
+            raise CheckpointMismatch(
+                f"{path}: holds more than tensors and plain containers, so reading it would run "
+                "code from the file; save its weights as safetensors in a place where you trust it"
+            ) from error
         raise CheckpointMismatch(
-            f"{path}: holds more than tensors and plain containers, so reading it would run code "
-            "from the file; save its weights as safetensors in a place where you trust it"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise CheckpointMismatch(
-            f"{path}: not a complete file of weights ({str(error).splitlines()[0]}); "
-            "download it again"
+            f"{path}: not a complete file of weights ({reason.splitlines()[0]}); download it again"
         ) from error
     if isinstance(content, dict) and isinstance(content.get(WRAPPER), dict):
         content = content[WRAPPER]

@@ -1,0 +1,147 @@
+"""What every registered encoder and bridge stage promises, at the smallest sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from video_llama.common.registry import registry
+from video_llama.common.types import AudioSpec, Features, Shape, VideoSpec
+
+ENCODERS = {
+    "eva_vit_g": [{"image_size": 28, "width": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0}],
+    "imagebind": [
+        {
+            "trunk": trunk,
+            "out_width": 12,
+            "image_size": 28,
+            "num_mel_bins": 26,
+            "num_mel_frames": 36,
+            "audio_width": 16,
+            "audio_depth": 1,
+            "audio_num_heads": 2,
+            "vision_width": 16,
+            "vision_depth": 1,
+            "vision_num_heads": 2,
+        }
+        for trunk in ("audio", "vision")
+    ],
+}
+BRIDGES = {
+    "layer_norm": [{}],
+    "projection": [{"width": 12}],
+    "qformer": [
+        {"num_queries": 3, "num_layers": 2, "width": 8, "num_heads": 2, "ffn_width": 8} | more
+        for more in ({"over": "step"}, {"over": "item"}, {"over": "item", "num_positions": 4})
+    ],
+}
+IN_SHAPE = Shape(num_steps=4, num_tokens=5, width=6)
+
+
+def cases(table):
+    return [(name, sizes) for name, variants in table.items() for sizes in variants]
+
+
+def build_encoder(name, sizes):
+    cls = registry.get_encoder_class(name)
+    return cls(cls.Config(**sizes)).eval()
+
+
+def build_bridge(name, sizes):
+    cls = registry.get_bridge_class(name)
+    return cls(cls.Config(**sizes), IN_SHAPE).eval()
+
+
+def raw_for(config, rows, steps):
+    spec = config.media_spec()
+    if isinstance(spec, AudioSpec):
+        return torch.randn(rows, steps, 1, spec.num_mel_bins, spec.num_mel_frames)
+    assert isinstance(spec, VideoSpec)
+    return torch.randn(rows, steps, 3, spec.image_size, spec.image_size)
+
+
+def test_every_registered_part_is_covered_here():
+    assert set(registry.list_encoders()) >= set(ENCODERS)
+    assert set(registry.list_bridges()) >= set(BRIDGES)
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
+@pytest.mark.parametrize(("rows", "steps"), [(2, 3), (1, 1)])
+def test_an_encoder_gives_the_shape_it_states(name, sizes, rows, steps):
+    encoder = build_encoder(name, sizes)
+    mask = torch.ones(rows, steps, dtype=torch.bool)
+    features = encoder(raw_for(encoder.config, rows, steps), mask)
+    shape = encoder.config.out_shape(steps)
+    assert features.tokens.shape == (rows, shape.num_steps, shape.num_tokens, shape.width)
+    assert features.mask.shape == features.tokens.shape[:3]
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
+@pytest.mark.parametrize(("rows", "steps"), [(0, 3), (2, 3)])
+def test_an_encoder_without_valid_steps_stays_in_the_graph(name, sizes, rows, steps):
+    encoder = build_encoder(name, sizes)
+    mask = torch.zeros(rows, steps, dtype=torch.bool)
+    features = encoder(raw_for(encoder.config, rows, steps), mask)
+    assert features.tokens.abs().sum() == 0
+    features.tokens.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
+def test_an_encoder_keeps_steps_apart(name, sizes):
+    encoder = build_encoder(name, sizes)
+    raw = raw_for(encoder.config, 2, 3)
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    tokens = encoder(raw, mask).tokens
+    alone = encoder(raw[1:, 2:], mask[1:, 2:]).tokens
+    torch.testing.assert_close(tokens[1, 2], alone[0, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
+def test_an_encoders_key_map_leads_back(name, sizes):
+    encoder = build_encoder(name, sizes)
+    key_map = encoder.key_map()
+    names = list(encoder.state_dict())
+    published = [key_map.invert().translate(name) for name in names]
+    assert [key_map.translate(name) for name in published] == names
+    assert not any(key_map.dropped_because(name) for name in published)
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(BRIDGES))
+@pytest.mark.parametrize("rows", [2, 1, 0])
+def test_a_bridge_gives_the_shape_it_states(name, sizes, rows):
+    bridge = build_bridge(name, sizes)
+    tokens = torch.randn(rows, 4, 5, 6)
+    features = bridge(Features(tokens, torch.ones(rows, 4, 5, dtype=torch.bool)))
+    shape = bridge.config.out_shape(IN_SHAPE)
+    assert features.tokens.shape == (rows, shape.num_steps, shape.num_tokens, shape.width)
+    assert features.mask.shape == features.tokens.shape[:3]
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(BRIDGES))
+def test_a_bridge_without_rows_stays_in_the_graph(name, sizes):
+    bridge = build_bridge(name, sizes)
+    features = bridge(Features(torch.zeros(0, 4, 5, 6), torch.ones(0, 4, 5, dtype=torch.bool)))
+    features.tokens.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in bridge.parameters())
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(BRIDGES))
+def test_a_bridge_keeps_rows_apart(name, sizes):
+    bridge = build_bridge(name, sizes)
+    tokens = torch.randn(3, 4, 5, 6)
+    mask = torch.rand(3, 4, 5) < 0.7
+    together = bridge(Features(tokens, mask)).tokens
+    alone = bridge(Features(tokens[1:2], mask[1:2])).tokens
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda case=case: build_encoder(*case) for case in cases(ENCODERS)]
+    + [lambda case=case: build_bridge(*case) for case in cases(BRIDGES)],
+)
+def test_every_part_can_be_built_without_memory(build):
+    with torch.device("meta"):
+        part = build()
+    assert all(tensor.is_meta for tensor in part.state_dict().values())
