@@ -93,7 +93,8 @@ class Chat:
         tokenizer: of the decoder.
         template: the prompt format the model was trained with.
         loader: reads media for the model's branches.
-        settings: of answers, unless a question brings its own.
+        settings: of answers, unless a question brings its own; by default greedy, with at most
+            the published 300 tokens, or a quarter of a context that is short.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class Chat:
         loader: MediaLoader,
         settings: GenerationSettings | None = None,
     ) -> None:
-        self.settings = settings or GenerationSettings()
+        self.settings = settings or GenerationSettings(
+            max_new_tokens=max(1, min(300, model.max_context // 4))
+        )
         self._model = model
         self._tokenizer = tokenizer
-        self._template = template
+        self.template = template
         self._loader = loader
         self._branches = {
             kind: spec for spec in model.branch_specs().values() for kind in spec.media
@@ -127,7 +130,7 @@ class Chat:
         return Chat(
             self._model,
             tokenizer=self._tokenizer,
-            template=self._template,
+            template=self.template,
             loader=self._loader,
             settings=self.settings,
         )
@@ -212,7 +215,7 @@ class Chat:
         self, asked: Message, prompt: Encoded, settings: GenerationSettings
     ) -> Iterator[str]:
         """Generate; the turn enters the history with what was said until the end or a stop."""
-        answer = AnswerStream(tokenizer=self._tokenizer, stop=self._template.stop)
+        answer = AnswerStream(tokenizer=self._tokenizer, stop=self.template.stop)
         messages = self._messages  # `reset` starts another list, which this turn must not enter
         said: str | None = None
         ids = self._model.stream_prompt(
@@ -251,7 +254,7 @@ class Chat:
         sample = Sample("conversation", messages, form="chat")
         encoded = encode(
             sample,
-            template=self._template,
+            template=self.template,
             tokenizer=self._tokenizer,
             num_slots=[len(self._tokens[_key(item)]) for item in sample.media],
             max_len=room,

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+import pytest
+from parrot import VIDEO, Parrot
+
+from video_llama.apps import chat as app
+from video_llama.apps import loading
+from video_llama.common.errors import ConfigError, MediaError
+
+
+def run(monkeypatch: pytest.MonkeyPatch, parrot: Parrot, *words: str, typed: str = "") -> int:
+    """Run the verb with a parrot in place of the model of a run file."""
+    monkeypatch.setattr(loading, "load_chat", lambda cfg_path, options: parrot.chat())
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    parser = argparse.ArgumentParser()
+    app.add_arguments(parser)
+    return app.main(parser.parse_args(list(words)))
+
+
+def test_a_question_on_the_command_line_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, sounding_clip: Path
+) -> None:
+    code = run(
+        monkeypatch, Parrot("a boat###"), "--file", str(sounding_clip), "--question", "What?"
+    )
+    assert code == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"[{sounding_clip}: 4 frames at 0.0, 0.2, 0.5, 0.8 s]",
+        f"[{sounding_clip}: 2 pieces of sound from 0.0, 0.4 s on]",
+        "> What?",
+        "a boat",
+    ]
+
+
+def test_json_holds_files_answers_and_notes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, sounding_clip: Path
+) -> None:
+    parrot = Parrot("a boat###", branches=[VIDEO])
+    words = ["--file", str(sounding_clip), "--question", "What?", "--question", "Why?", "--json"]
+    run(monkeypatch, parrot, *words)
+    told = json.loads(capsys.readouterr().out)
+    assert [file["media"][0]["kind"] for file in told["files"]] == ["video"]
+    assert "no branch for audio" in told["files"][0]["notes"][0]
+    assert told["answers"] == [
+        {"question": "What?", "answer": "a boat", "notes": []},
+        {"question": "Why?", "answer": "a boat", "notes": []},
+    ]
+
+
+def test_lines_are_questions_and_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, sounding_clip: Path
+) -> None:
+    parrot = Parrot("a boat###")
+    typed = (
+        f"/file {sounding_clip}\nWhat?\n\n/reset\n/nonsense\n/file nowhere.mp4\nWho?\n/quit\nNo?"
+    )
+    assert run(monkeypatch, parrot, typed=typed) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("a boat") == 2
+    assert "no command /nonsense" in shown
+    assert "nowhere.mp4" in shown
+    assert parrot.last_prompt() == "###Human: Who?###Assistant:"
+
+
+def test_the_end_of_input_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, Parrot("a boat###"), typed="What?") == 0
+
+
+def test_interrupting_an_answer_keeps_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    class Interrupted(Parrot):
+        def stream_prompt(self, **prompt):
+            for count, token_id in enumerate(super().stream_prompt(**prompt)):
+                if count == 3 and len(self.heard) == 1:
+                    raise KeyboardInterrupt
+                yield token_id
+
+    parrot = Interrupted("one two three###")
+    run(monkeypatch, parrot, typed="Count\nAgain")
+    assert "[stopped]" in capsys.readouterr().out
+    assert "Count###Assistant: on" in parrot.last_prompt()
+
+
+def test_a_missing_file_is_an_error_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MediaError, match=r"nowhere\.mp4"):
+        run(monkeypatch, Parrot(""), "--file", "nowhere.mp4", "--question", "What?")
+
+
+def test_json_needs_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--question"):
+        run(monkeypatch, Parrot(""), "--json")
+
+
+def test_a_senseless_temperature_is_an_error_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="temperature is -1"):
+        run(monkeypatch, Parrot(""), "--question", "What?", "--temperature", "-1")
+
+
+def test_generation_flags_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    parrot = Parrot("one two three")
+    run(monkeypatch, parrot, "--question", "Count", "--max-new-tokens", "2", "--seed", "7")
+    assert (parrot.heard[0].settings.max_new_tokens, parrot.heard[0].settings.seed) == (2, 7)
