@@ -35,7 +35,7 @@ BLIP2 = (
 )
 """`blip2_pretrained_flant5xxl.pth`."""
 
-LLAMA_PROJ = KeyMap(renames=(("llama_proj.*", f"{VIDEO}.projection.*"),))
+LLAMA_PROJ = KeyMap(renames=(("llama_proj.*", f"{VIDEO}.projection.linear.*"),))
 """`pretrained_minigpt4.pth`, `pretrained_minigpt4_7b.pth`."""
 
 VIDEO_STAGES = LLAMA_PROJ.join(
@@ -46,7 +46,7 @@ VIDEO_STAGES = LLAMA_PROJ.join(
     ).under(ours=f"{VIDEO}.video_qformer.")
 )
 
-AUDIO_STAGES = KeyMap(renames=(("audio_llama_proj.*", f"{AUDIO}.projection.*"),)).join(
+AUDIO_STAGES = KeyMap(renames=(("audio_llama_proj.*", f"{AUDIO}.projection.linear.*"),)).join(
     published_names(
         network="audio_Qformer",
         queries="audio_query_tokens",

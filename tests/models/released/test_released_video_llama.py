@@ -1,0 +1,240 @@
+"""The published files, at tiny size, through the tables of `released.video_llama`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+
+import pytest
+import torch
+
+from video_llama.common.config import parse_model
+from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.types import BranchInput
+from video_llama.common.weights import load_weights, read_state
+from video_llama.models.loading import build_model
+from video_llama.models.released.video_llama import published_files
+from video_llama.models.video_llm import VideoLLM
+
+QFORMER = {"type": "qformer", "width": 64, "num_heads": 4, "ffn_width": 128}
+ROLES = {
+    "vit_model": "eva_vit_g_tiny.pth",
+    "q_former_model": "blip2_pretrained_tiny.pth",
+    "llama_proj_model": "pretrained_minigpt4_tiny.pth",
+    "imagebind_ckpt_path": "imagebind_huge.pth",
+}
+
+
+def tree(goldens, *, trunk="audio", branches=("video", "audio")):
+    files = {role: str(goldens / name) for role, name in ROLES.items()}
+    video = {
+        "media": ["video", "image"],
+        "encoder": {
+            "type": "eva_vit_g",
+            "weights": files["vit_model"],
+            "image_size": 56,
+            "width": 48,
+            "depth": 3,
+            "num_heads": 4,
+        },
+        "stages": {
+            "ln_vision": {"type": "layer_norm", "weights": files["q_former_model"]},
+            "image_qformer": QFORMER
+            | {
+                "weights": files["q_former_model"],
+                "num_queries": 8,
+                "num_layers": 4,
+                "cross_attention_frequency": 2,
+                "over": "step",
+            },
+            "video_qformer": QFORMER | {"num_queries": 6, "num_layers": 2, "num_positions": 32},
+            "projection": {
+                "type": "projection",
+                "width": 64,
+                "weights": files["llama_proj_model"],
+            },
+        },
+    }
+    audio = {
+        "media": ["audio"],
+        "encoder": {
+            "type": "imagebind",
+            "weights": files["imagebind_ckpt_path"],
+            "trunk": trunk,
+            "out_width": 24,
+            "audio_width": 64,
+            "audio_depth": 2,
+            "audio_num_heads": 4,
+            "vision_width": 32,
+            "vision_depth": 2,
+            "vision_num_heads": 4,
+            "image_size": 56,
+        },
+        "stages": {
+            "audio_qformer": QFORMER | {"num_queries": 4, "num_layers": 2, "num_positions": 8},
+            "projection": {"type": "projection", "width": 64},
+        },
+    }
+    both = {"video": video, "audio": audio}
+    return files | {
+        "arch": "video_llama",
+        "model_type": "tiny",
+        "template": "vicuna_v0",
+        "branches": {name: copy.deepcopy(both[name]) for name in branches},
+        "decoder": {"type": "causal_lm", "weights": str(goldens / "llama")},
+        "ckpt": str(goldens / "vl_branch.pth") if "video" in branches else None,
+        "ckpt_2": str(goldens / "al_branch.pth") if "audio" in branches else None,
+    }
+
+
+def typed(node):
+    problems = []
+    config = parse_model(node, preset_keys=set(ROLES), problems=problems)
+    assert not problems
+    return config
+
+
+def build(goldens, **choices) -> VideoLLM:
+    return build_model(typed(tree(goldens, **choices))).model.eval()
+
+
+def digest(tensor):
+    return hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def name_of_whole_model(ours, inverses):
+    """The name a tensor has in the state dict of the published whole model."""
+    if ours.startswith("decoder."):
+        return ours.replace("decoder.model.", "llama_model.", 1)
+    for prefix, inverse in inverses:
+        published = inverse.translate(ours)
+        if published is not None:
+            return prefix + published
+    raise AssertionError(ours)
+
+
+@pytest.mark.parametrize("trunk", ["audio", "vision"])
+def test_all_files_together_give_the_published_state_bit_for_bit(trunk, goldens):
+    config = typed(tree(goldens, trunk=trunk))
+    model = build_model(config).model
+    tables = published_files(config)
+    prefixes = {
+        "vit_model": "visual_encoder.",
+        "imagebind_ckpt_path": "audio_encoder.",
+        "q_former_model": "",
+        "ckpt": "",
+    }
+    inverses = [(prefix, tables[role].key_map.invert()) for role, prefix in prefixes.items()]
+    expected = json.loads((goldens / "state_full.json").read_text())
+    resized = "branches.audio.encoder.positions" if trunk == "vision" else None
+    compared = 0
+    for ours, tensor in model.state_dict().items():
+        if ours == resized:
+            continue
+        assert digest(tensor) == expected[name_of_whole_model(ours, inverses)], ours
+        compared += 1
+    assert compared == len(model.state_dict()) - (resized is not None)
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_a_clip_becomes_the_published_soft_tokens(num_frames, goldens, golden):
+    expected = golden("encode_video")
+    pixels = expected[f"T{num_frames}.in"].transpose(1, 2)
+    output = build(goldens).branches["video"](rows(pixels))
+    torch.testing.assert_close(
+        output.features.tokens[:, 0], expected[f"T{num_frames}.inputs_llama"], atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("trunk", "name"), [("audio", "audio"), ("vision", "vision56")])
+def test_sound_and_pictures_become_the_published_soft_tokens(trunk, name, goldens, golden):
+    expected = golden("imagebind")
+    output = build(goldens, trunk=trunk).branches["audio"](rows(expected[f"{name}.in"]))
+    torch.testing.assert_close(
+        output.features.tokens[:, 0], expected[f"{name}.inputs_llama"], atol=1e-5, rtol=1e-4
+    )
+
+
+def rows(raw):
+    return BranchInput(
+        raw=raw,
+        raw_mask=torch.ones(raw.shape[:2], dtype=torch.bool),
+        raw_rows=torch.arange(len(raw)),
+    )
+
+
+@pytest.mark.parametrize("branch", ["video", "audio"])
+def test_one_branch_alone_needs_only_its_own_files(branch, goldens):
+    config = typed(tree(goldens, branches=(branch,)))
+    build_model(config)
+    other = "imagebind_ckpt_path" if branch == "video" else "vit_model"
+    assert other not in published_files(config)
+
+
+@pytest.mark.parametrize(
+    ("file", "filled"),
+    [
+        ("vl_branch.pth", ["video_qformer", "projection"]),
+        ("al_branch.pth", ["audio_qformer", "projection"]),
+    ],
+)
+def test_a_trained_file_fills_its_own_branch_only(file, filled, goldens):
+    config = typed(tree(goldens))
+    branch = "video" if file.startswith("vl") else "audio"
+    table = published_files(config)["ckpt"]
+    parts = table.parts_in(read_state(goldens / file))
+    assert parts == tuple(f"branches.{branch}.stages.{name}." for name in filled)
+
+
+def test_a_trained_file_of_a_branch_that_is_not_built_is_dropped_with_that_reason(goldens):
+    config = typed(tree(goldens, branches=("video",)))
+    table = published_files(config)["ckpt"]
+    state = {**read_state(goldens / "vl_branch.pth"), **read_state(goldens / "al_branch.pth")}
+    report = load_weights(
+        VideoLLM(config),
+        state,
+        key_map=table.key_map,
+        source="both.pth",
+        only=table.parts_in(state),
+    )
+    assert report.dropped["the model has no branch 'audio'"] == sum(
+        name.startswith("audio_") and "audio_encoder" not in name and "position_ids" not in name
+        for name in state
+    )
+
+
+def test_a_file_that_holds_half_a_part_is_refused(goldens):
+    config = typed(tree(goldens))
+    table = published_files(config)["ckpt"]
+    state = dict(read_state(goldens / "vl_branch.pth"))
+    del state["video_query_tokens"]
+    with pytest.raises(CheckpointMismatch, match=r"video_qformer\.queries"):
+        load_weights(
+            VideoLLM(config),
+            state,
+            key_map=table.key_map,
+            source="half.pth",
+            only=table.parts_in(state),
+        )
+
+
+@pytest.mark.parametrize(
+    ("role", "reason", "count"),
+    [
+        ("q_former_model", "BLIP-2's map to T5", 2),
+        ("vit_model", "final norm and head, not used by BLIP-2", 4),
+    ],
+)
+def test_what_is_not_used_is_dropped_by_a_named_reason(role, reason, count, goldens):
+    config = typed(tree(goldens))
+    table = published_files(config)[role]
+    path = goldens / ROLES[role]
+    report = load_weights(
+        VideoLLM(config),
+        read_state(path),
+        key_map=table.key_map,
+        source=str(path),
+        only=table.parts,
+    )
+    assert report.dropped[reason] == count
