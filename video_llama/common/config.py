@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -32,6 +33,9 @@ from video_llama.common.schema import (
     parse_value,
     type_hints,
 )
+
+SHIPPED_RUN_FILES = (Path(__file__).parents[2], Path(sys.prefix) / "share" / "video_llama")
+"""Where `train_configs` and `eval_configs` lie in a checkout, and where a wheel installs them."""
 
 SECTIONS = ("model", "datasets", "run", "imports")
 
@@ -79,14 +83,15 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
 
 
 def find_run_file(cfg_path: str | Path) -> Path:
-    """Return the run file's path.
+    """Return the run file's path: as given, or among the run files that came with the package.
 
     Raises:
         ConfigError: there is none; the nearest names are shown.
     """
     path = Path(cfg_path)
-    if path.is_file():
-        return path
+    for root in (Path(), *SHIPPED_RUN_FILES):
+        if (root / path).is_file():
+            return root / path
     folder = path.parent if path.parent.is_dir() else Path()
     known = [str(p) for p in sorted(folder.rglob("*.yaml")) if ".venv" not in p.parts]
     near = difflib.get_close_matches(str(path), known, n=3, cutoff=0.5)

@@ -229,7 +229,7 @@ class Batch:
     """What the model eats.
 
     Attributes:
-        input_ids: int64[B, L]; 0 at slots and padding.
+        input_ids: int64[B, L]; 0 at slots, the pad id on padding.
         attention_mask: bool[B, L], false on padding only.
         labels: int64[B, L], `IGNORE_INDEX` where nothing is supervised.
         slots: int32[B, L], 0 for text, else 1 + index into `items`.

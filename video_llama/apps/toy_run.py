@@ -1,0 +1,234 @@
+"""`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
+
+Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
+held-out clips, writes the report, and asks three questions about a clip nobody has seen. The
+vision and the audio branch train side by side, one process and one core each. Whatever is
+finished is kept: a second call is quick, and a killed one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from video_llama.apps.loading import load_chat
+from video_llama.apps.report import write_report
+from video_llama.common.config import load
+from video_llama.common.errors import VideoLlamaError
+from video_llama.common.schema import Config
+from video_llama.conversation.chat import Chat
+from video_llama.runners.checkpoint import complete_checkpoints, read_state
+from video_llama.toy import questions
+from video_llama.toy.codec import encode_mp4
+from video_llama.toy.plan import Counts
+from video_llama.toy.render import FRAMES_PER_S, render_clip
+from video_llama.toy.scenes import Scene, sample_scene
+from video_llama.toy.sound import synthesize
+from video_llama.toy.world import write_world
+
+VISION = ("visionbranch_stage1_pretrain", "visionbranch_stage2_finetune")
+AUDIO = ("audiobranch_stage1_pretrain", "audiobranch_stage2_finetune")
+JOINT = ("audiovisual_stage3_joint",)
+EVALUATION = "eval_configs/toy/withaudio.yaml"
+POLL_S = 0.5
+NUM_LOG_LINES = 15
+
+FRESH_SEED = 987_654
+FRESH_INDEX_LIMIT = 1000
+FRESH_KINDS = ("colour", "when", "in_time")
+"""One question about what is seen, one about when, one that needs eyes and ears."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run of the toy recipe.
+
+    Attributes:
+        path: its run file.
+        config: typed, with the options of this call.
+        options: of this call.
+    """
+
+    path: str
+    config: Config
+    options: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.config.run.output_dir)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        run = self.config.run
+        return run.max_epoch * run.iters_per_epoch // run.accum_grad_iters
+
+    def steps_done(self) -> int:
+        """Return the step of the newest complete checkpoint, 0 if there is none."""
+        known = complete_checkpoints(self.folder / "checkpoints")
+        return read_state(known[-1]).step if known else 0
+
+
+def run_toy(folder: Path, *, seed: int, train_clips: int | None, console: Console) -> None:
+    """Run everything that is not there yet.
+
+    Args:
+        folder: world, runs, features and report go below it.
+        seed: of the training runs; the world keeps its own.
+        train_clips: size of the world, None for the full one.
+        console: what is said goes there.
+
+    Raises:
+        VideoLlamaError: a step failed; the end of its log is shown.
+    """
+    start = time.perf_counter()
+    counts = None if train_clips is None else Counts.scaled_to(train_clips)
+    write_world(folder / "world", seed=0, counts=counts)
+    options = (f"model.toy_dir={folder}", f"run.seed={seed}")
+    train_lanes([open_recipes(VISION, options), open_recipes(AUDIO, options)])
+    train_lanes([open_recipes(JOINT, options)])
+    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", options[0]])
+    report = folder / "report.html"
+    write_report([folder], out=report, title="The toy world")
+    ask_about_fresh_clip(folder, options=options[:1], console=console)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    wall_s = time.perf_counter() - start
+    console.print(f"\n{report}\n{wall_s:.0f} s, {cpu_s:.0f} CPU seconds")
+
+
+def open_recipes(names: Sequence[str], options: Sequence[str]) -> list[Recipe]:
+    """Load the toy run files of these names."""
+    paths = [f"train_configs/toy/{name}.yaml" for name in names]
+    return [Recipe(path, load(path, options=options), tuple(options)) for path in paths]
+
+
+def train_lanes(lanes: Sequence[Sequence[Recipe]]) -> None:
+    """Train several chains of runs side by side, one bar for each run.
+
+    Args:
+        lanes: each lane's runs go one after the other.
+
+    Raises:
+        VideoLlamaError: a run failed.
+    """
+    columns = (
+        TextColumn("{task.description:<30}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+    )
+    waiting = [[r for r in lane if r.steps_done() < r.num_steps] for lane in lanes]
+    running: dict[int, tuple[Recipe, subprocess.Popen[bytes]]] = {}
+    with Progress(*columns) as progress:
+        bars = {
+            recipe.path: progress.add_task(
+                Path(recipe.path).stem, total=recipe.num_steps, completed=recipe.steps_done()
+            )
+            for lane in lanes
+            for recipe in lane
+        }
+        try:
+            while any(waiting) or running:
+                for index, lane in enumerate(waiting):
+                    if lane and index not in running:
+                        recipe = lane.pop(0)
+                        running[index] = (recipe, _start(recipe))
+                time.sleep(POLL_S)
+                for index, (recipe, process) in list(running.items()):
+                    progress.update(bars[recipe.path], completed=_last_step(recipe))
+                    if process.poll() is not None:
+                        del running[index]
+                        _check(recipe, process)
+                        progress.update(bars[recipe.path], completed=recipe.num_steps)
+        finally:
+            for _, process in running.values():
+                process.terminate()
+                process.wait()
+
+
+def call_verb(words: Sequence[str]) -> None:
+    """Run a verb in a process of its own, its output on this console.
+
+    Raises:
+        VideoLlamaError: it failed.
+    """
+    code = subprocess.run([sys.executable, "-m", "video_llama.apps.main", *words]).returncode
+    if code:
+        raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
+
+
+def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Console) -> None:
+    """Write a clip that is in no data set, and ask the trained model three questions about it."""
+    scene = fresh_scene()
+    path = folder / "fresh.mp4"
+    clip = encode_mp4(
+        render_clip(scene), frames_per_s=FRAMES_PER_S, waveform=synthesize(scene.sound)
+    )
+    path.write_bytes(clip)
+    chat: Chat = load_chat(EVALUATION, options=options)
+    console.print(f"\nA clip nobody has seen: {path}")
+    for question in questions.ask(scene):
+        if question.kind in FRESH_KINDS:
+            chat.reset()
+            chat.upload(path)
+            answer = chat.ask(question.question)
+            console.print(f"  {question.question}  [bold]{answer}[/]  (truth: {question.answer})")
+
+
+def fresh_scene() -> Scene:
+    """Return a scene of a seed of its own about which all of `FRESH_KINDS` can be asked."""
+    for index in range(FRESH_INDEX_LIMIT):
+        scene = sample_scene(index, seed=FRESH_SEED, split="test")
+        if set(FRESH_KINDS) <= {question.kind for question in questions.ask(scene)}:
+            return scene
+    raise AssertionError(f"no scene of {FRESH_INDEX_LIMIT} has a colour, an event and a pip")
+
+
+def _start(recipe: Recipe) -> subprocess.Popen[bytes]:
+    """Start a run with one thread; what it says goes into its folder's console.log."""
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    words = ["train", "--cfg-path", recipe.path, "--options", *recipe.options]
+    with (recipe.folder / "console.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "video_llama.apps.main", *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // 2))},
+        )
+
+
+def _last_step(recipe: Recipe) -> int:
+    """Return the step of the newest line of a run's metrics."""
+    path = recipe.folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 4096, 0))
+        lines = file.read().decode(errors="replace").splitlines()
+    steps = [word for line in lines for word in line.split('"step": ')[1:2]]
+    return int(steps[-1].split(",")[0].rstrip("}")) if steps else 0
+
+
+def _check(recipe: Recipe, process: subprocess.Popen[bytes]) -> None:
+    """Show the end of the log of a run that failed."""
+    if process.returncode == 0:
+        return
+    lines = (recipe.folder / "console.log").read_text(errors="replace").splitlines()
+    tail = "\n".join(lines[-NUM_LOG_LINES:])
+    raise VideoLlamaError(
+        f"{recipe.path}: exit code {process.returncode}; the end of {recipe.folder}/console.log:\n"
+        f"{tail}"
+    )
