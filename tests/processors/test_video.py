@@ -319,6 +319,12 @@ class TestBrokenFiles:
         clip = read_frames(bytes(content), num_frames=8, policy="segment_start")
         assert clip.frames.shape == (8, 64, 64, 3)
 
+    def test_a_title_in_an_old_encoding_does_not_matter(self, make_clip):
+        content = make_clip("a.mkv", shades(4)).read_bytes()
+        assert b"Lavf" in content
+        latin = content.replace(b"Lavf", b"L\xe4vf")
+        assert read_frames(latin, num_frames=4, policy="linspace").num_total == 4
+
     def test_a_media_error_survives_the_way_between_processes(self):
         import pickle
 

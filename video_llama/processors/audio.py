@@ -204,7 +204,7 @@ def _fbank(clip: Tensor, *, sample_rate_hz: int, num_mel_bins: int) -> Tensor:
     previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
     frames = (frames - PRE_EMPHASIS * previous) * torch.hann_window(window_size, periodic=False)
     power = torch.fft.rfft(frames, n=fft_size).abs().pow(2)
-    energies = power @ _mel_bank(num_mel_bins, fft_size, sample_rate_hz).T
+    energies: Tensor = power @ _mel_bank(num_mel_bins, fft_size, sample_rate_hz).T
     return energies.clamp_min(torch.finfo(torch.float32).eps).log()
 
 

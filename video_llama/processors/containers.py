@@ -62,7 +62,13 @@ def open_container(source: Source) -> Iterator[InputContainer]:
         # Without the scheme FFmpeg would take "concat:a|b" or "http://..." for an address.
         target = f"file:{source}"
     try:
-        container = av.open(target, mode="r", options={"format_whitelist": _DEMUXERS})
+        container = av.open(
+            target,
+            mode="r",
+            options={"format_whitelist": _DEMUXERS},
+            # Titles in old encodings are common and none of our business.
+            metadata_errors="replace",
+        )
     except (av.FFmpegError, OSError) as error:
         raise MediaError(
             f"cannot be opened ({type(error).__name__}): it is no media file, or it was cut off "
@@ -91,9 +97,10 @@ def check_file(path: Path) -> None:
 
 
 def find_video(container: InputContainer) -> VideoStream | None:
-    """Return the first stream of moving pictures; the cover of a song does not count."""
+    """Return the first stream of pictures we can decode; the cover of a song does not count."""
     for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
+        is_cover = stream.disposition & av.stream.Disposition.attached_pic
+        if not is_cover and stream.codec_context is not None:
             # Workers of a data loader are parallel already.
             stream.codec_context.thread_count = 1
             return stream
@@ -101,8 +108,8 @@ def find_video(container: InputContainer) -> VideoStream | None:
 
 
 def find_audio(container: InputContainer) -> AudioStream | None:
-    """Return the first stream of sound, None if there is none."""
-    return next(iter(container.streams.audio), None)
+    """Return the first stream of sound we can decode, None if there is none."""
+    return next((s for s in container.streams.audio if s.codec_context is not None), None)
 
 
 def zero_pts_s(container: InputContainer) -> Fraction:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from video_llama.common.errors import MediaError
 from video_llama.processors.containers import SUPPORTED_FORMATS, Source, check_file, name_of
@@ -22,6 +23,19 @@ Picture = NDArray[np.uint8]
 
 Size = tuple[int, int] | int | None
 """(height, width): squash to it; a number: shrink until the longer side fits; None: as it is."""
+
+_PILLOW_FAULTS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    IndexError,
+    KeyError,
+    TypeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's parsers raise on damaged files; it has no base class for them."""
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """What counts as a frame in a folder; a single file is judged by its content instead."""
@@ -45,9 +59,9 @@ def read_picture(source: Source) -> Picture:
     try:
         with open_picture(source) as picture:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, MediaError):
-            raise
+    except MediaError:
+        raise
+    except _PILLOW_FAULTS as error:
         raise MediaError(
             f"the picture is damaged or cut off ({error})", path=name_of(source)
         ) from error
@@ -63,7 +77,7 @@ def open_picture(source: Source) -> Image.Image:
         check_file(Path(source))
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+    except _PILLOW_FAULTS as error:
         raise MediaError(
             f"no picture Pillow can read; supported are {SUPPORTED_FORMATS}", path=name_of(source)
         ) from error
@@ -81,7 +95,7 @@ def is_still(source: Source) -> bool:
         with open_picture(source) as picture:
             # Phones and scanners store several pictures in one file; only these two play them.
             moves = picture.format in ("GIF", "PNG") and getattr(picture, "is_animated", False)
-    except MediaError:
+    except _PILLOW_FAULTS:
         return False
     return not moves
 
