@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from video_llama.common.dist import World
-from video_llama.common.errors import ConfigError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
@@ -31,6 +30,17 @@ from video_llama.runners.signals import leave_signals_to_parent
 from video_llama.tasks.base import Model, StopRule
 
 READER: ReaderName = "pyav"
+SPLITS = ("train", "valid")
+"""Splits a training run reads; test splits are for `evaluate`."""
+
+
+def open_readers(config: Config) -> dict[str, DatasetReader]:
+    """Return the readers of a run's training and validation data; annotations are not read yet."""
+    return {
+        name: registry.get_dataset_class(entry.type)(entry.config, name=name)
+        for name, entry in config.datasets.items()
+        if entry.split in SPLITS
+    }
 
 
 class RunData:
@@ -38,19 +48,20 @@ class RunData:
 
     Args:
         config: the run file.
+        readers: as `open_readers` gives them; nothing they need is missing.
         specs: the model's branches; with fingerprints if features are cached.
         text: how samples become tokens.
         world: this process among the others.
 
     Raises:
-        ConfigError: files are missing, a data set does not suit the model, or there is nothing
-            to train on; all problems of a kind together.
+        ConfigError: data sets do not suit the model, or there is nothing to train on.
     """
 
     def __init__(
         self,
         config: Config,
         *,
+        readers: Mapping[str, DatasetReader],
         specs: Mapping[str, BranchSpec],
         text: TextSettings,
         world: World,
@@ -69,8 +80,8 @@ class RunData:
             cache=self.cache,
         )
         self._collator = Collator(specs, pad_id=text.tokenizer.pad_id)
-        self._train = self._mixture("train", encoder)
-        self._valid = self._mixture("valid", encoder)
+        self._train = self._mixture("train", readers, encoder)
+        self._valid = self._mixture("valid", readers, encoder)
         self.plan = Plan(
             seed=config.run.seed,
             datasets={
@@ -132,17 +143,16 @@ class RunData:
         if self.cache is not None:
             self.cache.flush()
 
-    def _mixture(self, split: Literal["train", "valid"], encoder: SampleEncoder) -> MixtureDataset:
+    def _mixture(
+        self,
+        split: Literal["train", "valid"],
+        readers: Mapping[str, DatasetReader],
+        encoder: SampleEncoder,
+    ) -> MixtureDataset:
+        """Put the data sets of a split behind one lookup."""
         entries = {n: e for n, e in self._config.datasets.items() if e.split == split}
-        readers: dict[str, DatasetReader] = {
-            name: registry.get_dataset_class(entry.type)(entry.config, name=name)
-            for name, entry in entries.items()
-        }
-        problems = [problem for reader in readers.values() for problem in reader.missing()]
-        if problems:
-            raise ConfigError(problems)
         return MixtureDataset(
-            readers,
+            {name: readers[name] for name in entries},
             encoder=encoder,
             seed=self._config.run.seed,
             augment={name: entry.augment for name, entry in entries.items()},
@@ -184,6 +194,7 @@ class CachingModel:
             yield loaded.batch
 
     def __call__(self, batch: Batch) -> LossOutput:
+        """See `Model`."""
         output = self._model(batch)
         if self._loaded is not None and self._loaded.batch is batch:
             self._data.keep(output.frontier, self._loaded)

@@ -62,12 +62,13 @@ def plan_start(
     """
     known = complete_checkpoints(folder)
     newest = known[-1].resolve() if known else None
+    wanted = run.resume_ckpt_path
     if newest is not None:
         state = read_state(newest)
         check_same_run(state, resolved=resolved, where=newest)
-        if state.step >= run.max_epoch * state.steps_per_epoch:
+        goes_back = wanted not in (None, "auto")
+        if state.step >= run.max_epoch * state.steps_per_epoch and not goes_back:
             return Start(newest, state, is_finished=True)
-    wanted = run.resume_ckpt_path
     if wanted is None:
         if newest is not None:
             raise ConfigError(
