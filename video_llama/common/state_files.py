@@ -12,7 +12,7 @@ import pickle
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,7 +51,7 @@ class SafetensorsFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = safe_open(str(path), framework="pt")
+            self._file = cast(Any, safe_open(str(path), framework="pt"))
         except SafetensorError as error:
             raise CheckpointMismatch(
                 f"{path}: not a complete safetensors file ({error}); download it again"

@@ -51,6 +51,7 @@ class EvaVitG(nn.Module):
             drop_path_rate: of the last block, growing linearly from 0; matters if trained.
             grad_checkpointing: recompute blocks in the backward pass to save memory.
             dtype: of linear and convolution weights; norms and the residual stream stay float32.
+                Keep float32 if the encoder is trained, or small updates are rounded away.
         """
 
         image_size: int = 224
