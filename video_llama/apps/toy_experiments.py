@@ -1,0 +1,179 @@
+"""`video-llama toy experiments`: what the full toy model owes to what it sees, hears and knows.
+
+Each cell is the toy recipe with one thing changed, trained and evaluated through the same verbs:
+clips that do not belong to their text (trained blind), no frame positions, the audio branch on
+pictures as published, two more seeds. Finished cells are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from video_llama.apps.toy_run import AUDIO, JOINT, VISION, call_verb, open_recipes, train_lanes
+from video_llama.common.errors import ConfigError
+from video_llama.common.rng import permutation
+
+WITH_AUDIO, ONLY_VL = "eval_configs/toy/withaudio.yaml", "eval_configs/toy/only_vl.yaml"
+VOICES = "eval_configs/toy/voices.yaml"
+NO_PROBES = "run.probes=[]"
+NO_POSITIONS = "model.branches.video.stages.video_qformer.num_positions=0"
+RESULTS = "experiments.json"
+
+VISION_ANNOTATIONS = {
+    "webvid": "webvid/visual/train.csv",
+    "webvid_instruct": "videochat_instruct/visual/train.json",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment.
+
+    Attributes:
+        name: folder of its runs.
+        question: what it answers.
+        lanes: chains of recipes that train side by side, in rounds one after the other.
+        evaluation: run file of the evaluation.
+        train_options: overrides of every recipe.
+        eval_options: overrides of the evaluation.
+    """
+
+    name: str
+    question: str
+    lanes: tuple[tuple[tuple[str, ...], ...], ...]
+    evaluation: str
+    train_options: tuple[str, ...] = ()
+    eval_options: tuple[str, ...] = field(default=(NO_PROBES,))
+
+
+def cells(folder: Path, *, seed: int) -> tuple[Cell, ...]:
+    """Return all experiments on the toy world in `folder`.
+
+    Args:
+        folder: of `video-llama toy run`.
+        seed: of that run; the other seeds follow it.
+    """
+    on_pictures = (
+        "model.audio_branch_media=video",
+        f"datasets.webvid.annotations={folder}/world/webvid/visual/train.csv",
+        f"datasets.webvid_valid.annotations={folder}/world/webvid/visual/valid.csv",
+    )
+    return (
+        Cell(
+            "blind",
+            "trained on clips that do not belong to their text",
+            lanes=((VISION,),),
+            evaluation=ONLY_VL,
+            train_options=tuple(
+                f"datasets.{name}.annotations={folder}/experiments/swapped/{file}"
+                for name, file in VISION_ANNOTATIONS.items()
+            ),
+        ),
+        Cell(
+            "no_positions",
+            "without the table of frame positions",
+            lanes=((VISION,),),
+            evaluation=ONLY_VL,
+            train_options=(NO_POSITIONS,),
+            eval_options=(NO_PROBES, NO_POSITIONS),
+        ),
+        Cell(
+            "audio_on_pictures",
+            "the audio branch trained on pictures, then asked about voices",
+            lanes=((AUDIO,),),
+            evaluation=VOICES,
+            train_options=on_pictures,
+            eval_options=(),
+        ),
+        *(
+            Cell(
+                f"seed_{other}",
+                f"the whole recipe with seed {other}",
+                lanes=((VISION, AUDIO), (JOINT,)),
+                evaluation=WITH_AUDIO,
+                train_options=(f"run.seed={other}",),
+            )
+            for other in (seed + 1, seed + 2)
+        ),
+    )
+
+
+def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, Any]:
+    """Train and evaluate every cell that is not there yet.
+
+    Args:
+        folder: of a finished `video-llama toy run`.
+        seed: of that run.
+        console: tables go there.
+
+    Returns:
+        Accuracy by kind of every cell, also written to `folder`/experiments/experiments.json.
+
+    Raises:
+        ConfigError: there is no finished toy run.
+        VideoLlamaError: a cell failed.
+    """
+    base = folder / "eval_withaudio" / "metrics.json"
+    if not base.is_file():
+        raise ConfigError(f"{base}: not there; run `video-llama toy run --out {folder}` first")
+    _write_swapped(folder)
+    results = {}
+    for cell in cells(folder, seed=seed):
+        runs = folder / "experiments" / cell.name
+        options = (f"model.toy_dir={folder}", f"model.toy_runs={runs}")
+        for lanes in cell.lanes:
+            train_lanes([open_recipes(lane, (*options, *cell.train_options)) for lane in lanes])
+        words = ["evaluate", "--cfg-path", cell.evaluation, "--options"]
+        call_verb([*words, *options, *cell.eval_options])
+        metrics = runs / f"eval_{Path(cell.evaluation).stem}" / "metrics.json"
+        results[cell.name] = json.loads(metrics.read_text(encoding="utf-8"))
+    path = folder / "experiments" / RESULTS
+    path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    console.print(f"{path}")
+    return results
+
+
+def _write_swapped(folder: Path) -> None:
+    """Write the vision branch's training annotations with every clip exchanged for another."""
+    for file in VISION_ANNOTATIONS.values():
+        target = folder / "experiments" / "swapped" / file
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = (folder / "world" / file).read_text(encoding="utf-8")
+            swapped = swap_clips(text, is_csv=file.endswith(".csv"))
+            target.write_text(swapped, encoding="utf-8")
+
+
+def swap_clips(text: str, *, is_csv: bool) -> str:
+    """Give every row the clip of another row; all clips stay in use.
+
+    Args:
+        text: WebVid's csv (videoid, name, page_dir) or VideoChat's json.
+        is_csv: which of the two.
+    """
+    rows = list(csv.DictReader(io.StringIO(text))) if is_csv else json.loads(text)
+    names = ("videoid", "page_dir") if is_csv else ("video",)
+    clips = [{name: row[name] for name in names} for row in rows]
+    swapped = [row | clip for row, clip in zip(rows, _next_in_circle(clips), strict=True)]
+    if not is_csv:
+        return json.dumps(swapped)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(swapped)
+    return out.getvalue()
+
+
+def _next_in_circle(clips: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Yield for each clip another one: its neighbour in a shuffled circle."""
+    circle = permutation(len(clips), seed=0).tolist()
+    following = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
+    return (clips[following[index]] for index in range(len(clips)))
