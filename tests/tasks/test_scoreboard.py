@@ -84,3 +84,18 @@ def test_a_ceilings_file_of_another_form_is_refused(tmp_path):
     (tmp_path / "ceilings.json").write_text('{"colour": 0.5}')
     with pytest.raises(ConfigError, match=r"ceilings\.json"):
         read_ceilings(tmp_path)
+
+
+def test_a_bar_with_a_star_pools_the_kinds_it_matches():
+    answers = [
+        *predictions("mc_colour", 3, 1),
+        *predictions("mc_shape", 4, 8),
+        *predictions("colour", 0, 4),
+    ]
+    ceilings = {"mc_colour": {"blind": 0.2}, "mc_shape": {"blind": 0.6, "deaf": 1.0}}
+    rows = score(answers, ceilings=ceilings, bars={"mc_*": 0.9})
+    pool = rows[-1]
+    assert (pool.kind, pool.score.num, pool.score.num_correct) == ("mc_*", 16, 7)
+    # A quarter of the questions at .2, the rest at .6.
+    assert pool.ceilings == {"blind": pytest.approx(0.5)}
+    assert to_metrics(rows, predictions=answers)["num_questions"] == 20

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import MediaItem, Message, Sample
-from video_llama.tasks.answers import STOP_MARK
 from video_llama.tasks.base import Model
 from video_llama.tasks.prompting import Prompter
 from video_llama.tasks.questions import Question
@@ -78,8 +77,10 @@ class MediaEncoder:
         ]
         frontier = self._model(self._prompter.collate(samples)).frontier
         for key, item in zip(keys, group, strict=True):
+            features = frontier[key].cpu()
+            self._prompter.keep(item, features)
             encoded = dataclasses.replace(
-                item, pixels=None, mel=None, features=frontier[key].cpu(), feature_key=None
+                item, pixels=None, mel=None, features=features, feature_key=None
             )
             self._encoded[id(item)] = (item, encoded)
 
@@ -109,9 +110,9 @@ def answer_questions(
     others = [i for i, question in enumerate(questions) if question.form != "multiple_choice"]
     for group in batched(others, batch_size):
         batch = prompter.collate([questions[i].sample for i in group])
-        rows = model.generate(batch, settings=settings, stop=prompter.stop)
+        rows = model.generate(batch, settings=settings, stop=prompter.stop_rule)
         for i, ids in zip(group, rows, strict=True):
-            answers[i] = Answer(prompter.decode(ids).split(STOP_MARK, 1)[0].strip())
+            answers[i] = Answer(prompter.decode(ids))
     num_options = max((len(questions[i].candidates) for i in choices), default=1)
     for group in batched(choices, max(1, batch_size // num_options)):
         chosen = weigh_options(model, [questions[i] for i in group], prompter=prompter)

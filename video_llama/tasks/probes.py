@@ -24,6 +24,7 @@ import torch
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import unknown_name
 from video_llama.common.types import AudioSpec, MediaItem, MediaKind, Sample
+from video_llama.datasets.collate import num_steps
 from video_llama.processors.audio import log_mel
 
 VISUAL: frozenset[MediaKind] = frozenset({"image", "video"})
@@ -56,6 +57,7 @@ class Probe:
             set knows.
         apply: returns the altered item, None to take it out of the prompt.
         needs_partner: whether a second clip is needed.
+        needs_pixels: whether cached features will not do.
         spares_the_rest: whether answers that do not rest on the altered media must stay as they
             were. Not so for pictures: a clip of shuffled frames is like nothing in training.
     """
@@ -65,6 +67,7 @@ class Probe:
     ceilings: tuple[str, ...]
     apply: Callable[[MediaItem, Alteration], MediaItem | None]
     needs_partner: bool = False
+    needs_pixels: bool = False
     spares_the_rest: bool = False
 
 
@@ -177,26 +180,27 @@ def _shuffle(item: MediaItem, alteration: Alteration) -> MediaItem:
     """Show the frames in another order."""
     if item.kind == "image":
         return item
-    assert item.pixels is not None, "probes work on loaded media"
+    assert item.pixels is not None, "frames are shuffled before they are encoded"
     order = frame_order(len(item.pixels), name=f"{item.path} {item.start_s}", seed=alteration.seed)
     return dataclasses.replace(item, pixels=item.pixels[order], feature_key=None, content_hash=None)
 
 
 def _mute(item: MediaItem, alteration: Alteration) -> MediaItem:
     """Play digital silence of the same length."""
-    assert item.mel is not None
-    assert alteration.audio_spec is not None
     spec = alteration.audio_spec
+    assert spec is not None, "a deaf model has no audio items"
     silence = torch.zeros(int(spec.clip_s * spec.sample_rate_hz))
-    mel = log_mel(silence, spec, starts=[Fraction(0)] * len(item.mel))
-    return dataclasses.replace(item, mel=mel, feature_key=None, content_hash=None)
+    mel = log_mel(silence, spec, starts=[Fraction(0)] * num_steps(item))
+    return dataclasses.replace(item, mel=mel, features=None, feature_key=None, content_hash=None)
 
 
 PROBES = {
     probe.name: probe
     for probe in (
         Probe("no_media", VISUAL | AUDIBLE, ("blind", "deaf"), _drop),
-        Probe("frames_shuffled", frozenset({"video"}), ("order_blind",), _shuffle),
+        Probe(
+            "frames_shuffled", frozenset({"video"}), ("order_blind",), _shuffle, needs_pixels=True
+        ),
         Probe("clip_swapped", VISUAL | AUDIBLE, ("blind", "deaf"), _swap, needs_partner=True),
         Probe("sound_muted", AUDIBLE, ("deaf",), _mute, spares_the_rest=True),
         Probe("sound_swapped", AUDIBLE, ("deaf",), _swap, needs_partner=True, spares_the_rest=True),

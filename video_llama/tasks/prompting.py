@@ -1,7 +1,7 @@
 """Between questions and the model: media loaded once, prompts and batches made from them.
 
-The same encoder of samples as in training, so that a question is read as it was learned. The
-feature cache of training is not used: probes alter what goes into the encoders, and need it raw.
+The same encoder of samples as in training, so that a question is read as it was learned, and the
+same feature cache, so that a clip is decoded once for all evaluations.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from video_llama.common.types import AudioSpec, Batch, MediaItem, Sample
+from video_llama.conversation.stopping import StopRule, answer_text
 from video_llama.datasets.collate import RoutedItem, collate, num_steps
 from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
-from video_llama.tasks.base import StopRule
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,10 @@ class Prompter:
     """Makes batches of samples with loaded or encoded media.
 
     Attributes:
-        encoder: reads media and tokenises; without a feature cache.
-        stop: ends a generated answer, besides the decoder's own end token.
+        encoder: reads media, or finds their features, and tokenises.
     """
 
     encoder: SampleEncoder
-    stop: StopRule | None = None
 
     @property
     def audio_spec(self) -> AudioSpec | None:
@@ -34,13 +34,46 @@ class Prompter:
         spec = None if branch is None else self.encoder.specs[branch].spec
         return spec if isinstance(spec, AudioSpec) else None
 
+    @property
+    def stop_rule(self) -> StopRule:
+        """What ends a generated answer."""
+        return StopRule(self.encoder.text.tokenizer, self.encoder.text.template.stop)
+
     def load(self, sample: Sample) -> list[MediaItem]:
-        """Read a sample's media.
+        """Read a sample's media, as features if the cache has them.
 
         Raises:
             MediaError: a file cannot be used.
         """
-        return [routed.item for routed in self.encoder.load_media(sample).items]
+        loaded = self.encoder.load_media(sample)
+        if self.encoder.cache is not None:
+            self.encoder.cache.add({}, times_s={}, stamps=loaded.stamps)
+        return [routed.item for routed in loaded.items]
+
+    def load_raw(self, sample: Sample) -> list[MediaItem]:
+        """Read a sample's media from their files, as they are before any encoder.
+
+        Raises:
+            MediaError: a file cannot be used.
+        """
+        text, reader = self.encoder.text, self.encoder.reader
+        uncached = SampleEncoder(self.encoder.specs, text=text, reader=reader)
+        return [routed.item for routed in uncached.load_media(sample).items]
+
+    def keep(self, item: MediaItem, features: Tensor) -> None:
+        """Put the features of an item into the cache, if it has a place there.
+
+        Args:
+            item: raw, as `load` gave it.
+            features: float[T, N, D] at the cache frontier, valid steps only.
+        """
+        if self.encoder.cache is not None and item.feature_key is not None:
+            self.encoder.cache.put(item.feature_key, features, times_s=item.times_s)
+
+    def flush(self) -> None:
+        """Bring what was kept to disk."""
+        if self.encoder.cache is not None:
+            self.encoder.cache.flush()
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Make a batch; samples that end with a question are padded on the left.
@@ -58,8 +91,9 @@ class Prompter:
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return generated ids as text."""
-        return self.encoder.text.tokenizer.decode(ids)
+        """Return generated ids as the answer a person reads."""
+        text = self.encoder.text
+        return answer_text(ids, tokenizer=text.tokenizer, stop=text.template.stop)
 
     def _route(self, sample: Sample) -> LoadedMedia:
         """Say where the media of a sample go."""

@@ -110,6 +110,7 @@ class QuestionAnswering:
             store.add(index, self.answer_chunk(model, pieces[index], probed=probed))
             done += len(pieces[index])
             on_progress(done, total)
+        self.prompter.flush()
         return store.collect()
 
     def answer_chunk(
@@ -139,7 +140,8 @@ class QuestionAnswering:
                 and (probe is None or _concerns(probe, question, other))
             ]
             clips = dict.fromkeys(question.shown for question in asked)
-            altered = {clip: self._alter(clip, probe, loaded, other) for clip in clips}
+            raw = self._raw(asked, loaded) if probe is not None and probe.needs_pixels else loaded
+            altered = {clip: self._alter(clip, probe, raw, other) for clip in clips}
             # All clips together first, for full batches; then each clip finds its own.
             encoder.encode([item for items in altered.values() for item in items])
             shown = {clip: encoder.encode(items) for clip, items in altered.items()}
@@ -164,6 +166,16 @@ class QuestionAnswering:
                 broken[clip] = str(error)
                 get_logger().warning("left out: %s", error)
         return loaded, broken
+
+    def _raw(self, questions: Sequence[Question], loaded: Media) -> Media:
+        """Return clips with their pixels, read again if only their features were at hand."""
+        samples = {question.shown: question.sample for question in questions}
+        return {
+            clip: self.prompter.load_raw(sample)
+            if any(item.features is not None for item in loaded[clip])
+            else loaded[clip]
+            for clip, sample in samples.items()
+        }
 
     def _answer(
         self,

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -122,36 +123,66 @@ def score(
     Args:
         predictions: of one question set; those with an error are left out.
         ceilings: chance and ceilings by kind and name.
-        bars: lowest accuracy aimed at, by kind.
+        bars: lowest accuracy aimed at, by kind; a name with a star pools all kinds that match it
+            ("mc_*": 0.9) in a row of its own.
 
     Returns:
-        One row per kind, in the order of first appearance.
+        One row per kind, in the order of first appearance, then one per pool.
     """
-    groups: dict[str, dict[str, dict[str, bool]]] = defaultdict(lambda: defaultdict(dict))
-    forms: dict[str, set[str]] = defaultdict(set)
-    for prediction in predictions:
-        if prediction.error is None:
-            groups[prediction.kind][prediction.probe][prediction.key] = prediction.correct
-            forms[prediction.kind].add(prediction.form)
+    asked = [prediction for prediction in predictions if prediction.error is None]
+    kinds = list(dict.fromkeys(prediction.kind for prediction in asked))
+    pools = [pattern for pattern in bars or {} if is_pool(pattern)]
     rows = []
-    for kind, by_probe in groups.items():
-        known = dict((ceilings or {}).get(kind, {}))
-        bar = (bars or {}).get(kind)
-        full = by_probe[NO_PROBE]
-        rows.append(
-            KindScore(
-                kind=kind,
-                form=next(iter(forms[kind])) if len(forms[kind]) == 1 else "mixed",
-                score=_count(full, at_least=bar),
-                ceilings=known,
-                probes={
-                    name: _score_probe(name, answers, full=full, ceilings=known, bar=bar)
-                    for name, answers in by_probe.items()
-                    if name != NO_PROBE
-                },
+    for pattern in (*kinds, *pools):
+        members = [p for p in asked if fnmatchcase(p.kind, pattern)]
+        if members:
+            known = _mean_ceilings(members, ceilings or {})
+            rows.append(
+                _score_kind(pattern, members, ceilings=known, bar=(bars or {}).get(pattern))
             )
-        )
     return rows
+
+
+def is_pool(kind: str) -> bool:
+    """Say whether a row pools several kinds, "mc_*" for example."""
+    return "*" in kind
+
+
+def _score_kind(
+    kind: str,
+    predictions: Sequence[Prediction],
+    *,
+    ceilings: Mapping[str, float],
+    bar: float | None,
+) -> KindScore:
+    """Make one row."""
+    by_probe: dict[str, dict[str, bool]] = defaultdict(dict)
+    for prediction in predictions:
+        by_probe[prediction.probe][prediction.key] = prediction.correct
+    forms = {prediction.form for prediction in predictions}
+    full = by_probe[NO_PROBE]
+    return KindScore(
+        kind=kind,
+        form=forms.pop() if len(forms) == 1 else "mixed",
+        score=_count(full, at_least=bar),
+        ceilings=ceilings,
+        probes={
+            name: _score_probe(name, answers, full=full, ceilings=ceilings, bar=bar)
+            for name, answers in by_probe.items()
+            if name != NO_PROBE
+        },
+    )
+
+
+def _mean_ceilings(
+    predictions: Sequence[Prediction], ceilings: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Average the ceilings of kinds by their questions; a name that one kind lacks is left out."""
+    shares = Counter(p.kind for p in predictions if p.probe == NO_PROBE)
+    known = [(ceilings.get(kind, {}), num) for kind, num in shares.items()]
+    names = [name for name in known[0][0] if all(name in row for row, _ in known)]
+    total = sum(shares.values())
+    return {name: sum(row[name] * num for row, num in known) / total for name in names}
 
 
 def to_metrics(rows: Sequence[KindScore], *, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -161,13 +192,14 @@ def to_metrics(rows: Sequence[KindScore], *, predictions: Sequence[Prediction]) 
         rows: from `score`.
         predictions: all of them; the ones that could not be asked are named.
     """
-    num = sum(row.score.num for row in rows)
-    num_correct = sum(row.score.num_correct for row in rows)
+    single = [row for row in rows if not is_pool(row.kind)]
+    num = sum(row.score.num for row in single)
+    num_correct = sum(row.score.num_correct for row in single)
     broken = {p.key: p.error for p in predictions if p.error is not None}
     return {
         "micro_accuracy": num_correct / num if num else None,
         "macro_accuracy": (
-            sum(row.score.accuracy.value for row in rows) / len(rows) if rows else None
+            sum(row.score.accuracy.value for row in single) / len(single) if single else None
         ),
         "num_questions": num,
         "num_unusable": len(broken),

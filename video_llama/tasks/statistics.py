@@ -93,4 +93,4 @@ def paired_p_value(num_only_first: int, num_only_second: int) -> float:
     total = num_only_first + num_only_second
     smaller = min(num_only_first, num_only_second)
     tail = sum(math.comb(total, count) for count in range(smaller + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, float(2 * tail / 2**total))

@@ -1,0 +1,315 @@
+"""`video-llama evaluate`: from a run file to accuracies by kind of question.
+
+    python evaluate.py --cfg-path eval_configs/toy/withaudio.yaml
+    torchrun --nproc_per_node=2 evaluate.py --cfg-path ... --options run.probes=[no_media]
+
+For every question set of the run file, `output_dir/NAME/` gets `predictions.jsonl`,
+`metrics.json` and, while it runs, what is needed to go on after a kill. A set that is finished is
+not asked again, and the model is not even loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from video_llama.apps.evaluate_table import accuracy_table
+from video_llama.apps.loading import LoadedModel, load_model, pick_device
+from video_llama.apps.main import add_config_arguments
+from video_llama.apps.plan import named_files
+from video_llama.common.config import load
+from video_llama.common.dist import barrier, is_main, process_group
+from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.logger import get_logger, start_logging
+from video_llama.common.registry import registry
+from video_llama.common.schema import Config
+from video_llama.datasets.base import DatasetReader
+from video_llama.datasets.feature_cache import FeatureCache
+from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
+from video_llama.models.loading import CHECKPOINT_KEYS, find_checkpoint
+from video_llama.processors.media import MediaCompat, MediaLoader
+from video_llama.runners.data import READER
+from video_llama.tasks.predictions import PredictionStore
+from video_llama.tasks.prompting import Prompter
+from video_llama.tasks.question_answering import QuestionAnswering
+from video_llama.tasks.questions import Question, read_question
+from video_llama.tasks.scoreboard import KindScore, read_ceilings, score, to_metrics
+
+METRICS_NAME = "metrics.json"
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """One entry of the run file.
+
+    Attributes:
+        name: of the entry.
+        annotations: the file its questions come from.
+        questions: those that can be asked.
+        unreadable: why the others cannot, by key.
+        store: where its predictions are kept.
+    """
+
+    name: str
+    annotations: Path
+    questions: list[Question]
+    unreadable: dict[str, str]
+    store: PredictionStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    add_config_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Evaluate and print the tables.
+
+    Raises:
+        VideoLlamaError: the run file, the files it names or the data are wrong.
+    """
+    evaluate(load(args.cfg_path, options=args.options))
+    return 0
+
+
+def evaluate(config: Config) -> dict[str, list[KindScore]]:
+    """Ask every question set of a run file; what was asked before is kept.
+
+    Args:
+        config: the typed run file; its data sets are question sets.
+
+    Returns:
+        The table of every set, by name, the same on every rank.
+
+    Raises:
+        VideoLlamaError: the run file, the files it names or the data are wrong.
+    """
+    start_logging()
+    settings = _settings(config)
+    readers = _open_readers(config)
+    device = pick_device(config.run.device)
+    with process_group(device) as world:
+        if world.size > 1 and device == "cuda":
+            device = f"cuda:{world.local_rank}"
+        sets = [_open_set(config, reader, settings=settings) for reader in readers]
+        if not all(asked.store.is_complete() for asked in sets):
+            # Parts that start from random weights are the same on every rank and in every start.
+            torch.manual_seed(config.run.seed)
+            loaded = load_model(config, device=device)
+            prompter = build_prompter(config, loaded, rank=world.rank)
+            task = QuestionAnswering(settings, prompter=prompter)
+            for asked in sets:
+                with (
+                    progress_bar(asked.name) as show,
+                    torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.run.amp),
+                ):
+                    task.evaluate(
+                        loaded.model, asked.questions, store=asked.store, on_progress=show
+                    )
+        # Before any rank leaves, a finished set must be one for all.
+        barrier()
+        return {
+            asked.name: report_set(config, asked, position=position)
+            for position, asked in enumerate(sets)
+        }
+
+
+def build_prompter(config: Config, loaded: LoadedModel, *, rank: int = 0) -> Prompter:
+    """Join a model to the media and texts of its questions, with the feature cache of training.
+
+    Args:
+        config: the typed run file.
+        loaded: the model with its tokenizer and template.
+        rank: of this process, names its cache files.
+    """
+    run, model = config.run, config.model
+    compat = MediaCompat.released() if model.compat == "released" else MediaCompat()
+    specs = loaded.model.branch_specs(fingerprint=run.feature_cache is not None)
+    cache = None
+    if run.feature_cache is not None:
+        cache = FeatureCache(run.feature_cache, rank=rank, reader=f"{READER} {compat}")
+    return Prompter(
+        SampleEncoder(
+            specs,
+            text=TextSettings(loaded.template, loaded.tokenizer, max_len=model.max_txt_len),
+            reader=MediaLoader(specs, reader=READER, compat=compat),
+            cache=cache,
+        )
+    )
+
+
+def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[KindScore]:
+    """Score a finished set; rank zero writes `metrics.json` and prints the table.
+
+    Args:
+        config: the typed run file.
+        asked: the set, all of whose questions were asked.
+        position: of the set in the run file, so that a report keeps the order.
+
+    Raises:
+        MediaError: too large a share of the questions could not be asked.
+    """
+    predictions = asked.store.collect()
+    folder = asked.annotations if asked.annotations.is_dir() else asked.annotations.parent
+    rows = score(predictions, ceilings=read_ceilings(folder), bars=config.run.bars)
+    metrics = {
+        "dataset": asked.name,
+        "position": position,
+        **to_metrics(rows, predictions=predictions),
+    }
+    metrics["unusable"] |= asked.unreadable
+    metrics["num_unusable"] = len(metrics["unusable"])
+    if is_main():
+        text = json.dumps(metrics, indent=2) + "\n"
+        (asked.store.folder / METRICS_NAME).write_text(text, encoding="utf-8")
+        Console().print(accuracy_table(rows, title=asked.name))
+        get_logger().info("%s: everything is in %s", asked.name, asked.store.folder)
+    _check_skips(asked, metrics=metrics, max_skip_rate=config.run.max_skip_rate)
+    return rows
+
+
+def identity_of(config: Config, *, annotations: Path, settings: QuestionAnswering.Config) -> dict:
+    """Return what decides every prediction, as plain values that can be compared and shown.
+
+    Checkpoints and questions are known by their content; foundation weights, which may be many
+    gigabytes, by name and size.
+
+    Args:
+        config: the typed run file.
+        annotations: file or folder of the questions.
+        settings: how they are asked.
+    """
+    checkpoints = {
+        key: _digest(find_checkpoint(path).read_bytes())
+        for key in CHECKPOINT_KEYS
+        if (path := getattr(config.model, key)) is not None
+    }
+    foundations = [
+        (str(file), file.stat().st_size)
+        for key, path in named_files(config.model)
+        if key not in CHECKPOINT_KEYS
+        for file in _files(Path(path))
+    ]
+    questions = b"".join(file.read_bytes() for file in _files(annotations))
+    return {
+        **checkpoints,
+        "model": _digest(json.dumps(config.resolved["model"], sort_keys=True, default=str)),
+        "foundations": _digest(json.dumps(foundations)),
+        "questions": _digest(questions),
+        "amp": config.run.amp,
+        **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
+    }
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far rank zero has come.
+
+    Args:
+        name: of the question set.
+
+    Yields:
+        A function that takes the questions done and all there are.
+    """
+    if not is_main():
+        yield lambda done, total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("questions, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _settings(config: Config) -> QuestionAnswering.Config:
+    """Read how to ask from the run section."""
+    run = config.run
+    task = registry.get_task_class(run.task)
+    if not issubclass(task, QuestionAnswering):
+        raise ConfigError(
+            f"run.task: evaluate asks questions, task '{run.task}' does not; set "
+            "run.task: question_answering"
+        )
+    return QuestionAnswering.Config(
+        probes=run.probes,
+        probe_questions=run.probe_questions,
+        max_new_tokens=run.max_new_tokens,
+        batch_size=run.batch_size_eval,
+        seed=run.seed,
+    )
+
+
+def _open_readers(config: Config) -> list[DatasetReader]:
+    """Open the question sets and name every missing file of model and data at once."""
+    readers: list[DatasetReader] = [
+        registry.get_dataset_class(entry.type)(entry.config, name=name)
+        for name, entry in config.datasets.items()
+    ]
+    problems = [
+        f"model.{key}: there is no {path}"
+        for key, path in named_files(config.model)
+        if not Path(path).exists()
+    ]
+    problems += [problem for reader in readers for problem in reader.missing()]
+    if not readers:
+        problems.append("datasets: there is no question set; add an entry of type mvbench")
+    if problems:
+        raise ConfigError(problems)
+    return readers
+
+
+def _open_set(
+    config: Config, reader: DatasetReader, *, settings: QuestionAnswering.Config
+) -> QuestionSet:
+    """Read the questions of one entry and claim its folder."""
+    questions: list[Question] = []
+    unreadable: dict[str, str] = {}
+    for index in range(len(reader)):
+        try:
+            questions.append(read_question(reader.sample(index)))
+        except MediaError as error:
+            unreadable[reader.key(index)] = str(error)
+    annotations = Path(reader.config.annotations)
+    identity = identity_of(config, annotations=annotations, settings=settings)
+    store = PredictionStore(Path(config.run.output_dir) / reader.name, identity=identity)
+    return QuestionSet(reader.name, annotations, questions, unreadable, store)
+
+
+def _check_skips(asked: QuestionSet, *, metrics: dict[str, Any], max_skip_rate: float) -> None:
+    """Refuse a result of which too much is missing."""
+    unusable: dict[str, str] = metrics["unusable"]
+    total = metrics["num_questions"] + len(unusable)
+    if len(unusable) > max_skip_rate * total:
+        first = next(iter(unusable.values()))
+        raise MediaError(
+            f"datasets.{asked.name}: {len(unusable)} of {total} questions could not be asked, "
+            f"run.max_skip_rate allows {max_skip_rate:g}; the first: {first}"
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or the files of a folder, in a fixed order."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.glob("*") if file.is_file())
+
+
+def _digest(content: str | bytes) -> str:
+    """Return a short hash."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -1,0 +1,63 @@
+"""The table of accuracies in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from video_llama.tasks.probes import PROBES
+from video_llama.tasks.scoreboard import CHANCE, KindScore, Score, is_pool
+
+CEILINGS = ("blind", "deaf", "order_blind")
+
+
+def accuracy_table(rows: Sequence[KindScore], *, title: str) -> Table:
+    """Lay out accuracies by kind: interval, chance, ceilings, bar, and every probe.
+
+    Args:
+        rows: from `scoreboard.score`.
+        title: name of the question set.
+
+    Returns:
+        Percentages; green and red say whether a bar or ceiling is kept, within the interval.
+    """
+    names = {name for row in rows for name in row.ceilings}
+    ceilings = [name for name in (CHANCE, *CEILINGS) if name in names]
+    used = {name for row in rows for name in row.probes}
+    probes = [name for name in PROBES if name in used]
+    table = Table(title=f"{title}: accuracy in percent", title_justify="left")
+    table.add_column("kind")
+    table.add_column("n", justify="right")
+    table.add_column("accuracy", justify="right")
+    table.add_column("95 %", justify="right")
+    for name in ceilings:
+        table.add_column(name.replace("_", "\n"), justify="right", style="dim")
+    table.add_column("bar", justify="right")
+    for name in probes:
+        table.add_column(name.replace("_", "\n"), justify="right")
+    for row in rows:
+        accuracy = row.score.accuracy
+        table.add_row(
+            f"all {row.kind}" if is_pool(row.kind) else row.kind,
+            str(row.score.num),
+            _coloured(row.score),
+            f"{percent(accuracy.low)}-{percent(accuracy.high)}",
+            *(percent(row.ceilings[n]) if n in row.ceilings else "" for n in ceilings),
+            "" if row.score.at_least is None else percent(row.score.at_least),
+            *(_coloured(row.probes[n].score) if n in row.probes else "" for n in probes),
+        )
+    return table
+
+
+def percent(value: float) -> str:
+    """Write a share as a percentage with one digit."""
+    return f"{100 * value:.1f}"
+
+
+def _coloured(score: Score) -> str:
+    """Write an accuracy, green or red where there is something to keep."""
+    text = percent(score.accuracy.value)
+    if score.passes is None:
+        return text
+    return f"[green]{text}[/]" if score.passes else f"[red]{text}[/]"
