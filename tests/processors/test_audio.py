@@ -207,6 +207,23 @@ class TestReadAudio:
         assert len(waveform) == 16000
         assert loudest_hz(waveform, 8000) == pytest.approx(440, abs=1)
 
+    @pytest.mark.parametrize("rate_hz", [16001, 44056, 47952, 99991, 767999])
+    def test_an_odd_rate_is_resampled_in_little_memory(self, tmp_path, rate_hz):
+        import soundfile
+
+        samples = tone(rate_hz=rate_hz, duration_s=0.5)
+        soundfile.write(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
+        waveform = read_audio(tmp_path / "a.wav", sample_rate_hz=16000)
+        assert len(waveform) == pytest.approx(8000, abs=5)
+        assert loudest_hz(waveform) == pytest.approx(440, abs=2)
+
+    def test_a_rate_of_a_damaged_header_is_named(self, make_clip):
+        content = bytearray(make_clip("a.wav", sound=tone(), codecs=("", "pcm_s16le")).read_bytes())
+        rate = content.index((16000).to_bytes(4, "little"))
+        content[rate : rate + 4] = (2_000_000_000).to_bytes(4, "little")
+        with pytest.raises(MediaError, match="sample rate of 2000000000 Hz"):
+            read_audio(bytes(content), sample_rate_hz=16000)
+
     def test_a_span_is_that_piece_of_the_track(self, make_clip):
         rising = np.linspace(-1, 1, 80000, dtype=np.float32)
         path = make_clip("a.wav", sound=rising, codecs=("", "pcm_s16le"))

@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from video_llama.processors.media import (
     probe,
 )
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHAPE = Shape(num_steps=8, num_tokens=4, width=16)
 VIDEO = BranchSpec(
     name="video",
@@ -258,3 +260,25 @@ def test_a_cover_is_not_taken_for_a_clip(loader, tmp_path, make_clip):
     path = add_cover(make_clip("a.mp3", sound=tone(), codecs=("", "libmp3lame")), tmp_path)
     with pytest.raises(MediaError, match="no video stream"):
         loader.load(MediaItem("video", str(path)), branch=VIDEO)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("camera_720p.mp4", ("video", "audio")),
+        ("web.webm", ("video", "audio")),
+        ("animation.gif", ("video",)),
+        ("picture.jpg", ("image",)),
+        ("sound.wav", ("audio",)),
+    ],
+)
+def test_the_example_media_load_for_every_branch_they_suit(loader, name, kinds):
+    path = EXAMPLES / name
+    assert probe(path).kind == kinds[0]
+    for kind in kinds:
+        item = loader.load(
+            MediaItem(kind, str(path)), branch="audio" if kind == "audio" else "video"
+        )
+        tensor = item.mel if kind == "audio" else item.pixels
+        assert tensor.isfinite().all()
+        assert len(item.times_s) == len(tensor) == (1 if kind == "image" else 8)
