@@ -60,7 +60,6 @@ class DecoderRecipe:
         mixed_lr: falls linearly to 0.
         warmup_steps: of either stage.
         drill_share: of drills among the texts, at the beginning and from the middle on.
-        text_weight: of what is not an answer, in the loss.
         num_scenes: scenes the texts are about.
         probe_every: steps between points of the curve.
         probe_texts: held-out texts of each kind for such a point.
@@ -80,7 +79,6 @@ class DecoderRecipe:
     mixed_lr: float = 2.5e-3
     warmup_steps: int = 50
     drill_share: tuple[float, float] = (0.8, 0.3)
-    text_weight: float = 0.05
     num_scenes: int = 20_000
     probe_every: int = 250
     probe_texts: int = 100
@@ -193,7 +191,7 @@ def _train_stage(
         lr = stage.lr_of(step / stage.num_steps) * min(1.0, (step + 1) / recipe.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss = weighted_loss(model, batch=next(stage.batches), text_weight=recipe.text_weight)
+        loss = answer_loss(model, batch=next(stage.batches))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -209,18 +207,13 @@ def _train_stage(
     return curve
 
 
-def weighted_loss(model: LlamaForCausalLM, *, batch: list[LaidOut], text_weight: float) -> Tensor:
-    """Mean cross entropy of the answers, plus `text_weight` x that of everything else."""
+def answer_loss(model: LlamaForCausalLM, *, batch: list[LaidOut]) -> Tensor:
+    """Mean cross entropy of the answer tokens; the output layer runs at those alone."""
     ids, labels = collate(batch)
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    wanted = ids[:, 1:]
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), wanted.flatten(), reduction="none"
-    ).view_as(wanted)
-    answers = labels[:, 1:] != IGNORE_INDEX
-    # Id 0 is the unknown token, which byte fallback never needs: here it can only be padding.
-    others = ~answers & (wanted != 0)
-    return losses[answers].mean() + text_weight * losses[others].mean()
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:]
+    answers = wanted != IGNORE_INDEX
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[answers]), wanted[answers])
 
 
 def _recall_batches(

@@ -119,9 +119,11 @@ def _exact(model: LlamaForCausalLM, *, texts: Sequence[LaidOut]) -> list[bool]:
     for start in range(0, len(by_length), _BATCH):
         ids, labels = collate(by_length[start : start + _BATCH])
         with torch.inference_mode():
-            logits = model(input_ids=ids, use_cache=False).logits
-        wanted = labels[:, 1:]
-        agrees = (logits[:, :-1].argmax(-1) == wanted) | (wanted == IGNORE_INDEX)
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            wanted = labels[:, 1:]
+            agrees = wanted == IGNORE_INDEX
+            asked = ~agrees
+            agrees[asked] = model.lm_head(hidden[asked]).argmax(-1) == wanted[asked]
         exact += agrees.all(dim=1).tolist()
     return exact
 

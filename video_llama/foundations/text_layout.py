@@ -80,14 +80,16 @@ def collate(batch: list[LaidOut]) -> tuple[Tensor, Tensor]:
 
 
 def _lay_out_recall(text: TextSample, *, facts: list[int], tokenizer: Tokenizer) -> LaidOut:
-    """Put keys and values one after the other behind the list; only values are answers."""
+    """Put "key : value ;" one after the other behind the list; only values are answers."""
     assert tokenizer.bos_id is not None
     ids = [tokenizer.bos_id, *facts]
     labels = [IGNORE_INDEX] * len(ids)
     for turn in text.turns:
-        key, value = (tokenizer.encode_run(word).ids for word in (turn.question, turn.answer))
-        ids += key + value
-        labels += [IGNORE_INDEX] * len(key) + value
+        key, value, end = (
+            tokenizer.encode_run(words).ids for words in (f"{turn.question} :", turn.answer, ";")
+        )
+        ids += key + value + end
+        labels += [IGNORE_INDEX] * len(key) + value + [IGNORE_INDEX] * len(end)
     return LaidOut(ids, labels)
 
 

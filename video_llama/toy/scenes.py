@@ -58,7 +58,7 @@ _STEP = {
 }
 _GROWTH = {"grows": 1.0, "shrinks": -1.0}
 _WHOLE_CLIP_S = (-math.inf, math.inf)
-_EVENT_KINDS: dict[str, EventKind] = {"change": "colour_change", "bounce": "bounce"}
+EVENT_KINDS: dict[str, EventKind] = {"change": "colour_change", "bounce": "bounce"}
 
 
 @dataclass(frozen=True)
@@ -272,10 +272,10 @@ def _draw_things(
     table = wordings(kind, split=split)
     wording = rng.choices(table, cum_weights=_cumulated(kind, split=split))[0]
     event = None
-    if kind in _EVENT_KINDS:
+    if kind in EVENT_KINDS:
         time_bin = rng.choice(BINS)
         time_s = rng.uniform(*BIN_RANGE_S[time_bin])
-        event = Event(_EVENT_KINDS[kind], time_bin, time_s, wording.last_colour)
+        event = Event(EVENT_KINDS[kind], time_bin, time_s, wording.last_colour)
     spans = ORDER_SPANS_S if kind == "order" else (_WHOLE_CLIP_S,) * 2
     while True:
         things = tuple(
