@@ -197,7 +197,7 @@ def build_page(chat: Chat) -> Blocks:
                     label="Video, picture or sound", file_types=["video", "image", "audio"]
                 )
                 start = gr.Button("Upload & start", variant="primary")
-                frames = gr.Gallery(label="What the model sees", columns=4, height="auto")
+                frames = gr.Gallery(label="What the model sees", columns=4, height=320)
                 with gr.Accordion("Settings", open=False):
                     temperature = gr.Slider(
                         0, 2, value=chat.settings.temperature, step=0.1, label="Temperature"
@@ -206,7 +206,7 @@ def build_page(chat: Chat) -> Blocks:
                         1, 1000, value=chat.settings.max_new_tokens, step=1, label="Longest answer"
                     )
             with gr.Column(scale=3):
-                turns = gr.Chatbot(label=TITLE, height=480)
+                turns = gr.Chatbot(label=TITLE, height=480, buttons=["copy"])
                 question = gr.Textbox(
                     label="Question", placeholder="What happens?", interactive=False
                 )
@@ -224,5 +224,6 @@ def build_page(chat: Chat) -> Blocks:
             handlers.answer, [turns, session, temperature, longest], turns, **one_at_a_time
         )
         stop.click(handlers.stop, session, None, queue=False)
-        clear.click(handlers.clear, session, [file, session, turns, frames, question], queue=False)
+        for forget in (clear.click, turns.clear):
+            forget(handlers.clear, session, [file, session, turns, frames, question], queue=False)
     return page
