@@ -67,7 +67,7 @@ def test_chunks_of_other_ranks_are_found(tmp_path):
 
 
 def test_a_folder_of_another_checkpoint_is_refused_with_the_difference(tmp_path):
-    PredictionStore(tmp_path, identity=IDENTITY)
+    PredictionStore(tmp_path, identity=IDENTITY).add(0, [])
     with pytest.raises(ConfigError, match="checkpoint: 'abc' there, 'xyz' now"):
         PredictionStore(tmp_path, identity=IDENTITY | {"checkpoint": "xyz"})
 
@@ -78,3 +78,8 @@ def test_an_interrupted_evaluation_is_not_complete(tmp_path):
     assert not store.is_complete()
     store.collect()
     assert PredictionStore(tmp_path, identity=IDENTITY).is_complete()
+
+
+def test_a_store_without_predictions_leaves_nothing(tmp_path):
+    PredictionStore(tmp_path / "out", identity=IDENTITY)
+    assert not (tmp_path / "out").exists()

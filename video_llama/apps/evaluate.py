@@ -40,6 +40,7 @@ from video_llama.models.loading import CHECKPOINT_KEYS, find_checkpoint
 from video_llama.processors.media import MediaCompat, MediaLoader
 from video_llama.runners.data import READER
 from video_llama.tasks.predictions import PredictionStore
+from video_llama.tasks.probes import get_probes
 from video_llama.tasks.prompting import Prompter
 from video_llama.tasks.question_answering import QuestionAnswering
 from video_llama.tasks.questions import Question, read_question
@@ -245,6 +246,7 @@ def _settings(config: Config) -> QuestionAnswering.Config:
             f"run.task: evaluate asks questions, task '{run.task}' does not; set "
             "run.task: question_answering"
         )
+    get_probes(run.probes)
     return QuestionAnswering.Config(
         probes=run.probes,
         probe_questions=run.probe_questions,

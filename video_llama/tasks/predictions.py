@@ -20,6 +20,7 @@ from typing import Any
 from video_llama.common import dist
 from video_llama.common.errors import ConfigError
 
+IDENTITY_FILE = "identity.json"
 NO_PROBE = "none"
 """Value of `Prediction.probe` for questions asked with their media as they are."""
 
@@ -78,7 +79,7 @@ class PredictionStore:
     """The predictions of one evaluation below one folder.
 
     Args:
-        folder: made if missing.
+        folder: made with the first prediction, so that a run that fails before leaves nothing.
         identity: plain values that decide every prediction (checkpoint hash, config, questions).
 
     Raises:
@@ -87,7 +88,8 @@ class PredictionStore:
 
     def __init__(self, folder: Path, *, identity: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._check_identity(json.loads(json.dumps(identity)))
+        self._identity = json.loads(json.dumps(identity))
+        self._check_identity()
         self._parts = folder / "parts"
         self._final = folder / "predictions.jsonl"
 
@@ -101,6 +103,7 @@ class PredictionStore:
 
     def add(self, chunk: int, predictions: Sequence[Prediction]) -> None:
         """Keep the predictions of one chunk; they survive a kill from here on."""
+        self._claim()
         self._parts.mkdir(exist_ok=True)
         path = self._parts / f"rank{dist.read_world().rank}.jsonl"
         line = {"chunk": chunk, "predictions": [dataclasses.asdict(p) for p in predictions]}
@@ -116,6 +119,7 @@ class PredictionStore:
         """
         dist.barrier()
         if dist.is_main() and not self.is_complete():
+            self._claim()
             parts = self._read_parts()
             predictions = [p for chunk in sorted(parts) for p in parts[chunk]]
             text = "".join(json.dumps(p) + "\n" for p in predictions)
@@ -127,14 +131,16 @@ class PredictionStore:
         dist.barrier()
         return read_predictions(self._final)
 
-    def _check_identity(self, identity: dict[str, Any]) -> None:
-        """Claim a fresh folder, accept our own, refuse anybody else's."""
-        path = self.folder / "identity.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
+    def _check_identity(self) -> None:
+        """Accept a fresh folder or our own, refuse anybody else's."""
+        path = self.folder / IDENTITY_FILE
+        if not path.is_file():
+            return
+        known, wanted = json.loads(path.read_text(encoding="utf-8")), self._identity
         differing = [
-            f"{key}: {known.get(key)!r} there, {identity.get(key)!r} now"
-            for key in sorted({*known, *identity})
-            if known.get(key) != identity.get(key)
+            f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} now"
+            for key in sorted({*known, *wanted})
+            if known.get(key) != wanted.get(key)
         ]
         if differing:
             raise ConfigError(
@@ -143,12 +149,16 @@ class PredictionStore:
                 + "); choose another run.output_dir or delete the folder",
                 where=str(self.folder),
             )
-        # Every rank has looked before rank zero claims the folder.
-        dist.barrier()
-        if dist.is_main() and not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        dist.barrier()
+
+    def _claim(self) -> None:
+        """Say whose folder it is; several ranks may do so at once, with the same words."""
+        path = self.folder / IDENTITY_FILE
+        if path.is_file():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".rank{dist.read_world().rank}")
+        unfinished.write_text(json.dumps(self._identity, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
 
     def _read_parts(self) -> dict[int, list[dict[str, Any]]]:
         """Return the plain predictions of every finished chunk; half lines are skipped."""
