@@ -87,6 +87,23 @@ def test_a_visitor_uploads_asks_and_clears(visit: Any, sounding_clip: Path, tmp_
     assert outside == []
 
 
+def test_emptying_the_conversation_also_makes_the_model_forget(
+    visit: Any, sounding_clip: Path
+) -> None:
+    parrot = Parrot("a red boat###")
+    tab = visit(parrot)
+    upload(tab, sounding_clip)
+    ask(tab, "What is it?")
+    tab.get_by_text("a red boat").wait_for()
+    # The first such icon empties the upload box, the second the conversation.
+    tab.locator("button[aria-label=Clear]").nth(1).click()
+    tab.wait_for_function("() => document.querySelector('textarea').disabled")
+    upload(tab, sounding_clip)
+    ask(tab, "And now?")
+    tab.get_by_text("a red boat").wait_for()
+    assert "What is it?" not in parrot.last_prompt()
+
+
 def test_stopping_keeps_what_was_said(visit: Any, sounding_clip: Path) -> None:
     tab = visit(SlowParrot(" ".join(["again"] * 150)))
     upload(tab, sounding_clip)
