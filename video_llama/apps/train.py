@@ -140,10 +140,10 @@ def build_runner(
 def _check_files(config: Config, readers: dict[str, DatasetReader]) -> None:
     """Name every missing file of model and data at once."""
     problems = [
-        f"model.{key}: there is no {path}"
+        f"model.{key}: there is no {path} (--dry-run says where it can be had)"
         for key, path in named_files(config.model)
         if not Path(path).exists()
     ]
     problems += [problem for reader in readers.values() for problem in reader.missing()]
     if problems:
-        raise ConfigError([*problems, "train.py --dry-run says where weights can be had"])
+        raise ConfigError(problems)

@@ -12,6 +12,10 @@ from pathlib import Path
 from video_llama.common.dist import is_main
 
 LOG_FILE = "log.txt"
+CONSOLE = "console"
+"""Name of the handler that `start_logging` adds, once."""
+
+LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def get_logger() -> logging.Logger:
@@ -25,12 +29,20 @@ def start_logging(*, level: int = logging.INFO) -> None:
     Args:
         level: lowest level shown, of the logging module.
     """
+    from rich import get_console
     from rich.logging import RichHandler
 
     logger = get_logger()
-    if any(isinstance(handler, RichHandler) for handler in logger.handlers):
+    if any(handler.get_name() == CONSOLE for handler in logger.handlers):
         return
-    handler = RichHandler(show_path=False, log_time_format="[%H:%M:%S]", rich_tracebacks=False)
+    handler: logging.Handler
+    if get_console().is_terminal:
+        handler = RichHandler(show_path=False, log_time_format="[%H:%M:%S]")
+    else:
+        # Rich folds long lines; a file or a pipe keeps one line per event.
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(LINE_FORMAT, datefmt="%H:%M:%S"))
+    handler.set_name(CONSOLE)
     handler.setLevel(level if is_main() else logging.ERROR)
     logger.setLevel(min(level, logging.INFO))
     logger.addHandler(handler)
@@ -49,7 +61,7 @@ def log_to_folder(folder: Path) -> logging.Handler | None:
     if not is_main():
         return None
     handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter(LINE_FORMAT))
     logger = get_logger()
     logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
     logger.addHandler(handler)
