@@ -1,6 +1,7 @@
 import json
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -258,6 +259,26 @@ class TestReadAudio:
         )
         np.testing.assert_allclose(first.numpy(), left, atol=1e-4)
         np.testing.assert_allclose(mixed.numpy(), left / 2, atol=1e-4)
+
+    @pytest.mark.parametrize(("layout", "count"), [("5.1", 6), ("7.1", 8), ("16 channels", 16)])
+    def test_many_planar_channels_are_mixed(self, tmp_path, layout, count):
+        """Planar samples of 8 and more channels are where PyAV reads past its planes."""
+        path = tmp_path / "a.mkv"
+        loud_first = np.zeros((1, 16000 * count), dtype=np.float32)
+        loud_first[0, ::count] = tone(duration_s=1.0)
+        with av.open(str(path), mode="w") as container:
+            stream = container.add_stream("wavpack", rate=16000, layout=layout)
+            stream.format = "fltp"
+            block = av.AudioFrame.from_ndarray(loud_first, format="flt", layout=layout)
+            block.sample_rate, block.pts = 16000, 0
+            planar = av.AudioResampler(format="fltp", layout=layout, rate=16000)
+            for piece in planar.resample(block):
+                container.mux(stream.encode(piece))
+            container.mux(stream.encode())
+        first = read_audio(path, sample_rate_hz=16000, channels="first")
+        mixed = read_audio(path, sample_rate_hz=16000)
+        np.testing.assert_allclose(first.numpy(), tone(duration_s=1.0), atol=1e-5)
+        np.testing.assert_allclose(mixed.numpy(), first.numpy() / count, atol=1e-6)
 
     def test_a_silent_track_is_sound(self, make_clip):
         waveform = read_audio(

@@ -50,7 +50,8 @@ def open_container(source: Source) -> Iterator[InputContainer]:
         The open container.
 
     Raises:
-        MediaError: missing, a folder, empty, or not media; the reason says which.
+        MediaError: missing, a folder, empty, or not media; the reason says which. Also whatever
+            FFmpeg refuses while the container is open.
     """
     name = name_of(source)
     if isinstance(source, bytes):
@@ -77,6 +78,8 @@ def open_container(source: Source) -> Iterator[InputContainer]:
         ) from error
     try:
         yield container
+    except av.FFmpegError as error:
+        raise MediaError(f"cannot be read or decoded ({error.strerror})", path=name) from error
     finally:
         container.close()
 

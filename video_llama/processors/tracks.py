@@ -8,6 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ CLOCK_TOLERANCE_S = 0.05
 
 MAX_GAP_S = 60.0
 """A jump of the clock beyond this is a fault of the clock, and no silence is put in."""
+
+MAX_PLANES = 8
+"""From so many channels on PyAV reads past the list of planes (7.1 sound, damaged AAC) and may
+crash the process; they are interleaved first."""
 
 
 class Track:
@@ -88,6 +93,9 @@ def shown_at(frame: AudioFrame, zero_s: Fraction) -> Fraction | None:
 
 def _one_channel(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
     """Return a block's samples as float32[n], -1..1."""
+    if frame.format.is_planar and len(frame.layout.channels) >= MAX_PLANES:
+        packer = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+        (frame,) = packer.resample(frame)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
