@@ -8,8 +8,8 @@ import pytest
 import torch
 from parrot import LLAMA
 
-from video_llama.common.config import parse_model
 from video_llama.common.generation import GenerationSettings
+from video_llama.common.sections import parse_model
 from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.stopping import StopRule, answer_text

@@ -8,8 +8,8 @@ import pytest
 from conftest import webvid, write_table
 
 from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.parsing import parse
 from video_llama.common.registry import registry
-from video_llama.common.schema import parse
 from video_llama.common.types import MediaItem
 from video_llama.datasets.captions import blip_caption
 from video_llama.datasets.cc_sbu import CcSbuAlign

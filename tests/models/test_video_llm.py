@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from video_llama.common.config import parse_model
 from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.generation import GenerationSettings
+from video_llama.common.sections import parse_model
 from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem, BranchInput
 from video_llama.models.video_llm import VideoLLM
 

@@ -16,16 +16,9 @@ import typing
 from typing import Any, Literal, Union
 
 from video_llama.common.config import list_presets
+from video_llama.common.parsing import type_hints
 from video_llama.common.registry import registry
-from video_llama.common.schema import (
-    ENTRY_KEYS,
-    PART_KEYS,
-    DatasetEntry,
-    ModelConfig,
-    PartConfig,
-    RunConfig,
-    type_hints,
-)
+from video_llama.common.schema import DatasetEntry, ModelConfig, PartConfig, RunConfig
 
 PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 
@@ -140,8 +133,11 @@ def _parts(kind: str) -> dict[str, Any]:
 
 def _alternatives(kind: str, wrapper: type) -> dict[str, Any]:
     """Return one schema per registered class, told apart by `type`; without it, any key goes."""
-    keys = PART_KEYS if wrapper is PartConfig else ENTRY_KEYS
-    generic = {key: of_type(type_hints(wrapper)[key]) for key in keys if key != "type"}
+    generic = {
+        key: of_type(hint)
+        for key, hint in type_hints(wrapper).items()
+        if key not in ("type", "config")
+    }
     cases = []
     for name in registry.names(kind):
         schema = of_dataclass(registry.get(kind, name).Config)

@@ -1,4 +1,4 @@
-"""Run files: preset <- file <- command line, merged by OmegaConf, then parsed and typed.
+"""Run files: preset <- file <- command line, merged, resolved, then typed.
 
 A part whose `type` is changed by a later layer is replaced, not merged, so that
 `video_qformer: {type: mlp}` does not inherit keys the new part has never heard of.
@@ -12,27 +12,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from video_llama.common.errors import ConfigError, UnknownName
+from video_llama.common.errors import ConfigError
+from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
-from video_llama.common.schema import (
-    ENTRY_KEYS,
-    PART_KEYS,
-    BranchConfig,
-    Config,
-    DatasetEntry,
-    ModelConfig,
-    PartConfig,
-    RunConfig,
-    parse,
-    parse_value,
-    type_hints,
-)
+from video_llama.common.schema import Config, RunConfig
+from video_llama.common.sections import parse_datasets, parse_model
 
 SHIPPED_RUN_FILES = (Path(__file__).parents[2], Path(sys.prefix) / "share" / "video_llama")
 """Where `train_configs` and `eval_configs` lie in a checkout, and where a wheel installs them."""
@@ -51,35 +41,25 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
         ConfigError: anything is wrong with any key; all mistakes are listed together.
     """
     path = find_run_file(cfg_path)
-    tree = _read_yaml(path)
-    overrides = _parse_options(options)
+    tree = _merge(_read_yaml(path), _parse_options(options))
     problems = [
-        f"{key}: unknown section{did_you_mean(key, SECTIONS)} (known: {', '.join(SECTIONS)})"
-        for key in {**tree, **overrides}
+        f"{key}: unknown section{did_you_mean(str(key), SECTIONS)} (known: {', '.join(SECTIONS)})"
+        for key in tree
         if key not in SECTIONS
     ]
-    tree = _merge(tree, overrides)
-    imports = tree.get("imports") or []
-    for module in imports:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            problems.append(f"imports: cannot import '{module}': {error}")
-    model_node = tree.get("model")
-    if not isinstance(model_node, Mapping):
-        problems.append("model: missing, expected a section with arch and model_type")
-        raise ConfigError(problems, where=str(path))
-    preset = _read_preset(model_node, problems)
-    if preset is None:
-        raise ConfigError(problems, where=str(path))
-    tree["model"] = _merge(preset, model_node)
-    tree = _resolve(tree, where=str(path))
-    model = parse_model(tree["model"], preset_keys=set(preset), problems=problems)
-    datasets = parse_datasets(tree.get("datasets") or {}, problems)
+    imports = _import_modules(tree.get("imports"), problems)
+    preset = _preset_of(tree.get("model"), problems)
+    model = datasets = None
+    if preset is not None:
+        tree["model"] = _merge(preset, tree["model"])
+        tree = _resolve(tree, problems, where=str(path))
+        model = parse_model(tree["model"], preset_keys=set(preset), problems=problems)
+        datasets = parse_datasets(tree.get("datasets"), problems)
     run = parse(RunConfig, tree.get("run") or {}, where="run", problems=problems)
-    if problems or model is None:
+    problems += _unknown_names(tree)
+    if problems or model is None or datasets is None:
         raise ConfigError(problems, where=str(path))
-    return Config(model=model, datasets=datasets, run=run, imports=tuple(imports), resolved=tree)
+    return Config(model=model, datasets=datasets, run=run, imports=imports, resolved=tree)
 
 
 def find_run_file(cfg_path: str | Path) -> Path:
@@ -109,123 +89,13 @@ def list_presets() -> dict[str, list[str]]:
     }
 
 
-def parse_model(
-    node: Mapping[str, Any], *, preset_keys: set[str], problems: list[str]
-) -> ModelConfig | None:
-    """Turn a merged `model` section into a `ModelConfig`; mistakes are appended to `problems`."""
-    own = type_hints(ModelConfig)
-    plain = {key: value for key, value in node.items() if key in own}
-    extra = {key: value for key, value in node.items() if key not in own}
-    for key in [key for key in extra if key not in preset_keys]:
-        hint = did_you_mean(key, [*own, *preset_keys])
-        problems.append(f"model.{key}: unknown key{hint}")
-    branches = {}
-    for name, branch in (plain.pop("branches", None) or {}).items():
-        if branch is not None:
-            branches[name] = _parse_branch(
-                branch, where=f"model.branches.{name}", problems=problems
-            )
-    decoder = parse_part(
-        "decoder", plain.pop("decoder", None), where="model.decoder", problems=problems
-    )
-    values = {
-        key: parse_value(own[key], value, where=f"model.{key}", problems=problems)
-        for key, value in plain.items()
-        if key != "paths"
-    }
-    for key in ("arch", "model_type", "template"):
-        if not values.get(key):
-            problems.append(f"model.{key}: missing")
-    if problems:
-        return None
-    return ModelConfig(
-        branches=cast("dict[str, BranchConfig]", branches),
-        decoder=cast(PartConfig, decoder),
-        paths=extra,
-        **values,
-    )
-
-
-def parse_part(kind: str, node: Any, *, where: str, problems: list[str]) -> PartConfig | None:
-    """Turn a part's mapping into a `PartConfig` with the class's own `Config` inside."""
-    if not isinstance(node, Mapping) or not isinstance(node.get("type"), str):
-        problems.append(f"{where}.type: missing, expected the name of a {kind}")
-        return None
-    generic = {key: node[key] for key in PART_KEYS if key in node}
-    own = {key: value for key, value in node.items() if key not in PART_KEYS}
-    try:
-        cls = registry.get(kind, node["type"])
-    except UnknownName as error:
-        problems.append(f"{where}.type: {error}")
-        return None
-    config = parse(cls.Config, own, where=where, problems=problems)
-    hints = type_hints(PartConfig)
-    values = {
-        key: parse_value(hints[key], value, where=f"{where}.{key}", problems=problems)
-        for key, value in generic.items()
-    }
-    return None if config is None else PartConfig(config=config, **values)
-
-
-def parse_datasets(node: Mapping[str, Any], problems: list[str]) -> dict[str, DatasetEntry]:
-    """Turn the `datasets` section into entries; one set to null is left out."""
-    entries = {}
-    hints = type_hints(DatasetEntry)
-    for name, entry in node.items():
-        where = f"datasets.{name}"
-        if entry is None:
-            continue
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
-            problems.append(f"{where}.type: missing, expected the name of a dataset reader")
-            continue
-        try:
-            cls = registry.get_dataset_class(entry["type"])
-        except UnknownName as error:
-            problems.append(f"{where}.type: {error}")
-            continue
-        own = {key: value for key, value in entry.items() if key not in ENTRY_KEYS}
-        config = parse(cls.Config, own, where=where, problems=problems)
-        generic = {
-            key: parse_value(hints[key], entry[key], where=f"{where}.{key}", problems=problems)
-            for key in ENTRY_KEYS
-            if key in entry
-        }
-        try:
-            entries[name] = DatasetEntry(config=config, **generic)
-        except (TypeError, ValueError) as error:
-            problems.append(f"{where}: {error}")
-    return entries
-
-
-def _parse_branch(node: Any, *, where: str, problems: list[str]) -> BranchConfig | None:
-    """Parse one branch; a stage set to null is left out."""
-    if not isinstance(node, Mapping):
-        problems.append(f"{where}: expected a mapping with media, encoder and stages")
-        return None
-    known = ("media", "encoder", "stages")
-    for key in node:
-        if key not in known:
-            problems.append(f"{where}.{key}: unknown key{did_you_mean(str(key), known)}")
-    media = node.get("media")
-    media = parse_value(
-        type_hints(BranchConfig)["media"],
-        [media] if isinstance(media, str) else media,
-        where=f"{where}.media",
-        problems=problems,
-    )
-    encoder = parse_part(
-        "encoder", node.get("encoder"), where=f"{where}.encoder", problems=problems
-    )
-    stages = {
-        name: parse_part("bridge", stage, where=f"{where}.stages.{name}", problems=problems)
-        for name, stage in (node.get("stages") or {}).items()
-        if stage is not None
-    }
-    if not stages:
-        problems.append(f"{where}.stages: a branch needs at least one stage (a projection)")
-    if problems:
-        return None
-    return BranchConfig(media=media, encoder=encoder, stages=stages)  # type: ignore[arg-type]
+def read_preset(arch: str, model_type: str) -> dict[str, Any]:
+    """Return a shipped preset, merged onto its `base`; interpolations are left as they are."""
+    file = resources.files("video_llama") / "presets" / arch / f"{model_type}.yaml"
+    with resources.as_file(file) as path:
+        preset = _read_yaml(path)
+    base = preset.pop("base", None)
+    return preset if base is None else _merge(read_preset(arch, base), preset)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -245,25 +115,50 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=False)  # type: ignore[return-value]
 
 
-def _read_preset(model: Mapping[str, Any], problems: list[str]) -> dict[str, Any] | None:
+def _import_modules(node: object, problems: list[str]) -> tuple[str, ...]:
+    """Import the modules that bring parts from elsewhere."""
+    names: tuple[str, ...] = parse_value(
+        tuple[str, ...], node or (), where="imports", problems=problems
+    )
+    for name in filter(None, names or ()):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            problems.append(f"imports: cannot import '{name}': {error}")
+    return names
+
+
+def _preset_of(model: object, problems: list[str]) -> dict[str, Any] | None:
     """Read the preset a `model` section asks for; None and a problem if there is no such preset."""
+    if not isinstance(model, Mapping):
+        problems.append("model: missing, expected a section with arch and model_type")
+        return None
     presets = list_presets()
-    arch, model_type = model.get("arch"), model.get("model_type")
+    arch, model_type = str(model.get("arch")), str(model.get("model_type"))
     if arch not in presets:
-        problems.append(f"model.arch: {unknown_name(str(arch), presets, what='arch')}")
+        problems.append(f"model.arch: {unknown_name(arch, presets, what='arch')}")
         return None
     if model_type not in presets[arch]:
-        text = unknown_name(str(model_type), presets[arch], what=f"model_type of {arch}")
+        text = unknown_name(model_type, presets[arch], what=f"model_type of {arch}")
         problems.append(f"model.model_type: {text}")
         return None
-    file = resources.files("video_llama") / "presets" / arch / f"{model_type}.yaml"
-    with resources.as_file(file) as path:
-        preset = _read_yaml(path)
-    base = preset.pop("base", None)
-    if base is None:
-        return preset
-    below = _read_preset({"arch": arch, "model_type": base}, problems)
-    return None if below is None else _merge(below, preset)
+    return read_preset(arch, model_type)
+
+
+def _unknown_names(tree: Mapping[str, Any]) -> list[str]:
+    """Say which names outside of parts and data sets nobody registered."""
+    problems = []
+    for section, key, kind in (
+        ("run", "task", "task"),
+        ("run", "lr_sched", "lr_scheduler"),
+        ("model", "template", "template"),
+    ):
+        node = tree.get(section)
+        name = node.get(key) if isinstance(node, Mapping) else None
+        if isinstance(name, str) and name not in registry.names(kind):
+            text = unknown_name(name, registry.names(kind), what=kind)
+            problems.append(f"{section}.{key}: {text}")
+    return problems
 
 
 def _parse_options(options: Sequence[str]) -> dict[str, Any]:
@@ -282,32 +177,24 @@ def _parse_options(options: Sequence[str]) -> dict[str, Any]:
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two trees, the second wins; a mapping with another `type` replaces the first."""
-    return OmegaConf.to_container(  # type: ignore[return-value]
-        OmegaConf.merge(_without_replaced(base, over), dict(over)), resolve=False
-    )
+    if "type" in base and "type" in over and base["type"] != over["type"]:
+        return dict(over)
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both_trees = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(below, value) if both_trees else value  # type: ignore[arg-type]
+    return merged
 
 
-def _without_replaced(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of `base` what `over` replaces as a whole."""
-    kept: dict[str, Any] = {}
-    for key, value in base.items():
-        other = over.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            if "type" in other and "type" in value and other["type"] != value["type"]:
-                continue
-            kept[key] = _without_replaced(value, other)
-        else:
-            kept[key] = value
-    return kept
-
-
-def _resolve(tree: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def _resolve(tree: Mapping[str, Any], problems: Sequence[str], *, where: str) -> dict[str, Any]:
     """Resolve `${...}`; what is the package's own is written `${package:...}` in presets."""
     try:
         node = OmegaConf.create(dict(tree))
         return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error), where=where) from error
+        text = f"{error.full_key}: {error.msg}" if error.full_key else str(error)
+        raise ConfigError([*problems, text], where=where) from error
 
 
 def _package_path(relative: str) -> str:

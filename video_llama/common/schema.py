@@ -1,20 +1,11 @@
-"""The typed shape of a run file, and the small parser that turns YAML into it.
-
-The parser knows plain dataclasses only. It never stops at the first mistake: every problem is
-appended to a list, each with the dotted key it is about, so that a user sees all of them at once.
-"""
+"""The typed shape of a run file; plain data without behaviour but range checks."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal, Union
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from video_llama.common.registry import did_you_mean
+from video_llama.common.errors import ConfigError
 from video_llama.common.types import MediaKind
 
 
@@ -34,9 +25,6 @@ class PartConfig:
     config: Any
     weights: str | None = None
     trainable: bool | tuple[str, ...] = False
-
-
-PART_KEYS = ("type", "weights", "trainable")
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,24 @@ class DatasetEntry:
             raise ValueError(f"sample_ratio must be above 0, found {self.sample_ratio}")
 
 
-ENTRY_KEYS = ("type", "split", "sample_ratio", "augment")
+LEAST = {
+    "max_epoch": 1,
+    "iters_per_epoch": 1,
+    "batch_size_train": 1,
+    "batch_size_eval": 1,
+    "accum_grad_iters": 1,
+    "log_freq": 1,
+    "save_freq": 1,
+    "valid_freq": 1,
+    "max_new_tokens": 1,
+    "probe_questions": 1,
+    "keep_last": 0,
+    "num_workers": 0,
+    "warmup_steps": 0,
+    "warmup_lr": 0,
+    "weight_decay": 0,
+}
+"""Smallest value of keys of the `run` section."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,8 @@ class RunConfig:
         max_skip_rate: share of unusable samples above which the run stops.
         engine: how ranks work together.
         probes: altered inputs an evaluation is repeated with, see `tasks.probes`.
+        probe_questions: questions per kind that are asked under each probe, None for all.
+        bars: lowest accuracy aimed at, by kind of question.
         max_new_tokens: longest generated answer.
     """
 
@@ -177,23 +184,35 @@ class RunConfig:
     max_skip_rate: float = 0.05
     engine: Literal["auto", "ddp"] = "auto"
     probes: tuple[str, ...] = ()
+    probe_questions: int | None = None
+    bars: dict[str, float] = field(default_factory=dict)
     max_new_tokens: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("max_epoch", "iters_per_epoch", "batch_size_train", "batch_size_eval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.accum_grad_iters < 1 or self.iters_per_epoch % self.accum_grad_iters:
-            raise ValueError(
+        problems = [
+            f"{name} must be at least {least}, found {value}"
+            for name, least in LEAST.items()
+            if (value := getattr(self, name)) is not None and value < least
+        ]
+        if self.accum_grad_iters >= 1 and self.iters_per_epoch % self.accum_grad_iters:
+            problems.append(
                 f"iters_per_epoch ({self.iters_per_epoch}) must be a multiple of accum_grad_iters "
                 f"({self.accum_grad_iters}): an epoch ends with an optimizer step"
             )
         if not 0 <= self.min_lr <= self.init_lr:
-            raise ValueError(
+            problems.append(
                 f"min_lr ({self.min_lr}) must lie between 0 and init_lr ({self.init_lr})"
             )
         if not 0 <= self.max_skip_rate <= 1:
-            raise ValueError(f"max_skip_rate must lie in 0..1, found {self.max_skip_rate}")
+            problems.append(f"max_skip_rate must lie in 0..1, found {self.max_skip_rate}")
+        if not 0 < self.beta2 < 1:
+            problems.append(f"beta2 must lie between 0 and 1, found {self.beta2}")
+        if self.grad_clip_norm is not None and self.grad_clip_norm <= 0:
+            problems.append(
+                f"grad_clip_norm must be above 0, found {self.grad_clip_norm}; null does not clip"
+            )
+        if problems:
+            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
@@ -213,137 +232,3 @@ class Config:
     run: RunConfig
     imports: tuple[str, ...] = ()
     resolved: dict[str, Any] = field(default_factory=dict)
-
-
-def parse(cls: type, node: object, *, where: str, problems: list[str]) -> Any:
-    """Build a dataclass from plain containers.
-
-    Args:
-        cls: the dataclass.
-        node: a mapping with its fields.
-        where: dotted key of `node`, for messages.
-        problems: every mistake is appended to it.
-
-    Returns:
-        An instance of `cls`, or None if anything was wrong.
-    """
-    if not isinstance(node, Mapping):
-        problems.append(f"{where}: expected a mapping, found {_show(node)}")
-        return None
-    before = len(problems)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    hints = type_hints(cls)
-    for key in node:
-        if key not in fields:
-            hint = did_you_mean(str(key), fields)
-            problems.append(
-                f"{where}.{key}: unknown key{hint} (known here: {', '.join(fields) or 'none'})"
-            )
-    values = {}
-    for name, spec in fields.items():
-        if name in node:
-            values[name] = parse_value(
-                hints[name], node[name], where=f"{where}.{name}", problems=problems
-            )
-        elif spec.default is MISSING and spec.default_factory is MISSING:
-            problems.append(f"{where}.{name}: missing, expected {describe(hints[name])}")
-    if len(problems) > before:
-        return None
-    try:
-        return cls(**values)
-    except ValueError as error:
-        problems.append(f"{where}: {error}")
-        return None
-
-
-def parse_value(hint: Any, node: object, *, where: str, problems: list[str]) -> Any:
-    """Check one value against a type and convert it; mistakes are appended to `problems`."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return parse(hint, node, where=where, problems=problems)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return _parse_union(hint, node, where=where, problems=problems)
-    if origin is tuple or origin is list:
-        return _parse_sequence(hint, node, where=where, problems=problems)
-    if origin is dict and isinstance(node, Mapping):
-        return {
-            str(key): parse_value(args[1], value, where=f"{where}.{key}", problems=problems)
-            for key, value in node.items()
-        }
-    if not _matches(hint, node):
-        hint_text = did_you_mean(str(node), map(str, args)) if origin is Literal else ""
-        problems.append(f"{where}: expected {describe(hint)}, found {_show(node)}{hint_text}")
-        return None
-    return float(typing.cast(float, node)) if hint is float else node
-
-
-def describe(hint: Any) -> str:
-    """Say in words what a type annotation accepts."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
-    if origin in (Union, types.UnionType):
-        return " or ".join(describe(arg) for arg in args)
-    if origin in (tuple, list):
-        return f"a list of {describe(args[0])}"
-    if origin is dict:
-        return "a mapping"
-    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
-    return "null" if hint is type(None) else names.get(hint, getattr(hint, "__name__", "a value"))
-
-
-@functools.cache
-def type_hints(cls: type) -> dict[str, Any]:
-    """Return a class's annotations as types."""
-    return typing.get_type_hints(cls)
-
-
-def _matches(hint: Any, node: object) -> bool:
-    """Tell whether a plain value fits a plain type; a bool is no number, an int is a float."""
-    origin = typing.get_origin(hint)
-    if hint is Any:
-        return True
-    if origin is Literal:
-        return node in typing.get_args(hint)
-    if hint is float:
-        return isinstance(node, (int, float)) and not isinstance(node, bool)
-    if hint is int:
-        return isinstance(node, int) and not isinstance(node, bool)
-    return isinstance(node, origin or hint)
-
-
-def _parse_union(hint: Any, node: object, *, where: str, problems: list[str]) -> Any:
-    """Take the first alternative that fits."""
-    for alternative in typing.get_args(hint):
-        attempt: list[str] = []
-        value = parse_value(alternative, node, where=where, problems=attempt)
-        if not attempt:
-            return value
-    problems.append(f"{where}: expected {describe(hint)}, found {_show(node)}")
-    return None
-
-
-def _parse_sequence(hint: Any, node: object, *, where: str, problems: list[str]) -> Any:
-    """Parse a list, or a tuple of one type (`tuple[X, ...]`) or of a fixed length."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if not isinstance(node, (list, tuple)):
-        problems.append(f"{where}: expected {describe(hint)}, found {_show(node)}")
-        return None
-    fixed = origin is tuple and Ellipsis not in args
-    if fixed and len(node) != len(args):
-        problems.append(f"{where}: expected {len(args)} values, found {len(node)}")
-        return None
-    return origin(
-        parse_value(args[i if fixed else 0], value, where=f"{where}[{i}]", problems=problems)
-        for i, value in enumerate(node)
-    )
-
-
-def _show(node: object) -> str:
-    """Show a value as a user wrote it, shortened."""
-    if isinstance(node, Mapping):
-        return "a mapping"
-    if isinstance(node, (list, tuple)):
-        return "a list"
-    text = "null" if node is None else repr(node)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -9,8 +9,8 @@ import json
 import pytest
 import torch
 
-from video_llama.common.config import parse_model
 from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.sections import parse_model
 from video_llama.common.types import BranchInput
 from video_llama.common.weights import load_weights, read_state
 from video_llama.models.loading import build_model

@@ -1,0 +1,147 @@
+"""The `model` and `datasets` sections of a run file, from merged containers to typed parts.
+
+A part's own keys are those of the `Config` of the class its `type` names in the registry. Files
+and layers are the business of `config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
+from video_llama.common.errors import UnknownName
+from video_llama.common.parsing import build, parse, parse_value, type_hints
+from video_llama.common.registry import did_you_mean, registry
+from video_llama.common.schema import BranchConfig, DatasetEntry, ModelConfig, PartConfig
+
+
+def parse_model(
+    node: Mapping[str, Any], *, preset_keys: set[str], problems: list[str]
+) -> ModelConfig | None:
+    """Turn a merged `model` section into a `ModelConfig`; mistakes are appended to `problems`.
+
+    Args:
+        node: the section.
+        preset_keys: keys of the preset beside the fields of `ModelConfig`, e.g. `llama_model`.
+        problems: every mistake is appended to it.
+
+    Returns:
+        None if anything was wrong, here or before.
+    """
+    own = {key: hint for key, hint in type_hints(ModelConfig).items() if key != "paths"}
+    extra = {key: value for key, value in node.items() if key not in own}
+    for key in extra:
+        if key not in preset_keys:
+            hint = did_you_mean(str(key), [*own, *preset_keys])
+            problems.append(f"model.{key}: unknown key{hint}")
+    values = {
+        key: parse_value(own[key], value, where=f"model.{key}", problems=problems)
+        for key, value in node.items()
+        if key in own and key not in ("branches", "decoder")
+    }
+    branches = {
+        name: _parse_branch(branch, where=f"model.branches.{name}", problems=problems)
+        for name, branch in _entries(node.get("branches"), "model.branches", problems)
+    }
+    decoder = _parse_part("decoder", node.get("decoder"), where="model.decoder", problems=problems)
+    problems += [
+        f"model.{key}: missing" for key in ("arch", "model_type", "template") if key not in node
+    ]
+    if problems:
+        return None
+    return ModelConfig(
+        branches=cast("dict[str, BranchConfig]", branches),
+        decoder=cast(PartConfig, decoder),
+        paths=extra,
+        **values,
+    )
+
+
+def parse_datasets(node: object, problems: list[str]) -> dict[str, DatasetEntry]:
+    """Turn the `datasets` section into entries; one set to null is left out."""
+    return {
+        name: _parse_registered(
+            "dataset", entry, into=DatasetEntry, where=f"datasets.{name}", problems=problems
+        )
+        for name, entry in _entries(node, "datasets", problems)
+    }
+
+
+def _parse_branch(node: object, *, where: str, problems: list[str]) -> BranchConfig | None:
+    """Parse one branch; a stage set to null is left out."""
+    if not isinstance(node, Mapping):
+        problems.append(f"{where}: expected a mapping with media, encoder and stages")
+        return None
+    known = [field.name for field in dataclasses.fields(BranchConfig)]
+    problems += [
+        f"{where}.{key}: unknown key{did_you_mean(str(key), known)}"
+        for key in node
+        if key not in known
+    ]
+    media = node.get("media")
+    media = parse_value(
+        type_hints(BranchConfig)["media"],
+        [media] if isinstance(media, str) else media,
+        where=f"{where}.media",
+        problems=problems,
+    )
+    encoder = _parse_part(
+        "encoder", node.get("encoder"), where=f"{where}.encoder", problems=problems
+    )
+    stages = {
+        name: _parse_part("bridge", stage, where=f"{where}.stages.{name}", problems=problems)
+        for name, stage in _entries(node.get("stages"), f"{where}.stages", problems)
+    }
+    if not stages:
+        problems.append(f"{where}.stages: a branch needs at least one stage (a projection)")
+    # What is None here has its problem in the list, and `parse_model` returns nothing.
+    return BranchConfig(
+        media=media,
+        encoder=cast(PartConfig, encoder),
+        stages=cast("dict[str, PartConfig]", stages),
+    )
+
+
+def _parse_part(kind: str, node: object, *, where: str, problems: list[str]) -> PartConfig | None:
+    """Parse an encoder, a stage or the decoder."""
+    return cast(
+        "PartConfig | None",
+        _parse_registered(kind, node, into=PartConfig, where=where, problems=problems),
+    )
+
+
+def _parse_registered(
+    kind: str, node: object, *, into: type, where: str, problems: list[str]
+) -> Any:
+    """Build `into` with the `Config` of the registered class inside; None if anything is wrong."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("type"), str):
+        problems.append(f"{where}.type: missing, expected the name of a {kind}")
+        return None
+    try:
+        cls = registry.get(kind, node["type"])
+    except UnknownName as error:
+        problems.append(f"{where}.type: {error}")
+        return None
+    before = len(problems)
+    generic = {key: hint for key, hint in type_hints(into).items() if key != "config"}
+    own = {key: value for key, value in node.items() if key not in generic}
+    config = parse(cls.Config, own, where=where, problems=problems, also_known=generic)
+    values = {
+        key: parse_value(hint, node[key], where=f"{where}.{key}", problems=problems)
+        for key, hint in generic.items()
+        if key in node
+    }
+    if len(problems) > before:
+        return None
+    return build(into, {"config": config, **values}, where=where, problems=problems)
+
+
+def _entries(node: object, where: str, problems: list[str]) -> list[tuple[str, Any]]:
+    """Return the named entries of a mapping that are not null."""
+    if node is None:
+        return []
+    if not isinstance(node, Mapping):
+        problems.append(f"{where}: expected a mapping of names, found {node!r}")
+        return []
+    return [(str(name), entry) for name, entry in node.items() if entry is not None]
