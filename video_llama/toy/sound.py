@@ -4,11 +4,13 @@ A scene's sound says what happens when (a tone, beeps, a glide, a pip); it has o
 A voice says who it is: every shape has its own timbre and every colour its own pitch, so that a
 picture of one thing and its voice make a pair. Voices are never heard in a clip.
 
-Shapes: N samples, 16 kHz.
+Shapes: N samples at 16 kHz.
 """
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from video_llama.toy.scenes import DURATION_S, GLIDE_RANGE_HZ, PIP_S, Sound
 
 SAMPLE_RATE_HZ = 16_000
+NUM_SAMPLES = round(DURATION_S * SAMPLE_RATE_HZ)
 BEEPS_PER_S = {"slow beeps": 2.0, "fast beeps": 8.0}
 
 VOICE_HZ = {
@@ -45,6 +48,32 @@ _PLAIN_PARTIALS = ((1.0, 1.0), (2.0, 0.15))
 Floats = NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Track:
+    """What a tone does, in closed form.
+
+    Attributes:
+        gate: float[N], 0 closed to 1 open.
+        frequency_hz: float[N]; 0 if the sound has no tone.
+    """
+
+    gate: Floats
+    frequency_hz: Floats
+
+
+def track_of(sound: Sound) -> Track:
+    """Say what the tone of a sound does at every sample; noise and silence have none."""
+    time_s = np.arange(NUM_SAMPLES) / SAMPLE_RATE_HZ
+    if sound.kind in ("noise", "silence"):
+        return Track(np.zeros(NUM_SAMPLES), np.zeros(NUM_SAMPLES))
+    if sound.kind in ("rising", "falling"):
+        frequency_hz = _glide_hz(time_s, falling=sound.kind == "falling")
+        return Track(np.ones(NUM_SAMPLES), frequency_hz)
+    assert sound.frequency_hz is not None
+    gate = _gate(sound, time_s=time_s, start=_draw(sound.seed).start)
+    return Track(gate, np.full(NUM_SAMPLES, sound.frequency_hz))
+
+
 def synthesize(sound: Sound) -> NDArray[np.float32]:
     """Make the sound of a scene.
 
@@ -54,21 +83,15 @@ def synthesize(sound: Sound) -> NDArray[np.float32]:
     Returns:
         float32[N] for 2 s at 16 kHz, within -1..1. "silence" is a faint hiss, as of a microphone.
     """
+    drawn = _draw(sound.seed)
     rng = np.random.default_rng(sound.seed)
-    time_s = np.arange(round(DURATION_S * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    loudness, start = rng.uniform(*_LOUDNESS), rng.random()
-    hiss = _FLOOR * rng.standard_normal(len(time_s))
-    if sound.kind == "silence":
-        return hiss.astype(np.float32)
+    hiss = _FLOOR * rng.standard_normal(NUM_SAMPLES)
     if sound.kind == "noise":
-        wave = 0.4 * rng.standard_normal(len(time_s)).clip(-2.5, 2.5)
-    elif sound.kind in ("rising", "falling"):
-        wave = _tone(_glide_hz(time_s, falling=sound.kind == "falling"), start=start)
+        wave = 0.4 * rng.standard_normal(NUM_SAMPLES).clip(-2.5, 2.5)
     else:
-        assert sound.frequency_hz is not None
-        wave = _tone(np.full(len(time_s), sound.frequency_hz), start=start)
-        wave = wave * _gate(sound, time_s=time_s, start=start)
-    return (loudness * wave + hiss).astype(np.float32)
+        track = track_of(sound)
+        wave = track.gate * _tone(track.frequency_hz, start=drawn.start)
+    return (drawn.loudness * wave + hiss).astype(np.float32)
 
 
 def voice(*, shape: str, colour: str, seed: int) -> NDArray[np.float32]:
@@ -82,14 +105,27 @@ def voice(*, shape: str, colour: str, seed: int) -> NDArray[np.float32]:
     Returns:
         float32[N] for 2 s at 16 kHz, within -1..1.
     """
+    drawn = _draw(seed)
     rng = np.random.default_rng(seed)
-    time_s = np.arange(round(DURATION_S * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    pitch_hz = np.full(len(time_s), VOICE_HZ[colour] * rng.uniform(0.98, 1.02))
-    partials = VOICE_PARTIALS[shape]
-    wave = _tone(pitch_hz, start=rng.random(), partials=partials)
+    time_s = np.arange(NUM_SAMPLES) / SAMPLE_RATE_HZ
+    pitch_hz = np.full(NUM_SAMPLES, VOICE_HZ[colour] * rng.uniform(0.98, 1.02))
+    wave = _tone(pitch_hz, start=drawn.start, partials=VOICE_PARTIALS[shape])
     tremolo = 1 - 0.2 * (1 + np.sin(2 * np.pi * (rng.uniform(1, 3) * time_s + rng.random())))
-    hiss = _FLOOR * rng.standard_normal(len(time_s))
-    return (rng.uniform(*_LOUDNESS) * tremolo * wave + hiss).astype(np.float32)
+    hiss = _FLOOR * rng.standard_normal(NUM_SAMPLES)
+    return (drawn.loudness * tremolo * wave + hiss).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What every sound draws from its seed: loudness and the place in its period it starts at."""
+
+    loudness: float
+    start: float
+
+
+def _draw(seed: int) -> _Drawn:
+    rng = random.Random(f"toy sound/{seed}")
+    return _Drawn(rng.uniform(*_LOUDNESS), rng.random())
 
 
 def _glide_hz(time_s: Floats, *, falling: bool) -> Floats:

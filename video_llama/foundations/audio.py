@@ -1,0 +1,286 @@
+"""Pretrains the toy ImageBind: its ear on sound, then its eye towards its ear.
+
+The audio trunk learns what is to be heard in a quarter of a second; all of it must stand linearly
+in the vector that leaves the encoder, which lies on a sphere of radius 20. Then the trunk is
+frozen and the vision trunk learns to put the picture of a thing where its voice is: InfoNCE over
+the 24 kinds of things, as ImageBind was trained (Girdhar et al., 2023, eq. 1), and a pull towards
+the voice itself, so that no gap remains between the two modalities.
+
+Shapes: K segments or pictures, D = 64 joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from video_llama.common.types import AudioSpec
+from video_llama.common.weights import export_weights
+from video_llama.foundations.fit import Curve, Gate, Schedule, fit
+from video_llama.foundations.frames import Frames, make_frames, normalise
+from video_llama.foundations.segments import (
+    MAX_ONSETS,
+    NONE,
+    NUM_GLIDES,
+    NUM_PITCH_BINS,
+    Segments,
+    make_sounds,
+    make_voices,
+)
+from video_llama.foundations.whitening import sine_positions, whitening_of
+from video_llama.models.encoders.imagebind import FRAMES_PER_PATCH, ImageBind
+from video_llama.toy.scenes import COLOURS, SHAPES
+
+AUDIO_CONFIG = ImageBind.Config(
+    trunk="audio",
+    out_width=64,
+    audio_width=64,
+    audio_depth=2,
+    audio_num_heads=4,
+    audio_patch_size=8,
+    audio_patch_stride=5,
+    num_mel_bins=64,
+    num_mel_frames=25,
+    num_clips=8,
+    clip_s=0.25,
+    clip_policy="consecutive",
+    vision_width=64,
+    vision_depth=2,
+    vision_num_heads=4,
+    vision_patch_size=8,
+    image_size=64,
+)
+VISION_CONFIG = replace(AUDIO_CONFIG, trunk="vision")
+IMAGEBIND_FILE = "imagebind_huge.safetensors"
+
+NUM_TRAIN_SOUNDS, NUM_VALID_SOUNDS = 3000, 200
+NUM_TRAIN_VOICES, NUM_VALID_VOICES = 20, 3
+NUM_TRAIN_CLIPS, NUM_VALID_CLIPS = 1500, 100
+AUDIO_SCHEDULE = Schedule(num_steps=1500, batch_size=64, lr=2e-3)
+ALIGN_SCHEDULE = Schedule(num_steps=2000, batch_size=48, lr=1.5e-3)
+
+NUM_VOICES = len(SHAPES) * len(COLOURS)
+_TEMPERATURE = 0.07
+_ALIGN_PULL = 4.0
+
+
+class Listener(nn.Module):
+    """The audio trunk and linear heads on what leaves it."""
+
+    CLASSES = {
+        "is_noise": 2,
+        "onsets": MAX_ONSETS + 1,
+        "pitch": NUM_PITCH_BINS,
+        "glide": NUM_GLIDES,
+        "voice": NUM_VOICES,
+    }
+    NUMBERS = ("on_share", "on_middle", "loudness")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = ImageBind(AUDIO_CONFIG)
+        width = AUDIO_CONFIG.out_width
+        self.classes = nn.ModuleDict(
+            {name: nn.Linear(width, number) for name, number in self.CLASSES.items()}
+        )
+        self.numbers = nn.Linear(width, len(self.NUMBERS))
+
+    def loss(self, segments: Segments) -> Tensor:
+        """Compare what the heads read with the truth."""
+        heard = embed(self.encoder, segments.mel)
+        losses = []
+        for name, head in self.classes.items():
+            target = getattr(segments, name)
+            known = target != NONE
+            total = functional.cross_entropy(head(heard[known]), target[known], reduction="sum")
+            losses.append(total / max(1, int(known.sum())))
+        is_clip = segments.voice == NONE
+        wanted = torch.stack([getattr(segments, name) for name in self.NUMBERS], dim=1)
+        error = (self.numbers(heard) - wanted)[is_clip].abs()
+        return torch.stack(losses).sum() + 4 * error.sum() / max(1, int(is_clip.sum()))
+
+    def measure(self, segments: Segments) -> dict[str, float]:
+        """Score the heads on held-out segments."""
+        heard = embed(self.encoder, segments.mel)
+        scores = {}
+        for name, head in self.classes.items():
+            target = getattr(segments, name)
+            known = target != NONE
+            if known.any():
+                hit = head(heard[known]).argmax(1) == target[known]
+                scores[name] = hit.float().mean().item()
+                if name == "pitch":
+                    near = (head(heard[known]).argmax(1) - target[known]).abs() <= 1
+                    scores["pitch_near"] = near.float().mean().item()
+        is_clip = segments.voice == NONE
+        for column, name in enumerate(self.NUMBERS):
+            error = (self.numbers(heard)[:, column] - getattr(segments, name))[is_clip].abs()
+            scores[f"{name}_error"] = error.mean().item()
+        return scores
+
+
+@dataclass(frozen=True)
+class TrainedAudio:
+    """What the pretraining of ImageBind gives.
+
+    Attributes:
+        files: published names and tensors, by file name.
+        curve: of the audio trunk, then of the vision trunk.
+        gates: what held-out sounds and pictures say.
+    """
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    curve: Curve
+    gates: tuple[Gate, ...]
+
+
+def audio_spec() -> AudioSpec:
+    """Return what the audio trunk is fed."""
+    spec = AUDIO_CONFIG.media_spec()
+    assert isinstance(spec, AudioSpec)
+    return spec
+
+
+def embed(encoder: ImageBind, steps: Tensor) -> Tensor:
+    """Map float[K, ...] mels or frames to float[K, D], each as a row of one step."""
+    mask = torch.ones(len(steps), 1, dtype=torch.bool)
+    return encoder(steps[:, None], mask).tokens[:, 0, 0]
+
+
+def train_audio(
+    *,
+    seed: int,
+    audio_schedule: Schedule = AUDIO_SCHEDULE,
+    align_schedule: Schedule = ALIGN_SCHEDULE,
+) -> TrainedAudio:
+    """Pretrain both trunks from nothing.
+
+    Args:
+        seed: of sounds, pictures, weights and order.
+        audio_schedule: of the audio trunk.
+        align_schedule: of the vision trunk.
+    """
+    torch.manual_seed(seed)
+    listener = Listener()
+    ear_curve = _train_ear(listener, schedule=audio_schedule, seed=seed)
+    listener.eval().requires_grad_(False)
+    eye = ImageBind(VISION_CONFIG)
+    eye_curve = _train_eye(eye, ear=listener.encoder, schedule=align_schedule, seed=seed)
+    ear, last = ear_curve[-1], eye_curve[-1]
+    gates = (
+        Gate("noise", ear["is_noise"], 0.99),
+        Gate("onsets in a segment", ear["onsets"], 0.95),
+        Gate("pitch within one bin", ear["pitch_near"], 0.99),
+        Gate("glide", ear["glide"], 0.97),
+        Gate("share of the segment, error", ear["on_share_error"], 0.05, lower_is_better=True),
+        Gate("voice", ear["voice"], 0.99),
+        Gate("voice of a picture, among 24", last["voice_of_picture"], 0.97),
+        Gate("picture of a voice, among 24", last["picture_of_voice"], 0.97),
+    )
+    files = {
+        IMAGEBIND_FILE: {
+            **export_weights(listener.encoder, key_map=listener.encoder.key_map()),
+            **export_weights(eye, key_map=eye.key_map()),
+        }
+    }
+    return TrainedAudio(files=files, curve=ear_curve + eye_curve, gates=gates)
+
+
+def _train_ear(listener: Listener, *, schedule: Schedule, seed: int) -> Curve:
+    """Train the audio trunk on sounds and voices alike."""
+    spec = audio_spec()
+    sounds = make_sounds(NUM_TRAIN_SOUNDS, seed=seed, spec=spec, split="train")
+    train = sounds.join(make_voices(NUM_TRAIN_VOICES, seed=seed, spec=spec, split="train"))
+    held_out = make_sounds(NUM_VALID_SOUNDS, seed=seed, spec=spec, split="valid")
+    valid = held_out.join(make_voices(NUM_VALID_VOICES, seed=seed, spec=spec, split="valid"))
+    return fit(
+        [listener],
+        loss_of=lambda rows: listener.loss(train.take(rows)),
+        num_examples=len(train.mel),
+        schedule=schedule,
+        seed=seed,
+        probe=lambda: listener.measure(valid),
+        name="audio",
+    )
+
+
+def _train_eye(eye: ImageBind, *, ear: ImageBind, schedule: Schedule, seed: int) -> Curve:
+    """Train the vision trunk towards the middles of the voices; the ear stays as it is."""
+    spec = audio_spec()
+    with torch.no_grad():
+        voices = make_voices(NUM_TRAIN_VOICES, seed=seed, spec=spec, split="train")
+        heard = functional.normalize(embed(ear, voices.mel), dim=1)
+        unseen = make_voices(NUM_VALID_VOICES, seed=seed, spec=spec, split="valid")
+        unheard = functional.normalize(embed(ear, unseen.mel), dim=1)
+    middles = class_means(heard, voices.voice)
+    train, valid = (
+        with_things(make_frames(number, seed=seed, split=split))
+        for number, split in ((NUM_TRAIN_CLIPS, "train"), (NUM_VALID_CLIPS, "valid"))
+    )
+    start_from_pixels(eye, pixels=normalise(train.pixels[:2000]))
+
+    def loss_of(rows: Tensor) -> Tensor:
+        seen, kinds = embed(eye, normalise(train.pixels[rows])), kinds_of(train.take(rows))
+        share = kinds / kinds.sum(dim=1, keepdim=True)
+        contrast = functional.cross_entropy(seen @ middles.T / _TEMPERATURE, share)
+        pull = 1 - (seen * functional.normalize(kinds @ middles, dim=1)).sum(dim=1).mean()
+        return contrast + _ALIGN_PULL * pull
+
+    def probe() -> dict[str, float]:
+        seen, kinds = embed(eye, normalise(valid.pixels)), kinds_of(valid)
+        alone = kinds.sum(dim=1) == 1
+        kind = kinds.argmax(dim=1)
+        faces = class_means(seen[alone], kind[alone])
+        wanted = functional.normalize(kinds @ middles, dim=1)
+        best_two = (seen @ middles.T).topk(2, dim=1).indices
+        return {
+            "voice_of_picture": _hit(seen[alone] @ middles.T, kind[alone]),
+            "voices_of_two": kinds[~alone].gather(1, best_two[~alone]).all(1).float().mean().item(),
+            "picture_of_voice": _hit(unheard @ faces.T, unseen.voice),
+            "cosine": (seen * wanted).sum(dim=1).mean().item(),
+        }
+
+    return fit(
+        [eye],
+        loss_of=loss_of,
+        num_examples=len(train.pixels),
+        schedule=schedule,
+        seed=seed,
+        probe=probe,
+        name="alignment",
+    )
+
+
+def with_things(frames: Frames) -> Frames:
+    """Keep the frames on which there is something."""
+    return frames.take(frames.presence.flatten(1).any(dim=1).nonzero()[:, 0])
+
+
+def kinds_of(frames: Frames) -> Tensor:
+    """Return float[K, 24], 1 for every kind of thing on a frame, in the order of voices."""
+    return frames.presence.transpose(1, 2).flatten(1).float()
+
+
+def start_from_pixels(eye: ImageBind, *, pixels: Tensor) -> None:
+    """Start patch weights and positions where the toy world is easy to see."""
+    config = eye.config
+    size, width = config.vision_patch_size, config.vision_width
+    start = whitening_of(pixels, patch_size=size, width=width)
+    with torch.no_grad():
+        # Both frames of the kernel see the same picture, so each gets its share.
+        eye.stem.weight.copy_(start.weight[:, :, None] / FRAMES_PER_PATCH)
+        eye.positions.copy_(sine_positions(config.image_size // size, width=width))
+
+
+def class_means(vectors: Tensor, kinds: Tensor) -> Tensor:
+    """Return float[24, D], the unit vector in the middle of each kind of thing."""
+    members = functional.one_hot(kinds, NUM_VOICES).float()
+    return functional.normalize(members.T @ vectors, dim=1)
+
+
+def _hit(scores: Tensor, kinds: Tensor) -> float:
+    return (scores.argmax(dim=1) == kinds).float().mean().item()

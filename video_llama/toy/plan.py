@@ -1,0 +1,171 @@
+"""Which scenes a toy world holds: how many of each split, in which mix, in which folder.
+
+Symbolic only; nothing is drawn and no file is touched. Scenes are a function of the seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from video_llama.toy.scenes import (
+    COLOURS,
+    SHAPES,
+    Mix,
+    Scene,
+    belongs_to_split,
+    sample_scene,
+)
+
+CHUNK_CLIPS = 100
+FULL_TRAIN_CLIPS = 6000
+
+# Two things in one clip are the hardest to learn; they get the largest share.
+TRAIN_MIX = Mix(
+    kinds={
+        "empty": 0.08,
+        "single": 0.24,
+        "change": 0.16,
+        "bounce": 0.16,
+        "pair": 0.24,
+        "order": 0.12,
+    }
+)
+# Such that every gated kind of question keeps 800 after its answers are balanced.
+TEST_MIX = Mix(
+    kinds={
+        "empty": 0.09,
+        "single": 0.29,
+        "change": 0.27,
+        "bounce": 0.16,
+        "pair": 0.15,
+        "order": 0.04,
+    },
+    pip=0.65,
+)
+MIXES = {"train": TRAIN_MIX, "valid": TRAIN_MIX, "test": TEST_MIX, "composition": TEST_MIX}
+
+_STILL_MIX = Mix(kinds={"empty": 0.08, "single": 0.52, "pair": 0.4})
+# Pictures are drawn from indices that no clip uses.
+_FIRST_STILL_INDEX = 1_000_000
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much a world holds.
+
+    Attributes:
+        train: clips.
+        valid: clips.
+        test: clips.
+        composition: clips that show only held-out triples.
+        train_pictures: pictures.
+        valid_pictures: pictures.
+        voices: sounds of each shape in each colour.
+    """
+
+    train: int = FULL_TRAIN_CLIPS
+    valid: int = 300
+    test: int = 3600
+    composition: int = 600
+    train_pictures: int = 1500
+    valid_pictures: int = 100
+    voices: int = 10
+
+    @classmethod
+    def scaled_to(cls, train_clips: int) -> Counts:
+        """Return counts for another number of training clips, everything in proportion.
+
+        Args:
+            train_clips: >= 1; nothing grows beyond the full world's size but the training set.
+        """
+        share = min(1.0, train_clips / FULL_TRAIN_CLIPS)
+        full = cls()
+        return cls(
+            train=train_clips,
+            valid=max(4, round(full.valid * share)),
+            test=max(8, round(full.test * share)),
+            composition=max(4, round(full.composition * share)),
+            train_pictures=max(8, round(full.train_pictures * share)),
+            valid_pictures=max(4, round(full.valid_pictures * share)),
+            voices=max(1, round(full.voices * share)),
+        )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A scene and where its clip lies under `videos/`."""
+
+    scene: Scene
+    page_dir: str
+
+    @property
+    def path(self) -> str:
+        """The clip's file, relative to the folder of videos."""
+        return f"{self.page_dir}/{self.scene.key}.mp4"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One thing heard and not seen.
+
+    Attributes:
+        key: unique name and file stem.
+        shape: of the thing.
+        colour: of the thing.
+        seed: for the renderer.
+    """
+
+    key: str
+    shape: str
+    colour: str
+    seed: int
+
+
+def clips(split: str, *, counts: Counts, seed: int) -> list[Clip]:
+    """List the clips of a split, in order."""
+    return [
+        Clip(
+            scene=sample_scene(index, seed=seed, split=split, mix=MIXES[split]),
+            page_dir=page_dir(split, index=index),
+        )
+        for index in range(getattr(counts, split))
+    ]
+
+
+def page_dir(split: str, *, index: int) -> str:
+    """Name the folder of a clip: 100 neighbours share one."""
+    return f"{split}_{index // CHUNK_CLIPS:03d}"
+
+
+def still_scenes(split: str, *, counts: Counts, seed: int) -> list[Scene]:
+    """List the scenes of the pictures: nothing moves, so one frame says it all.
+
+    Things that are held out as "still" are left out, as in clips.
+
+    Args:
+        split: "train" or "valid".
+        counts: of the world.
+        seed: of the world.
+    """
+    number: int = getattr(counts, f"{split}_pictures")
+    return list(itertools.islice(_all_still(split, seed=seed), number))
+
+
+def voices(*, counts: Counts, seed: int) -> list[Voice]:
+    """List the voices, equally many of every shape in every colour."""
+    return [
+        Voice(f"{colour}-{shape}-{number:02d}", shape, colour, seed=seed * 1000 + number)
+        for number in range(counts.voices)
+        for shape in SHAPES
+        for colour in COLOURS
+    ]
+
+
+def _all_still(split: str, *, seed: int) -> Iterator[Scene]:
+    for index in itertools.count(_FIRST_STILL_INDEX):
+        scene = sample_scene(index, seed=seed, split=split, mix=_STILL_MIX)
+        things = tuple(replace(thing, motion="still", speed=0.0) for thing in scene.things)
+        if all(belongs_to_split(split=split, thing=thing, event=None) for thing in things):
+            yield replace(scene, things=things)

@@ -1,0 +1,300 @@
+"""Writes a toy world as real files, in the layouts of the real data sets.
+
+    OUT/world.json                          what it was made with
+    OUT/scenes.jsonl                        ground truth of every clip and picture
+    OUT/videos/{page_dir}/{key}.mp4         clips of all splits, H.264 with an AAC mono track
+    OUT/webvid/{visual,sound,joint}/{train,valid}.csv
+    OUT/videochat_instruct/{visual,sound,joint}/{train,valid}.json
+    OUT/pictures/{train,valid}/image/{key}.jpg
+    OUT/pictures/{train,valid}/{filter_cap,llava_instruct}.json
+    OUT/questions/{valid,test,composition}/{visual,sound,joint}/questions.json
+    OUT/questions/test/{visual,sound,joint}/ceilings.json
+    OUT/voices/sound/{key}.wav, OUT/voices/{questions,ceilings}.json
+
+Clips come in chunks of 100, a folder each; a finished folder is never made twice, so a killed
+run goes on where it was. Equal arguments give equal annotations and equal decoded frames.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger
+from video_llama.toy import annotations as said
+from video_llama.toy import plan
+from video_llama.toy.ceilings import Media, ceilings_by_kind
+from video_llama.toy.codec import encode_mp4, write_jpg, write_wav
+from video_llama.toy.plan import MIXES, Clip, Counts, Voice
+from video_llama.toy.render import FRAMES_PER_S, render_clip, render_frames
+from video_llama.toy.scenes import MIRROR_S, Scene
+from video_llama.toy.sound import SAMPLE_RATE_HZ, synthesize, voice
+
+FORMAT = 1
+"""Raised whenever the same arguments would give another world."""
+
+MANIFEST = "world.json"
+CLIP_SPLITS = ("train", "valid", "test", "composition")
+CEILING_SPLITS = ("test",)
+QUESTION_SPLITS = ("valid", "test", "composition")
+LEARNED_SPLITS = ("train", "valid")
+
+_CEILING_MEDIA: Mapping[str, Media] = {"visual": "video", "sound": "audio", "joint": "both"}
+
+
+@dataclass(frozen=True)
+class World:
+    """A world on disk.
+
+    Attributes:
+        folder: its root.
+        seed: it was made with.
+        counts: how much it holds.
+        was_there: nothing had to be done.
+    """
+
+    folder: Path
+    seed: int
+    counts: Counts
+    was_there: bool = False
+
+
+def write_world(
+    folder: Path, *, seed: int = 0, counts: Counts | None = None, num_workers: int = 2
+) -> World:
+    """Write a world, or what is missing of it.
+
+    Args:
+        folder: made if need be.
+        seed: of everything in it.
+        counts: how much it shall hold; None for the full world.
+        num_workers: processes that draw and encode; 1 works in this one.
+
+    Raises:
+        ConfigError: the folder holds another world.
+    """
+    counts = counts or Counts()
+    arguments = {"format": FORMAT, "seed": seed, "counts": asdict(counts)}
+    manifest = folder / MANIFEST
+    if _read_manifest(manifest, arguments=arguments):
+        get_logger().info("%s: the world is there already", folder)
+        return World(folder, seed, counts, was_there=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(manifest, {**arguments, "finished": False})
+    clips = {split: plan.clips(split, counts=counts, seed=seed) for split in CLIP_SPLITS}
+    stills = {s: plan.still_scenes(s, counts=counts, seed=seed) for s in LEARNED_SPLITS}
+    voices = plan.voices(counts=counts, seed=seed)
+    _write_annotations(folder, clips=clips, stills=stills, voices=voices)
+    jobs = [*_media_jobs(folder, clips=clips, stills=stills, voices=voices)]
+    for split in QUESTION_SPLITS:
+        jobs += _question_jobs(folder / "questions" / split, clips=clips[split], seed=seed)
+    _run(jobs, num_workers=num_workers)
+    _write_json(manifest, {**arguments, "finished": True})
+    get_logger().info("%s: %d clips written", folder, sum(map(len, clips.values())))
+    return World(folder, seed, counts)
+
+
+def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> bool:
+    """Tell whether the world is finished.
+
+    Raises:
+        ConfigError: the folder belongs to another world, or to something else.
+    """
+    if not path.exists():
+        if path.parent.exists() and any(path.parent.iterdir()):
+            raise ConfigError(
+                f"the folder is not empty and holds no {MANIFEST}; choose another --out",
+                where=str(path.parent),
+            )
+        return False
+    found = json.loads(path.read_text(encoding="ascii"))
+    finished: bool = found.pop("finished")
+    differences = [
+        f"{key}: the folder has {found.get(key)}, asked for is {wanted}"
+        for key, wanted in arguments.items()
+        if found.get(key) != wanted
+    ]
+    if differences:
+        raise ConfigError(
+            [*differences, "choose another --out, or delete the folder"], where=str(path.parent)
+        )
+    return finished
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A file or folder to be written, and how many files that is."""
+
+    target: Path
+    write: Callable[[], None]
+    size: int
+
+
+def _media_jobs(
+    folder: Path,
+    *,
+    clips: dict[str, list[Clip]],
+    stills: dict[str, list[Scene]],
+    voices: Sequence[Voice],
+) -> Iterator[_Job]:
+    """List the folders of clips, pictures and voices."""
+    by_page: dict[str, list[Scene]] = {}
+    for clip in itertools.chain.from_iterable(clips.values()):
+        by_page.setdefault(clip.page_dir, []).append(clip.scene)
+    for page, scenes in by_page.items():
+        target = folder / "videos" / page
+        yield _Job(target, partial(write_clips, target, scenes=scenes), len(scenes))
+    for split, scenes in stills.items():
+        target = folder / "pictures" / split / "image"
+        yield _Job(target, partial(write_pictures, target, scenes=scenes), len(scenes))
+    target = folder / "voices" / "sound"
+    yield _Job(target, partial(write_voices, target, voices=voices), len(voices))
+
+
+def _question_jobs(folder: Path, *, clips: Sequence[Clip], seed: int) -> list[_Job]:
+    """Write the questions of a split, and list the files of ceilings, which take longer."""
+    rows = said.question_rows(clips, seed=seed)
+    split = clips[0].scene.split
+    jobs = []
+    for streams in said.STREAMS:
+        answerable = said.answerable(rows, streams=streams)
+        _write_rows(folder / streams / "questions.json", answerable)
+        if split in CEILING_SPLITS:
+            target = folder / streams / "ceilings.json"
+            kinds = tuple(sorted({row["kind"] for row in answerable}))
+            write = partial(write_ceilings, target, kinds=kinds, split=split, streams=streams)
+            jobs.append(_Job(target, write, 1))
+    return jobs
+
+
+def _run(jobs: Sequence[_Job], *, num_workers: int) -> None:
+    """Do the jobs whose target is missing, in several processes, and show how far they are."""
+    missing = [job for job in jobs if not job.target.exists()]
+    columns = (TextColumn("toy world"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("files", total=sum(job.size for job in jobs))
+        progress.advance(bar, sum(job.size for job in jobs if job.target.exists()))
+        if num_workers == 1:
+            for job in missing:
+                job.write()
+                progress.advance(bar, job.size)
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+            sizes = {pool.submit(job.write): job.size for job in missing}
+            try:
+                for future in as_completed(sizes):
+                    future.result()
+                    progress.advance(bar, sizes[future])
+            except BaseException:
+                # Begun folders are finished or left as .part; the others are not begun.
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def write_clips(target: Path, *, scenes: Sequence[Scene]) -> None:
+    """Write a folder of clips, all or nothing."""
+    with _whole_folder(target) as part:
+        for scene in scenes:
+            mp4 = encode_mp4(
+                render_clip(scene),
+                frames_per_s=FRAMES_PER_S,
+                waveform=synthesize(scene.sound),
+                sample_rate_hz=SAMPLE_RATE_HZ,
+            )
+            (part / f"{scene.key}.mp4").write_bytes(mp4)
+
+
+def write_pictures(target: Path, *, scenes: Sequence[Scene]) -> None:
+    """Write a folder of pictures, all or nothing."""
+    with _whole_folder(target) as part:
+        for scene in scenes:
+            write_jpg(part / f"{scene.key}.jpg", render_frames(scene, times_s=(MIRROR_S,))[0])
+
+
+def write_voices(target: Path, *, voices: Sequence[Voice]) -> None:
+    """Write a folder of voices, all or nothing."""
+    with _whole_folder(target) as part:
+        for each in voices:
+            wave = voice(shape=each.shape, colour=each.colour, seed=each.seed)
+            write_wav(part / f"{each.key}.wav", wave, sample_rate_hz=SAMPLE_RATE_HZ)
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, and put it in place once it is full."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    part.rename(target)
+
+
+def write_ceilings(target: Path, *, kinds: Sequence[str], split: str, streams: str) -> None:
+    """Write how well kinds of question can be answered at best without some of the media."""
+    media = _CEILING_MEDIA[streams]
+    _write_json(target, ceilings_by_kind(kinds, mix=MIXES[split], split=split, media=media))
+
+
+def _write_annotations(
+    folder: Path,
+    *,
+    clips: dict[str, list[Clip]],
+    stills: dict[str, list[Scene]],
+    voices: Sequence[Voice],
+) -> None:
+    """Write every text file of the world but the held-out questions."""
+    for split in LEARNED_SPLITS:
+        for streams in said.STREAMS:
+            rows = said.webvid_rows(clips[split], streams=streams)
+            _write_csv(folder / "webvid" / streams / f"{split}.csv", rows)
+            turns = said.videochat_rows(clips[split], streams=streams)
+            _write_rows(folder / "videochat_instruct" / streams / f"{split}.json", turns)
+        pictures = folder / "pictures" / split
+        _write_json(pictures / "filter_cap.json", said.picture_captions(stills[split]))
+        _write_rows(pictures / "llava_instruct.json", said.llava_rows(stills[split]))
+    _write_rows(folder / "voices" / "questions.json", said.voice_rows(voices))
+    _write_json(folder / "voices" / "ceilings.json", said.voice_ceilings())
+    scenes = [clip.scene for group in clips.values() for clip in group]
+    scenes += [scene for group in stills.values() for scene in group]
+    _write_text(folder / "scenes.jsonl", "".join(said.scene_row(s) + "\n" for s in scenes))
+
+
+def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows with WebVid's columns."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=("videoid", "name", "page_dir"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write_text(path, table.getvalue())
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a list as JSON with one row per line."""
+    _write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a file, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="ascii", newline="\n")
+    part.replace(path)
