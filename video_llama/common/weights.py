@@ -33,12 +33,14 @@ class LoadReport:
         matched: tensors that went into the module.
         dropped: how many keys of the file were left out, by reason.
         absent: how many of our names the file did not hold, by reason.
+        filled: our names of what was loaded.
     """
 
     source: str
     matched: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
+    filled: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         parts = [f"{self.matched} tensors from {self.source}"]
@@ -86,7 +88,9 @@ def load_weights(
     for ours, key in plan.sources.items():
         _write(module, wanted[ours], _adapted(state[key], ours, wanted[ours], key_map))
     _fill_computed_buffers(module)
-    return LoadReport(source, len(plan.sources), dict(plan.dropped), dict(absent))
+    return LoadReport(
+        source, len(plan.sources), dict(plan.dropped), dict(absent), frozenset(plan.sources)
+    )
 
 
 def export_weights(module: nn.Module, *, key_map: KeyMap) -> dict[str, Tensor]:

@@ -150,10 +150,11 @@ class Branch(nn.Module):
         """
         raw, mask = branch_input.raw, branch_input.raw_mask
         head = [module for _, module, _ in self.parts()][: max(self.num_frozen, 1)]
+        if self.num_frozen == 0:
+            # Also without any row: an encoder that learns must stay in the graph.
+            return head[0](raw, mask)
         if len(raw) == 0:
             return _empty(self.frontier_shape, like=next(self.parameters()))
-        if self.num_frozen == 0:
-            return head[0](raw, mask)
         with torch.no_grad():
             rows = []
             for row in range(len(raw)):

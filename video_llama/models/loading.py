@@ -6,7 +6,7 @@ its own is read by the part's own key map. Checkpoints of our runs carry our nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from video_llama.common.weights import (
     load_weights,
     read_state,
 )
-from video_llama.models.trainable import learns
 from video_llama.models.video_llm import VideoLLM
 
 CHECKPOINT_KEYS = ("ckpt", "ckpt_2")
@@ -65,20 +64,56 @@ def build_model(config: ModelConfig) -> Loaded:
     loaded = Loaded(model)
     if model.decoder.load_report is not None:
         loaded.reports.append(model.decoder.load_report)
-    filled: set[str] = set()
     for path, table in _files(config):
         state = read_state(path)
         parts = table.parts_in(state)
         key_map = _without_others(table.key_map, parts)
         report = load_weights(model, state, key_map=key_map, source=str(path), only=parts)
         loaded.reports.append(report)
-        filled.update(part.rstrip(".") for part in parts)
     for key in CHECKPOINT_KEYS:
         path = getattr(config, key)
         if path is not None:
-            filled.update(_load_checkpoint(loaded, config, find_checkpoint(path)))
-    _check_coverage(loaded, config, filled)
+            loaded.reports.append(_load_checkpoint(model, config, find_checkpoint(path)))
+    filled = frozenset().union(*(report.filled for report in loaded.reports))
+    problems = unfilled_parts(model, filled=filled)
+    if problems:
+        raise ConfigError(problems)
+    loaded.fresh = [
+        name
+        for name, part in named_parts(config)
+        if part.weights is None and not filled.issuperset(_parameters(model, name))
+    ]
     return loaded
+
+
+def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) -> list[str]:
+    """Say which parameters that do not learn come from no file.
+
+    Args:
+        model: may be on the meta device.
+        filled: names of parameters that checkpoints filled; None before any was read, then parts
+            that one may fill are not judged.
+
+    Returns:
+        One sentence for every such part, opening with its dotted key.
+    """
+    config = model.config
+    if filled is None and any(getattr(config, key) is not None for key in CHECKPOINT_KEYS):
+        return []
+    problems = []
+    for name, part in [*named_parts(config), ("decoder", config.decoder)]:
+        parameters = _parameters(model, name)
+        unfilled = [
+            parameter
+            for parameter, tensor in parameters.items()
+            if not tensor.requires_grad and parameter not in (filled or ())
+        ]
+        if part.weights is None and unfilled:
+            problems.append(
+                f"model.{name}: {len(unfilled)} of {len(parameters)} parameters are frozen, and "
+                "neither `weights` nor model.ckpt fills them; name a file, or set `trainable: true`"
+            )
+    return problems
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -112,19 +147,20 @@ def _files(config: ModelConfig) -> Iterator[tuple[Path, FileTable]]:
     """Yield every file that a part names, with the table that reads it."""
     tables: Mapping[str, FileTable] = registry.get_model_class(config.arch)(config)
     roles = {path: role for role in tables if isinstance(path := config.paths.get(role), str)}
+    configs = dict(named_parts(config))
     by_path: dict[str, list[str]] = {}
-    for name, part in named_parts(config):
+    for name, part in configs.items():
         if part.weights is not None:
             by_path.setdefault(part.weights, []).append(name)
     for path, names in by_path.items():
-        prefixes = tuple(f"{name}." for name in names)
-        if path in roles:
-            table = tables[roles[path]]
-            parts = tuple(part for part in table.parts if part in prefixes)
+        table = tables[roles[path]] if path in roles else FileTable(KeyMap(), parts=())
+        published = [name for name in names if f"{name}." in table.parts]
+        if published:
+            parts = tuple(f"{name}." for name in published)
             yield _find_weights(path), replace(table, parts=parts)
-        else:
-            for name in names:
-                yield Path(path), _own_table(name, dict(named_parts(config))[name])
+        for name in names:
+            if name not in published:
+                yield Path(path), _own_table(name, configs[name])
 
 
 def _find_weights(path: str) -> Path:
@@ -150,47 +186,30 @@ def _without_others(key_map: KeyMap, parts: Iterable[str]) -> KeyMap:
     return replace(key_map, drops=key_map.drops + others)
 
 
-def _load_checkpoint(loaded: Loaded, config: ModelConfig, path: Path) -> set[str]:
-    """Read a run's checkpoint or a published one; return the parts it filled."""
+def _load_checkpoint(model: VideoLLM, config: ModelConfig, path: Path) -> LoadReport:
+    """Read a run's checkpoint or a published one."""
     state = read_state(path)
     if all(name.startswith(("branches.", "decoder.")) for name in state):
-        return _load_own(loaded, state, path)
+        return _load_own(model, state, path)
     table = registry.get_model_class(config.arch)(config)["ckpt"]
-    parts = table.parts_in(state)
-    loaded.reports.append(
-        load_weights(loaded.model, state, key_map=table.key_map, source=str(path), only=parts)
+    return load_weights(
+        model, state, key_map=table.key_map, source=str(path), only=table.parts_in(state)
     )
-    return {part.rstrip(".") for part in parts}
 
 
-def _load_own(loaded: Loaded, state: Mapping[str, Tensor], path: Path) -> set[str]:
+def _load_own(model: VideoLLM, state: Mapping[str, Tensor], path: Path) -> LoadReport:
     """Read a checkpoint with our own names; a branch that is not built is left out."""
     branches = {name.split(".")[1] for name in state if name.startswith("branches.")}
     drops = tuple(
         Excuse(f"branches.{name}.**", f"the model has no branch '{name}'")
-        for name in sorted(branches - set(loaded.model.config.branches))
+        for name in sorted(branches - set(model.config.branches))
     )
     key_map = KeyMap(drops=drops)
     used = [name for name in state if key_map.dropped_because(name) is None]
-    loaded.reports.append(
-        load_weights(loaded.model, state, key_map=key_map, source=str(path), only=used)
-    )
-    return {".".join(name.split(".")[: 4 if ".stages." in name else 3]) for name in used}
+    return load_weights(model, state, key_map=key_map, source=str(path), only=used)
 
 
-def _check_coverage(loaded: Loaded, config: ModelConfig, filled: set[str]) -> None:
-    """Note which trainable parts start fresh; a frozen one must not."""
-    problems = []
-    for name, _ in named_parts(config):
-        if name in filled:
-            continue
-        module = loaded.model.get_submodule(name)
-        if learns(module):
-            loaded.fresh.append(name)
-        elif any(True for _ in module.parameters()):
-            problems.append(
-                f"model.{name}: frozen, but neither its `weights` nor model.ckpt fills it; name a "
-                "file, or set `trainable: true`"
-            )
-    if problems:
-        raise ConfigError(problems)
+def _parameters(model: VideoLLM, part: str) -> dict[str, Tensor]:
+    """Return a part's parameters by their names in the model."""
+    module = model.get_submodule(part)
+    return {f"{part}.{name}": parameter for name, parameter in module.named_parameters()}

@@ -21,12 +21,12 @@ from video_llama.common.types import (
     Batch,
     BranchInput,
     BranchSpec,
-    Features,
     LossOutput,
     MediaItem,
 )
 from video_llama.models.branch import Branch, BranchOutput, fold_shapes, num_steps
 from video_llama.models.generation import StopRule, stream_ids
+from video_llama.models.placing import place_tokens
 from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
 
 
@@ -135,7 +135,7 @@ class VideoLLM(nn.Module):
 
         Raises:
             ContextOverflow: the batch is longer than the decoder's context.
-            ValueError: an item's tokens and its slots do not agree in number.
+            ValueError: items, slots and tokens do not agree, see `placing`.
         """
         length = batch.input_ids.shape[1]
         if length > self.decoder.max_context:
@@ -144,16 +144,7 @@ class VideoLLM(nn.Module):
                 f"{self.decoder.max_context}; use fewer frames or shorten the text"
             )
         embeds = self.decoder.embed(batch.input_ids.to(self.device))
-        flat = embeds.reshape(-1, embeds.shape[-1])
-        positions, tokens = _place_tokens(batch, outputs)
-        for branch_tokens in tokens:
-            if branch_tokens.numel() == 0:
-                # An empty branch must stay in the graph: DDP and ZeRO-3 wait for its gradients.
-                flat = flat + branch_tokens.sum().to(flat.dtype)
-        if positions.numel():
-            values = torch.cat([branch_tokens.to(flat.dtype) for branch_tokens in tokens])
-            flat = flat.index_copy(0, positions.to(self.device), values)
-        return flat.view_as(embeds)
+        return place_tokens(embeds, batch, {name: o.features for name, o in outputs.items()})
 
     @torch.no_grad()
     def generate(
@@ -252,7 +243,11 @@ def check_branches(config: ModelConfig, *, width: int) -> None:
     claimed: dict[str, str] = {}
     for name, branch in config.branches.items():
         steps = num_steps(branch.encoder.config.media_spec())
-        last = fold_shapes(branch, steps)[-1]
+        try:
+            last = fold_shapes(branch, steps)[-1]
+        except ConfigError as error:
+            problems += [f"model.branches.{name}: {text}" for text in error.problems]
+            continue
         if last.width != width:
             problems.append(
                 f"model.branches.{name}: its last stage is {last.width} wide, the decoder "
@@ -267,35 +262,6 @@ def check_branches(config: ModelConfig, *, width: int) -> None:
             claimed[kind] = name
     if problems:
         raise ConfigError(problems)
-
-
-def _place_tokens(batch: Batch, outputs: Mapping[str, BranchOutput]) -> tuple[Tensor, list[Tensor]]:
-    """Pair valid tokens with positions in the flattened batch, branch by branch.
-
-    Returns:
-        int64[K] positions on the CPU, and per branch float[K_b, H]; concatenated in the same order.
-    """
-    slots = batch.slots.cpu().flatten()
-    counts = torch.bincount(slots, minlength=len(batch.items) + 1)[1:].tolist()
-    by_item = slots.argsort(stable=True)[int((slots == 0).sum()) :].split(counts)
-    positions: list[Tensor] = []
-    tokens: list[Tensor] = []
-    for name, output in outputs.items():
-        features: Features = output.features
-        valid = features.mask.flatten(1).cpu().sum(dim=1).tolist()
-        row_items = sorted(
-            (item.row, index) for index, item in enumerate(batch.items) if item.branch == name
-        )
-        for row, index in row_items:
-            if valid[row] != counts[index]:
-                item = batch.items[index]
-                raise ValueError(
-                    f"sample '{batch.keys[item.sample]}': branch '{name}' made {valid[row]} tokens "
-                    f"for an item that has {counts[index]} slots"
-                )
-            positions.append(by_item[index])
-        tokens.append(features.tokens.flatten(1, 2)[features.mask.flatten(1)])
-    return torch.cat(positions) if positions else slots.new_empty(0, dtype=torch.int64), tokens
 
 
 def _frontier_by_key(batch: Batch, outputs: Mapping[str, BranchOutput]) -> dict[str, Tensor]:

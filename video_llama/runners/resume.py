@@ -19,7 +19,8 @@ MAY_CHANGE = frozenset(
     for key in (
         "output_dir", "resume_ckpt_path", "device", "engine", "num_workers", "feature_cache",
         "log_freq", "save_freq", "keep_last", "valid_freq", "batch_size_eval", "max_skip_rate",
-        "probes", "probe_questions", "bars", "max_new_tokens", "batch_size_train", "accum_grad_iters", "iters_per_epoch",
+        "probes", "probe_questions", "bars", "max_new_tokens",
+        "batch_size_train", "accum_grad_iters", "iters_per_epoch",
     )
 )  # fmt: skip
 """Keys that may differ when a run goes on, as none of them changes what is learnt. Of the last
