@@ -19,6 +19,8 @@ from torch import nn
 from video_llama.common.registry import registry
 from video_llama.common.schema import RunConfig
 
+Compat = Literal["corrected", "released"]
+
 NORM_TYPES = (
     nn.LayerNorm,
     nn.GroupNorm,
@@ -49,7 +51,7 @@ class LrSpan:
     num_epochs: int = 1
     steps_per_epoch: int = 1
     decay_rate: float = 0.1
-    compat: Literal["corrected", "released"] = "corrected"
+    compat: Compat = "corrected"
 
     @property
     def num_steps(self) -> int:
@@ -65,17 +67,35 @@ class Schedule(Protocol):
         ...
 
 
-def lr_span(run: RunConfig, *, compat: Literal["corrected", "released"]) -> LrSpan:
-    """Read a run section's numbers; its iterations become optimizer steps."""
-    return LrSpan(
-        init_lr=run.init_lr,
-        min_lr=run.min_lr,
-        warmup_lr=run.warmup_lr,
-        warmup_steps=run.warmup_steps,
-        num_epochs=run.max_epoch,
-        steps_per_epoch=run.iters_per_epoch // run.accum_grad_iters,
-        compat=compat,
-    )
+class LearningRate:
+    """The learning rate of a run as a function of the optimizer step.
+
+    Args:
+        run: the `run` section.
+        compat: `corrected` counts optimizer steps; `released` counts iterations, as published,
+            which differs under accumulation: the rate of a step is that of its last iteration.
+
+    Raises:
+        UnknownName: nobody registered `run.lr_sched`.
+    """
+
+    def __init__(self, run: RunConfig, *, compat: Compat) -> None:
+        self._schedule: Schedule = registry.get_lr_scheduler_class(run.lr_sched)
+        self._counts_per_step = run.accum_grad_iters if compat == "released" else 1
+        steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
+        self._span = LrSpan(
+            init_lr=run.init_lr,
+            min_lr=run.min_lr,
+            warmup_lr=run.warmup_lr,
+            warmup_steps=run.warmup_steps,
+            num_epochs=run.max_epoch,
+            steps_per_epoch=steps_per_epoch * self._counts_per_step,
+            compat=compat,
+        )
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a 0-based optimizer step."""
+        return self._schedule((step + 1) * self._counts_per_step - 1, span=self._span)
 
 
 @registry.register_lr_scheduler("linear_warmup_cosine_lr")

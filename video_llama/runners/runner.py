@@ -36,7 +36,7 @@ from video_llama.runners.data import CachingModel, RunData
 from video_llama.runners.engine import Engine
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
 from video_llama.runners.metrics import ProgressBar, Window
-from video_llama.runners.optim import lr_span
+from video_llama.runners.optim import LearningRate
 from video_llama.runners.signals import StopRequest
 from video_llama.runners.skips import SkipCounts
 from video_llama.tasks.base import Model, Task
@@ -95,12 +95,14 @@ class Runner:
         self.data = data
         self.engine = engine
         self.folder = folder
-        self.schedule = registry.get_lr_scheduler_class(config.run.lr_sched)
-        self.span = lr_span(config.run, compat=config.model.compat)
         run, world = config.run, engine.world
+        self._saved_step: int | None = None
+        self.learning_rate = LearningRate(run, compat=config.model.compat)
+        self.steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
+        self.num_steps = run.max_epoch * self.steps_per_epoch
         self.state = folder.start.state or RunState(
             step=0,
-            steps_per_epoch=self.span.steps_per_epoch,
+            steps_per_epoch=self.steps_per_epoch,
             global_batch_size=run.batch_size_train * run.accum_grad_iters * world.size,
             config=config.resolved,
         )
@@ -114,25 +116,25 @@ class Runner:
         """
         self.folder.load(self.model, engine=self.engine)
         self.model.train()
-        bar = ProgressBar(num_steps=self.span.num_steps, step=self.state.step)
+        bar = ProgressBar(num_steps=self.num_steps, step=self.state.step)
         with self.folder.opened(self.config), StopRequest() as request, bar:
             batches = self.data.train_batches(self.state.step)
             window = Window()
             must_stop = False
-            while self.state.step < self.span.num_steps and not must_stop:
-                lr = self.schedule(self.state.step, span=self.span)
+            while self.state.step < self.num_steps and not must_stop:
+                lr = self.learning_rate(self.state.step)
                 must_stop = self._step(batches, lr=lr, window=window, request=request)
                 bar.advance(self.state.step)
-                if is_due(self.run.log_freq, at=self.state.step, last=self.span.num_steps):
+                if is_due(self.run.log_freq, at=self.state.step, last=self.num_steps):
                     values = {"lr": lr, **window.record()}
                     self.folder.write(self.state.step, kind="train", values=values)
                     bar.show(self.state.step, values=values)
                     window = Window()
-                if self.state.step % self.span.steps_per_epoch == 0:
+                if self.state.step % self.steps_per_epoch == 0:
                     self._end_epoch()
             if must_stop:
                 self._save()
-        return RunSummary(folder=self.folder.path, state=self.state, num_steps=self.span.num_steps)
+        return RunSummary(folder=self.folder.path, state=self.state, num_steps=self.num_steps)
 
     def _step(
         self, batches: Iterator[LoadedBatch], *, lr: float, window: Window, request: StopRequest
@@ -232,7 +234,7 @@ class Runner:
 
     def _end_epoch(self) -> None:
         """Validate and save, each at its cadence; the last epoch does both."""
-        epoch, last = self.state.step // self.span.steps_per_epoch, self.run.max_epoch
+        epoch, last = self.state.step // self.steps_per_epoch, self.run.max_epoch
         is_best = False
         if self.data.has_valid and is_due(self.run.valid_freq, at=epoch, last=last):
             is_best = self._validate()
@@ -256,6 +258,9 @@ class Runner:
         return True
 
     def _save(self) -> None:
+        if self._saved_step == self.state.step:
+            return
+        self._saved_step = self.state.step
         self.data.flush()
         self.folder.save(
             self.model, engine=self.engine, state=self.state, keep_last=self.run.keep_last
