@@ -72,7 +72,7 @@ def run_file(tmp_path, question_set, encoder_weights):
             "model_type": "toy",
             "tokenizer": str(TOKENIZER),
             "decoder": {
-                "weights": None,
+                **FRESH,
                 "architecture": {
                     "model_type": "llama",
                     "hidden_size": 128,

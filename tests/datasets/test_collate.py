@@ -5,8 +5,9 @@ import torch
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.types import IGNORE_INDEX, MediaItem
-from video_llama.datasets.collate import Collator, EncodedSample, RoutedItem, Skip, collate, route
+from video_llama.datasets.collate import Collator, EncodedSample, RoutedItem, Skip, collate
 from video_llama.datasets.feature_cache import FileStamp
+from video_llama.datasets.routing import route
 
 PAD = 9
 IGN = IGNORE_INDEX

@@ -117,7 +117,7 @@ def test_media_without_a_branch_are_a_mistake_of_the_configuration(
     table, media_dir, make_encoder, specs
 ):
     encoder = make_encoder()
-    encoder.routes = {"image": "video", "video": "video"}
+    encoder.specs = {"video": specs["video"]}
     reader = webvid(table, media_dir, streams=("audio",))
     with pytest.raises(ConfigError, match=r"datasets\.clips: holds audio, but no branch takes it"):
         MixtureDataset({"clips": reader}, encoder=encoder, seed=1)

@@ -23,10 +23,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from video_llama.apps.checks import check_start, named_files
 from video_llama.apps.evaluate_table import accuracy_table
 from video_llama.apps.loading import LoadedModel, load_model, pick_device
 from video_llama.apps.main import add_config_arguments
-from video_llama.apps.plan import named_files
 from video_llama.common.config import load
 from video_llama.common.dist import barrier, is_main, process_group
 from video_llama.common.errors import ConfigError, MediaError
@@ -258,21 +258,14 @@ def _settings(config: Config) -> QuestionAnswering.Config:
 
 def _open_readers(config: Config) -> list[DatasetReader]:
     """Open the question sets and name every missing file of model and data at once."""
-    readers: list[DatasetReader] = [
-        registry.get_dataset_class(entry.type)(entry.config, name=name)
+    if not config.datasets:
+        raise ConfigError("datasets: there is no question set; add an entry of type mvbench")
+    readers: dict[str, DatasetReader] = {
+        name: registry.get_dataset_class(entry.type)(entry.config, name=name)
         for name, entry in config.datasets.items()
-    ]
-    problems = [
-        f"model.{key}: there is no {path}"
-        for key, path in named_files(config.model)
-        if not Path(path).exists()
-    ]
-    problems += [problem for reader in readers for problem in reader.missing()]
-    if not readers:
-        problems.append("datasets: there is no question set; add an entry of type mvbench")
-    if problems:
-        raise ConfigError(problems)
-    return readers
+    }
+    check_start(config, readers, learning=False)
+    return list(readers.values())
 
 
 def _open_set(

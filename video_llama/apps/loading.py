@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from video_llama.apps.plan import named_files, show_parts, wide_console
+from video_llama.apps.checks import missing_weights
+from video_llama.apps.plan import show_parts, wide_console
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
@@ -23,7 +24,7 @@ from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
-from video_llama.processors.media import MediaLoader
+from video_llama.processors.media import MediaCompat, MediaLoader
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,9 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
         ConfigError: files are missing; all of them are named.
         CheckpointMismatch: a file does not fit its part.
     """
-    problems = [
-        f"model.{key}: there is no {path}"
-        for key, path in named_files(config.model)
-        if not Path(path).exists()
-    ]
+    problems = [str(file) for file in missing_weights(config.model)]
     if problems:
-        raise ConfigError([*problems, "--dry-run says where each file can be had"])
+        raise ConfigError(problems)
     loaded = build_model(config.model)
     for report in loaded.reports:
         get_logger().info("loaded %s", report)
@@ -116,11 +113,12 @@ def load_chat(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Chat:
     """
     config = load(cfg_path, options=options)
     loaded = load_model(config)
+    compat = MediaCompat.released() if config.model.compat == "released" else MediaCompat()
     return Chat(
         loaded.model,
         tokenizer=loaded.tokenizer,
         template=loaded.template,
-        loader=MediaLoader(loaded.model.branch_specs()),
+        loader=MediaLoader(loaded.model.branch_specs(), compat=compat),
     )
 
 

@@ -5,62 +5,47 @@ The model is built on the meta device, so that full size costs no memory and no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
+from video_llama.apps.checks import meta_model, missing_files, overflows
 from video_llama.common.registry import registry
-from video_llama.common.schema import Config, ModelConfig
+from video_llama.common.schema import Config
 from video_llama.models.branch import num_steps
-from video_llama.models.loading import named_parts
+from video_llama.models.loading import unfilled_parts
 from video_llama.models.video_llm import VideoLLM
-
-
-@dataclass(frozen=True)
-class MissingFile:
-    """A file the run needs and this machine lacks.
-
-    Attributes:
-        key: dotted key that names it.
-        path: where it was looked for.
-        source: where it can be had, "" if nobody knows.
-    """
-
-    key: str
-    path: str
-    source: str = ""
 
 
 def show_plan(config: Config) -> int:
     """Print the resolved config, the table of parts, slots against context, and missing files.
 
     Returns:
-        0 if the run could start, 2 if files are missing or the context is too short.
+        0 if the run could start, 2 if files are missing or something does not fit.
     """
     console = wide_console()
     console.print(Syntax(OmegaConf.to_yaml(OmegaConf.create(config.resolved)), "yaml"))
-    with torch.device("meta"):
-        model = VideoLLM(config.model)
+    model = meta_model(config.model)
     show_parts(model, console=console)
-    problems = show_slots(model, console=console)
-    missing = list(missing_files(config))
+    show_slots(model, console=console)
+    problems = unfilled_parts(model) + overflows(model)
+    readers = {
+        name: registry.get_dataset_class(entry.type)(entry.config, name=name)
+        for name, entry in config.datasets.items()
+    }
+    missing = list(missing_files(config, readers))
     if missing:
         table = Table(title=f"{len(missing)} missing files", show_lines=True)
         for header in ("key", "not found", "where to get it"):
             table.add_column(header, overflow="fold")
         for file in missing:
-            table.add_row(file.key, file.path, file.source)
+            table.add_row(file.key, file.text, file.source)
         console.print(table)
     else:
         console.print("every file is there")
     for problem in problems:
-        console.print(f"[bold red]{problem}")
+        console.print(problem, style="bold red", markup=False)
     return 2 if missing or problems else 0
 
 
@@ -88,8 +73,8 @@ def show_parts(model: VideoLLM, *, console: Console) -> None:
     console.print(table)
 
 
-def show_slots(model: VideoLLM, *, console: Console) -> list[str]:
-    """Print how much of the context one item of each branch takes; return what does not fit."""
+def show_slots(model: VideoLLM, *, console: Console) -> None:
+    """Print how much of the context one item of each branch takes."""
     table = Table("branch", "takes", "steps", "slots", title="slots")
     total = 0
     for name, spec in model.branch_specs().items():
@@ -99,40 +84,3 @@ def show_slots(model: VideoLLM, *, console: Console) -> list[str]:
     budget, context = model.config.max_txt_len, model.decoder.max_context
     table.caption = f"{total} slots of {budget} positions (max_txt_len); context {context}"
     console.print(table)
-    problems = []
-    if total >= budget:
-        problems.append(
-            f"model.max_txt_len: {budget} positions hold no text beside {total} slots; raise it"
-        )
-    if budget > context:
-        problems.append(
-            f"model.max_txt_len: {budget} is more than the decoder's context of {context}"
-        )
-    return problems
-
-
-def missing_files(config: Config) -> Iterator[MissingFile]:
-    """Yield every file that the config names and that does not exist."""
-    sources = config.model.paths.get("where_from") or {}
-    for key, path in named_files(config.model):
-        if not Path(path).exists():
-            yield MissingFile(f"model.{key}", path, str(sources.get(key, "")).strip())
-    for name, entry in config.datasets.items():
-        reader = registry.get_dataset_class(entry.type)(entry.config, name=name)
-        for problem in reader.missing():
-            key, _, text = problem.partition(": ")
-            yield MissingFile(key, text)
-
-
-def named_files(model: ModelConfig) -> Iterator[tuple[str, str]]:
-    """Yield (key, path) of every weight file a model section names, each path once."""
-    by_path = {path: key for key, path in model.paths.items() if isinstance(path, str)}
-    seen = set()
-    for name, part in [("decoder", model.decoder), *named_parts(model)]:
-        if part.weights is not None and part.weights not in seen:
-            seen.add(part.weights)
-            yield by_path.get(part.weights, f"{name}.weights"), part.weights
-    for key in ("ckpt", "ckpt_2", "tokenizer"):
-        path = getattr(model, key)
-        if path is not None:
-            yield key, path

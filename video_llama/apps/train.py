@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
+from video_llama.apps.checks import check_start
 from video_llama.apps.loading import load_model, log_parts, pick_device
 from video_llama.apps.main import add_config_arguments
-from video_llama.apps.plan import named_files, show_plan
+from video_llama.apps.plan import show_plan
 from video_llama.common.config import load
 from video_llama.common.dist import World, is_main, process_group, read_world
-from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
@@ -76,7 +76,7 @@ def train(config: Config) -> RunSummary:
         get_logger().info("finished already: %s (step %d)", path, start.state.step)
         return RunSummary(folder=path, state=start.state, num_steps=start.state.step)
     readers = open_readers(config)
-    _check_files(config, readers)
+    check_start(config, readers, learning=True)
     device = pick_device(run.device)
     with process_group(device) as world:
         if world.size > 1 and device == "cuda":
@@ -135,15 +135,3 @@ def build_runner(
     )
     task = registry.get_task_class(config.run.task)()
     return Runner(config, model=loaded.model, task=task, data=data, engine=engine, folder=folder)
-
-
-def _check_files(config: Config, readers: dict[str, DatasetReader]) -> None:
-    """Name every missing file of model and data at once."""
-    problems = [
-        f"model.{key}: there is no {path} (--dry-run says where it can be had)"
-        for key, path in named_files(config.model)
-        if not Path(path).exists()
-    ]
-    problems += [problem for reader in readers.values() for problem in reader.missing()]
-    if problems:
-        raise ConfigError(problems)

@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from video_llama.common.errors import ConfigError
 from video_llama.common.types import (
     IGNORE_INDEX,
     AudioSpec,
@@ -25,10 +24,10 @@ from video_llama.common.types import (
     BranchInput,
     BranchSpec,
     MediaItem,
-    MediaKind,
     MediaSpec,
 )
 from video_llama.datasets.feature_cache import FileStamp
+from video_llama.datasets.routing import max_steps, num_steps
 
 
 @dataclass(frozen=True)
@@ -182,38 +181,6 @@ def collate(
         dataset=samples[0].dataset,
         meta=[sample.meta for sample in samples],
     )
-
-
-def route(specs: Mapping[str, BranchSpec]) -> dict[MediaKind, str]:
-    """Say which branch takes which kind of media.
-
-    Raises:
-        ConfigError: two branches want the same kind.
-    """
-    routes: dict[MediaKind, str] = {}
-    for name, spec in specs.items():
-        for kind in spec.media:
-            if kind in routes:
-                raise ConfigError(
-                    f"model.branches: '{routes[kind]}' and '{name}' both take {kind}; "
-                    f"leave {kind} out of one's media, or set the branch to null"
-                )
-            routes[kind] = name
-    return routes
-
-
-def num_steps(item: MediaItem) -> int:
-    """Return T of a loaded item: its frames or sound clips, padding not counted."""
-    if item.features is not None:
-        return len(item.times_s) or item.features.shape[0]
-    raw = item.pixels if item.pixels is not None else item.mel
-    assert raw is not None, f"{item.path} was not loaded"
-    return raw.shape[0]
-
-
-def max_steps(spec: MediaSpec) -> int:
-    """Return T, the frames or sound clips an encoder is fed at most."""
-    return spec.num_clips if isinstance(spec, AudioSpec) else spec.num_frames
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,10 @@ from torch.utils.data import Dataset
 
 from video_llama.common.errors import ConfigError, ContextOverflow, MediaError
 from video_llama.common.rng import fold
-from video_llama.common.types import MediaItem
+from video_llama.common.types import BranchSpec
 from video_llama.datasets.base import DatasetReader
-from video_llama.datasets.collate import (
-    EncodedSample,
-    Skip,
-    max_steps,
-)
+from video_llama.datasets.collate import EncodedSample, Skip
+from video_llama.datasets.routing import branch_of, max_steps, route
 from video_llama.datasets.sample_encoder import SampleEncoder
 from video_llama.datasets.stream import SampleRef
 from video_llama.processors.media import Augment
@@ -128,24 +125,32 @@ class MixtureDataset(Dataset[EncodedSample]):
                     "each other, a crop that changes would never be found again; set augment: "
                     "none, or feature_cache: null"
                 )
-            problems += self._unfit_media(name, reader)
+            problems += unfit_media(
+                reader, specs=self.encoder.specs, max_len=self.encoder.text.max_len
+            )
         if problems:
             raise ConfigError(problems)
 
-    def _unfit_media(self, name: str, reader: DatasetReader) -> list[str]:
-        """Say which media of a data set no branch takes, or the context cannot hold."""
-        try:
-            branches = [
-                self.encoder.branch_of(MediaItem(kind=kind, path=""), dataset=name)
-                for kind in reader.kinds or ()
-            ]
-        except ConfigError as error:
-            return error.problems
-        specs = [self.encoder.specs[branch] for branch in branches]
-        slots = sum(spec.slots(max_steps(spec.spec)) for spec in specs)
-        if slots >= self.encoder.text.max_len:
-            return [
-                f"model.max_txt_len: {self.encoder.text.max_len} decoder positions, the media of "
-                f"datasets.{name} alone take {slots}"
-            ]
-        return []
+
+def unfit_media(
+    reader: DatasetReader, *, specs: Mapping[str, BranchSpec], max_len: int
+) -> list[str]:
+    """Say which media of a data set no branch takes, or the context cannot hold.
+
+    Args:
+        reader: of the data set; nothing is read.
+        specs: every branch, by name.
+        max_len: decoder positions of a sample, media included.
+    """
+    kinds = reader.kinds or ()
+    try:
+        branches = [branch_of(kind, routes=route(specs), dataset=reader.name) for kind in kinds]
+    except ConfigError as error:
+        return error.problems
+    slots = sum(specs[name].slots(max_steps(specs[name].spec)) for name in branches)
+    if slots >= max_len:
+        return [
+            f"model.max_txt_len: {max_len} decoder positions, the media of "
+            f"datasets.{reader.name} alone take {slots}"
+        ]
+    return []

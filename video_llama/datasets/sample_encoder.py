@@ -12,13 +12,9 @@ from video_llama.common.types import BranchSpec, MediaItem, Sample, VideoSpec
 from video_llama.conversation.encode import encode
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.tokenizer import Tokenizer
-from video_llama.datasets.collate import (
-    EncodedSample,
-    RoutedItem,
-    num_steps,
-    route,
-)
+from video_llama.datasets.collate import EncodedSample, RoutedItem
 from video_llama.datasets.feature_cache import FeatureCache, FileStamp, Lookup
+from video_llama.datasets.routing import branch_of, num_steps, route
 from video_llama.processors.media import Augment
 
 RANDOM_FRAME_POLICIES = frozenset({"headtail"})
@@ -93,13 +89,7 @@ class SampleEncoder:
         Raises:
             ConfigError: none does.
         """
-        if item.kind not in self.routes:
-            raise ConfigError(
-                f"datasets.{dataset}: holds {item.kind}, but no branch takes it (branches take: "
-                f"{', '.join(sorted(self.routes)) or 'nothing'}); change the data set's streams "
-                "or the branch's media"
-            )
-        return self.routes[item.kind]
+        return branch_of(item.kind, routes=self.routes, dataset=dataset)
 
     def load_media(
         self, sample: Sample, *, augment: Augment = "none", seed: int = 0

@@ -24,7 +24,7 @@ import torch
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import unknown_name
 from video_llama.common.types import AudioSpec, MediaItem, MediaKind, Sample
-from video_llama.datasets.collate import num_steps
+from video_llama.datasets.routing import num_steps
 from video_llama.processors.audio import log_mel
 
 VISUAL: frozenset[MediaKind] = frozenset({"image", "video"})

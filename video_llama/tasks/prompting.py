@@ -13,7 +13,8 @@ from torch import Tensor
 
 from video_llama.common.types import AudioSpec, Batch, MediaItem, Sample
 from video_llama.conversation.stopping import StopRule, answer_text
-from video_llama.datasets.collate import RoutedItem, collate, num_steps
+from video_llama.datasets.collate import RoutedItem, collate
+from video_llama.datasets.routing import num_steps
 from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
 
 

@@ -1,0 +1,177 @@
+"""What can be known to be wrong with a run before a weight is read or a byte is written.
+
+The model is built on the meta device: full size costs a second and no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from video_llama.common.errors import CheckpointMismatch, ConfigError, MediaError
+from video_llama.common.schema import Config, ModelConfig
+from video_llama.datasets.base import NUM_PROBED, DatasetReader
+from video_llama.datasets.mixture import unfit_media
+from video_llama.models.branch import num_steps
+from video_llama.models.loading import (
+    CHECKPOINT_KEYS,
+    find_checkpoint,
+    named_parts,
+    unfilled_parts,
+)
+from video_llama.models.trainable import learns
+from video_llama.models.video_llm import VideoLLM
+
+
+@dataclass(frozen=True)
+class MissingFile:
+    """A file the run needs and this machine lacks.
+
+    Attributes:
+        key: dotted key that names it.
+        text: what was looked for, as a sentence.
+        source: where it can be had, "" if nobody knows.
+    """
+
+    key: str
+    text: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        way_out = " (--dry-run says where it can be had)" if self.source else ""
+        return f"{self.key}: {self.text}{way_out}"
+
+
+def check_start(config: Config, readers: Mapping[str, DatasetReader], *, learning: bool) -> None:
+    """Refuse a run that cannot work.
+
+    Args:
+        config: the typed run file.
+        readers: of its data sets, by name.
+        learning: whether the run trains; then every training set must teach something.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    missing = list(missing_files(config, readers))
+    problems = [str(file) for file in missing]
+    model = meta_model(config.model)
+    problems += unfilled_parts(model)
+    problems += overflows(model)
+    specs = model.branch_specs()
+    for reader in readers.values():
+        problems += unfit_media(reader, specs=specs, max_len=config.model.max_txt_len)
+    if learning and not missing:
+        problems += _idle_steps(config, readers, model)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def meta_model(config: ModelConfig) -> VideoLLM:
+    """Build a model without memory.
+
+    Raises:
+        ConfigError: its parts do not fit together.
+    """
+    with torch.device("meta"):
+        return VideoLLM(config)
+
+
+def overflows(model: VideoLLM) -> list[str]:
+    """Say where slots, `max_txt_len` and the decoder's context do not go together."""
+    specs = model.branch_specs().values()
+    slots = sum(spec.slots(num_steps(spec.spec)) for spec in specs)
+    budget, context = model.config.max_txt_len, model.max_context
+    problems = []
+    if slots >= budget:
+        problems.append(
+            f"model.max_txt_len: {budget} positions hold no text beside {slots} slots; raise it"
+        )
+    if budget > context:
+        problems.append(
+            f"model.max_txt_len: {budget} is more than the decoder's context of {context}"
+        )
+    return problems
+
+
+def missing_files(config: Config, readers: Mapping[str, DatasetReader]) -> Iterator[MissingFile]:
+    """Yield every file that the run needs and that does not exist."""
+    yield from missing_weights(config.model)
+    for reader in readers.values():
+        for problem in reader.missing():
+            key, _, text = problem.partition(": ")
+            yield MissingFile(key, text)
+
+
+def missing_weights(model: ModelConfig) -> Iterator[MissingFile]:
+    """Yield every weight file that a model section names and that does not exist."""
+    sources = model.paths.get("where_from") or {}
+    for key, path in named_files(model):
+        source = str(sources.get(key, "")).strip()
+        if not Path(path).exists():
+            yield MissingFile(f"model.{key}", f"there is no {path}", source)
+        elif key in CHECKPOINT_KEYS:
+            try:
+                find_checkpoint(path)
+            except CheckpointMismatch as error:
+                yield MissingFile(f"model.{key}", str(error), source)
+
+
+def named_files(model: ModelConfig) -> Iterator[tuple[str, str]]:
+    """Yield (key, path) of every weight file a model section names, each path once."""
+    by_path = {path: key for key, path in model.paths.items() if isinstance(path, str)}
+    seen = set()
+    for name, part in [("decoder", model.decoder), *named_parts(model)]:
+        if part.weights is not None and part.weights not in seen:
+            seen.add(part.weights)
+            yield by_path.get(part.weights, f"{name}.weights"), part.weights
+    for key in (*CHECKPOINT_KEYS, "tokenizer"):
+        path = getattr(model, key)
+        if path is not None:
+            yield key, path
+
+
+def _idle_steps(
+    config: Config, readers: Mapping[str, DatasetReader], model: VideoLLM
+) -> Iterator[str]:
+    """Say which training sets have nothing that a learning part would see.
+
+    A step draws one data set; without a gradient it would only decay the weights.
+    """
+    if learns(model.decoder):
+        return
+    seen_by_learners = {
+        kind
+        for name, branch in config.model.branches.items()
+        if learns(model.branches[name])
+        for kind in branch.media
+    }
+    if not seen_by_learners:
+        yield "model: no part learns; set `trainable: true` on one"
+        return
+    for name, reader in readers.items():
+        if config.datasets[name].split != "train":
+            continue
+        kinds = set(reader.kinds) if reader.kinds is not None else _probed_kinds(reader)
+        if not kinds & seen_by_learners:
+            yield (
+                f"datasets.{name}: its samples hold {', '.join(sorted(kinds)) or 'no media'}, and "
+                f"no part that learns sees them (those see {', '.join(sorted(seen_by_learners))}), "
+                "so its steps would teach nothing; leave it out, or train the decoder"
+            )
+
+
+def _probed_kinds(reader: DatasetReader) -> set[str]:
+    """Return the kinds of media of some samples of a data set whose samples differ."""
+    kinds: set[str] = set()
+    step = max(1, len(reader) // NUM_PROBED)
+    for index in islice(range(0, len(reader), step), NUM_PROBED):
+        try:
+            kinds |= {item.kind for item in reader.sample(index).media}
+        except MediaError:
+            continue
+    return kinds
