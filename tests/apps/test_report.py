@@ -167,6 +167,7 @@ def test_a_run_without_numbers_has_no_chart():
 def test_kinds_are_grouped_by_how_their_names_begin():
     assert group_of("colour") == "Open questions"
     assert (group_of("pair_colour"), label_of("pair_colour")) == ("Two objects", "colour")
+    assert (group_of("mc_*"), label_of("mc_*")) == ("Multiple choice", "all")
     assert label_of("yn_first_colour") == "first colour, yes or no"
     assert label_of("object_interaction") == "object interaction"
 

@@ -233,10 +233,10 @@ def group_of(kind: str) -> str:
 
 
 def label_of(kind: str) -> str:
-    """Return how a kind is called below its heading."""
+    """Return how a kind is called below its heading; a pool of kinds is called "all"."""
     start = next((start for start in GROUPS if kind.startswith(start)), None)
     label = kind if start is None else GROUPS[start][1].format(kind.removeprefix(start))
-    return label.replace("_", " ")
+    return label.replace("_", " ").replace("*", "all")
 
 
 def _change(row: dict[str, Any], against: dict[str, Any] | None) -> Estimate | None:
