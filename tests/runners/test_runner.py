@@ -61,6 +61,27 @@ def test_dropout_matters_in_these_runs(tmp_path):
     )
 
 
+class SeedRecorder(VideoTextPretrain):
+    """Notes the seed that each forward pass finds."""
+
+    def __init__(self):
+        self.seeds = []
+
+    def train_step(self, model, batch):
+        self.seeds.append(torch.initial_seed())
+        return super().train_step(model, batch)
+
+
+def test_every_forward_pass_on_every_rank_has_a_dropout_seed_of_its_own(tmp_path):
+    seeds = []
+    for rank in (0, 1):
+        recorder = SeedRecorder()
+        config = config_of(tmp_path / str(rank), accum_grad_iters=2)
+        build(config, World(rank=rank), task=recorder).train()
+        seeds += recorder.seeds
+    assert len(seeds) == len(set(seeds)) == 2 * 8
+
+
 def test_going_back_repeats_the_rest_and_sets_the_old_future_aside(tmp_path):
     build(config_of(tmp_path, keep_last=9, max_epoch=3), ALONE).train()
     before, lines_before = weights(tmp_path), lines(tmp_path, "train")
