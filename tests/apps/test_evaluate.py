@@ -135,6 +135,7 @@ def test_an_evaluation_leaves_predictions_and_metrics(run_file, tmp_path, questi
     assert metrics["kinds"]["sound"]["ceilings"] == {"chance": 0.125, "deaf": 0.3}
     assert metrics["kinds"]["sound"]["probes"]["no_media"]["num"] == 2
     assert metrics["kinds"]["mc_sound"]["form"] == "multiple_choice"
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"held_out": metrics}
 
 
 def test_a_second_call_does_not_even_load_the_model(run_file, tmp_path, monkeypatch):

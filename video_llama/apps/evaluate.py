@@ -4,8 +4,9 @@
     torchrun --nproc_per_node=2 evaluate.py --cfg-path ... --options run.probes=[no_media]
 
 For every question set of the run file, `output_dir/NAME/` gets `predictions.jsonl`,
-`metrics.json` and, while it runs, what is needed to go on after a kill. A set that is finished is
-not asked again, and the model is not even loaded.
+`metrics.json` and, while it runs, what is needed to go on after a kill; `output_dir/metrics.json`
+has the metrics of all sets by name. A set that is finished is not asked again, and if all are, the
+model is not even loaded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,10 +120,13 @@ def evaluate(config: Config) -> dict[str, list[KindScore]]:
                     )
         # Before any rank leaves, a finished set must be one for all.
         barrier()
-        return {
+        tables = {
             asked.name: report_set(config, asked, position=position)
             for position, asked in enumerate(sets)
         }
+        if is_main():
+            _write_summary(Path(config.run.output_dir), sets)
+        return tables
 
 
 def build_prompter(config: Config, loaded: LoadedModel, *, rank: int = 0) -> Prompter:
@@ -235,6 +239,15 @@ def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _write_summary(folder: Path, sets: Sequence[QuestionSet]) -> None:
+    """Put the metrics of all sets into one file."""
+    metrics = {
+        asked.name: json.loads((asked.store.folder / METRICS_NAME).read_text(encoding="utf-8"))
+        for asked in sets
+    }
+    (folder / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def _settings(config: Config) -> QuestionAnswering.Config:

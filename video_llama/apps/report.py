@@ -21,7 +21,13 @@ from video_llama.apps.report_clips import Strip, draw_strip
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.runners.metrics import METRICS_FILE
-from video_llama.tasks.predictions import NO_PROBE, Prediction, Shown, read_predictions
+from video_llama.tasks.predictions import (
+    NO_PROBE,
+    PREDICTIONS_FILE,
+    Prediction,
+    Shown,
+    read_predictions,
+)
 from video_llama.tasks.probes import PROBES
 from video_llama.tasks.statistics import Estimate, difference
 
@@ -137,11 +143,13 @@ def write_report(
     # In the order in which they were trained; a stage builds on the one before.
     curves = sorted(_find(folders, METRICS_FILE), key=lambda path: path.stat().st_mtime)
     runs = [read_run(path.parent) for path in curves]
-    evaluations = [read_evaluation(path.parent) for path in _find(folders, "metrics.json")]
+    answered = [path.parent for path in _find(folders, PREDICTIONS_FILE)]
+    # A set has its predictions before its metrics; one that was interrupted is left out.
+    evaluations = [read_evaluation(f) for f in answered if (f / "metrics.json").is_file()]
     if not runs and not evaluations:
         listed = ", ".join(map(str, folders))
         raise ConfigError(
-            f"--runs: no {METRICS_FILE} of a run and no metrics.json of an evaluation in {listed}"
+            f"--runs: no {METRICS_FILE} of a run and no {PREDICTIONS_FILE} of an evaluation in {listed}"
         )
     evaluations.sort(key=lambda e: (str(e.folder.parent), e.metrics.get("position", 0)))
     source = (resources.files("video_llama.apps") / TEMPLATE).read_text(encoding="utf-8")
@@ -190,8 +198,7 @@ def read_run(folder: Path) -> Curves:
 def read_evaluation(folder: Path) -> Evaluation:
     """Read what `evaluate` left in a folder."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    path = folder / "predictions.jsonl"
-    predictions = read_predictions(path) if path.is_file() else []
+    predictions = read_predictions(folder / PREDICTIONS_FILE)
     return Evaluation(f"{folder.parent.name} / {folder.name}", folder, metrics, predictions)
 
 

@@ -21,6 +21,7 @@ from video_llama.common import dist
 from video_llama.common.errors import ConfigError
 
 IDENTITY_FILE = "identity.json"
+PREDICTIONS_FILE = "predictions.jsonl"
 NO_PROBE = "none"
 """Value of `Prediction.probe` for questions asked with their media as they are."""
 
@@ -91,7 +92,7 @@ class PredictionStore:
         self._identity = json.loads(json.dumps(identity))
         self._check_identity()
         self._parts = folder / "parts"
-        self._final = folder / "predictions.jsonl"
+        self._final = folder / PREDICTIONS_FILE
 
     def finished(self) -> set[int]:
         """Return the chunks that need not be computed again."""
