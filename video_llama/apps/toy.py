@@ -1,0 +1,96 @@
+"""`video-llama toy ...`: the toy world and its foundations.
+
+    video-llama toy world --out output/toy/world
+    video-llama toy foundations --out output/toy/foundations
+
+Both keep what is finished, so a call that was interrupted goes on where it was, and a second one
+does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from video_llama.common.errors import ConfigError
+from video_llama.common.logger import start_logging
+from video_llama.toy.plan import FULL_TRAIN_CLIPS
+
+PART_NAMES = ("vision", "audio", "decoder")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-verbs and their flags."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    world = verbs.add_parser("world", help="write clips, pictures, sounds, texts and questions")
+    world.add_argument("--out", type=Path, required=True, metavar="DIR")
+    world.add_argument("--seed", type=int, default=0)
+    world.add_argument(
+        "--clips",
+        type=int,
+        default=FULL_TRAIN_CLIPS,
+        metavar="N",
+        help="training clips; the other sets shrink in proportion (default: %(default)s)",
+    )
+    world.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    foundations = verbs.add_parser(
+        "foundations", help="pretrain the small encoders and the small decoder, on one core"
+    )
+    foundations.add_argument("--out", type=Path, required=True, metavar="DIR")
+    foundations.add_argument("--seed", type=int, default=0)
+    foundations.add_argument(
+        "--parts", nargs="+", choices=PART_NAMES, default=list(PART_NAMES), help="default: all"
+    )
+    foundations.add_argument(
+        "--curves", type=Path, metavar="DIR", help="where training curves go as JSON lines"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run a sub-verb; 0 if all is well, 2 if a gate is missed."""
+    start_logging()
+    runs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "world": _world,
+        "foundations": _foundations,
+    }
+    return runs[args.verb](args)
+
+
+def _world(args: argparse.Namespace) -> int:
+    from video_llama.toy.plan import Counts
+    from video_llama.toy.world import write_world
+
+    for flag, value in (("--clips", args.clips), ("--workers", args.workers)):
+        if value < 1:
+            raise ConfigError(f"{flag}: found {value}, at least 1 is needed")
+    counts = Counts.scaled_to(args.clips)
+    world = write_world(args.out, seed=args.seed, counts=counts, num_workers=args.workers)
+    state = "was there already" if world.was_there else "is ready"
+    print(
+        f"{world.folder} {state}: {counts.train} training, {counts.valid} validation, "
+        f"{counts.test} test and {counts.composition} composition clips"
+    )
+    return 0
+
+
+def _foundations(args: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from video_llama.foundations.build import build_foundations
+
+    # More threads would change the order of sums, and with it the weights.
+    torch.set_num_threads(1)
+    parts = build_foundations(args.out, seed=args.seed, parts=tuple(args.parts), curves=args.curves)
+    table = Table("part", "gate", "measured", "bar", "", title=f"foundations in {args.out}")
+    for part in parts:
+        for gate in part.gates:
+            sign = "<=" if gate.lower_is_better else ">="
+            verdict = "passed" if gate.is_passed else "[bold red]missed"
+            table.add_row(part.name, gate.name, f"{gate.value:.3f}", f"{sign} {gate.bar}", verdict)
+        table.add_section()
+    Console().print(table)
+    print("CPU seconds: " + ", ".join(f"{part.name} {part.cpu_s}" for part in parts))
+    return 0 if all(gate.is_passed for part in parts for gate in part.gates) else 2
