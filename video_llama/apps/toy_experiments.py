@@ -115,15 +115,15 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
         console: tables go there.
 
     Returns:
-        Accuracy by kind of every cell, also written to `folder`/experiments/experiments.json.
+        Metrics of every cell by question set, also written to `folder`/experiments.
 
     Raises:
         ConfigError: there is no finished toy run.
         VideoLlamaError: a cell failed.
     """
-    base = folder / "eval_withaudio" / "metrics.json"
-    if not base.is_file():
-        raise ConfigError(f"{base}: not there; run `video-llama toy run --out {folder}` first")
+    base = folder / "eval_withaudio"
+    if not read_metrics(base):
+        raise ConfigError(f"{base}: no results; run `video-llama toy run --out {folder}` first")
     _write_swapped(folder)
     results = {}
     for cell in cells(folder, seed=seed):
@@ -133,12 +133,19 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
             train_lanes([open_recipes(lane, (*options, *cell.train_options)) for lane in lanes])
         words = ["evaluate", "--cfg-path", cell.evaluation, "--options"]
         call_verb([*words, *options, *cell.eval_options])
-        metrics = runs / f"eval_{Path(cell.evaluation).stem}" / "metrics.json"
-        results[cell.name] = json.loads(metrics.read_text(encoding="utf-8"))
+        results[cell.name] = read_metrics(runs / f"eval_{Path(cell.evaluation).stem}")
     path = folder / "experiments" / RESULTS
     path.write_text(json.dumps(results, indent=1), encoding="utf-8")
     console.print(f"{path}")
     return results
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return what an evaluation wrote, by question set; empty if it is not there."""
+    return {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*/metrics.json"))
+    }
 
 
 def _write_swapped(folder: Path) -> None:
