@@ -81,6 +81,6 @@ def show_slots(model: VideoLLM, *, console: Console) -> None:
         steps = num_steps(spec.spec)
         total += spec.slots(steps)
         table.add_row(name, ", ".join(spec.media), str(steps), str(spec.slots(steps)))
-    budget, context = model.config.max_txt_len, model.decoder.max_context
-    table.caption = f"{total} slots of {budget} positions (max_txt_len); context {context}"
     console.print(table)
+    budget, context = model.config.max_txt_len, model.max_context
+    console.print(f"{total} slots of {budget} positions (max_txt_len); context {context}")
