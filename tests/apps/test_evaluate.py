@@ -200,3 +200,15 @@ def test_two_processes_give_the_predictions_of_one(run_file, tmp_path):
     for name in ("predictions.jsonl", "metrics.json"):
         one = tmp_path / "out" / "held_out" / name
         assert (tmp_path / "two" / "held_out" / name).read_text() == one.read_text()
+
+
+def test_other_weights_under_the_same_name_are_another_evaluation(
+    run_file, tmp_path, encoder_weights
+):
+    weights = tmp_path / "vit.safetensors"
+    weights.write_bytes(encoder_weights.read_bytes())
+    options = [f"model.branches.video.encoder.weights={weights}"]
+    evaluate(load(run_file, options=options))
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    with pytest.raises(ConfigError, match="foundations"):
+        evaluate(load(run_file, options=options))

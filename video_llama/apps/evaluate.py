@@ -12,7 +12,6 @@ model is not even loaded.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from video_llama.apps.checks import check_start, named_files
+from video_llama.apps.checks import check_start
+from video_llama.apps.evaluate_identity import identity_of
 from video_llama.apps.evaluate_table import accuracy_table
 from video_llama.apps.loading import LoadedModel, load_model, pick_device
 from video_llama.apps.main import add_config_arguments
@@ -37,7 +37,6 @@ from video_llama.common.schema import Config
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
-from video_llama.models.loading import CHECKPOINT_KEYS, find_checkpoint
 from video_llama.processors.media import MediaCompat, MediaLoader
 from video_llama.runners.data import READER
 from video_llama.tasks.predictions import PredictionStore
@@ -183,39 +182,6 @@ def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[Kin
     return rows
 
 
-def identity_of(config: Config, *, annotations: Path, settings: QuestionAnswering.Config) -> dict:
-    """Return what decides every prediction, as plain values that can be compared and shown.
-
-    Checkpoints and questions are known by their content; foundation weights, which may be many
-    gigabytes, by name and size.
-
-    Args:
-        config: the typed run file.
-        annotations: file or folder of the questions.
-        settings: how they are asked.
-    """
-    checkpoints = {
-        key: _digest(find_checkpoint(path).read_bytes())
-        for key in CHECKPOINT_KEYS
-        if (path := getattr(config.model, key)) is not None
-    }
-    foundations = [
-        (str(file), file.stat().st_size)
-        for key, path in named_files(config.model)
-        if key not in CHECKPOINT_KEYS
-        for file in _files(Path(path))
-    ]
-    questions = b"".join(file.read_bytes() for file in _files(annotations))
-    return {
-        **checkpoints,
-        "model": _digest(json.dumps(config.resolved["model"], sort_keys=True, default=str)),
-        "foundations": _digest(json.dumps(foundations)),
-        "questions": _digest(questions),
-        "amp": config.run.amp,
-        **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
-    }
-
-
 @contextmanager
 def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
     """Show how far rank zero has come.
@@ -308,16 +274,3 @@ def _check_skips(asked: QuestionSet, *, metrics: dict[str, Any], max_skip_rate: 
             f"datasets.{asked.name}: {len(unusable)} of {total} questions could not be asked, "
             f"run.max_skip_rate allows {max_skip_rate:g}; the first: {first}"
         )
-
-
-def _files(path: Path) -> list[Path]:
-    """Return a file, or the files of a folder, in a fixed order."""
-    if path.is_file():
-        return [path]
-    return sorted(file for file in path.glob("*") if file.is_file())
-
-
-def _digest(content: str | bytes) -> str:
-    """Return a short hash."""
-    data = content.encode() if isinstance(content, str) else content
-    return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -147,9 +147,9 @@ def write_report(
     # A set has its predictions before its metrics; one that was interrupted is left out.
     evaluations = [read_evaluation(f) for f in answered if (f / "metrics.json").is_file()]
     if not runs and not evaluations:
-        listed = ", ".join(map(str, folders))
         raise ConfigError(
-            f"--runs: no {METRICS_FILE} of a run and no {PREDICTIONS_FILE} of an evaluation in {listed}"
+            f"--runs: no {METRICS_FILE} of a run and no {PREDICTIONS_FILE} of an evaluation in "
+            + ", ".join(map(str, folders))
         )
     evaluations.sort(key=lambda e: (str(e.folder.parent), e.metrics.get("position", 0)))
     source = (resources.files("video_llama.apps") / TEMPLATE).read_text(encoding="utf-8")

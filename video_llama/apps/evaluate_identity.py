@@ -1,0 +1,61 @@
+"""What decides every prediction, so that no folder is filled by two different evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from video_llama.apps.checks import named_files
+from video_llama.common.schema import Config
+from video_llama.models.loading import CHECKPOINT_KEYS, find_checkpoint
+from video_llama.tasks.question_answering import QuestionAnswering
+
+
+def identity_of(
+    config: Config, *, annotations: Path, settings: QuestionAnswering.Config
+) -> dict[str, Any]:
+    """Return what decides every prediction, as plain values that can be compared and shown.
+
+    Checkpoints and questions are known by their content; foundation weights, which may be many
+    gigabytes, by name and size.
+
+    Args:
+        config: the typed run file.
+        annotations: file or folder of the questions.
+        settings: how they are asked.
+    """
+    checkpoints = {
+        key: _digest(find_checkpoint(path).read_bytes())
+        for key in CHECKPOINT_KEYS
+        if (path := getattr(config.model, key)) is not None
+    }
+    foundations = [
+        (str(file), file.stat().st_size)
+        for key, path in named_files(config.model)
+        if key not in CHECKPOINT_KEYS
+        for file in _files(Path(path))
+    ]
+    questions = b"".join(file.read_bytes() for file in _files(annotations))
+    return {
+        **checkpoints,
+        "model": _digest(json.dumps(config.resolved["model"], sort_keys=True, default=str)),
+        "foundations": _digest(json.dumps(foundations)),
+        "questions": _digest(questions),
+        "amp": config.run.amp,
+        **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
+    }
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or the files of a folder, in a fixed order."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.glob("*") if file.is_file())
+
+
+def _digest(content: str | bytes) -> str:
+    """Return a short hash."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
