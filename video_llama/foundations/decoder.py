@@ -4,16 +4,20 @@ Texts only: the facts of a scene are written out where its media will stand, in 
 layout the decoder will meet (the same `conversation.encode`, the slots filled with the tokens of
 the facts). First the model learns to look random word pairs up; then questions, captions and
 ever fewer drills. Without the first stage two things in one scene are told apart no better than
-by a coin. See docs/toy_world.md for the numbers.
+by a coin.
+
+LLaMA has no biases and no absolute positions, so a head that looks one token back, which every
+look-up needs, is slow to appear. Two heads of the first layer are therefore started that way.
 
 Shapes: B batch, L text.
 """
 
 from __future__ import annotations
 
+import copy
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +34,7 @@ from video_llama.foundations.text_gate import gate_texts, measure
 from video_llama.foundations.text_layout import LaidOut, collate, lay_out
 from video_llama.foundations.tokenizer import train_tokenizer
 from video_llama.toy.corpus import drill_sample, sample_scenes, scene_sample, tokenizer_lines
-from video_llama.toy.drills import recall_list
+from video_llama.toy.drills import copy_list, recall_list
 from video_llama.toy.texts import TextSample
 
 if TYPE_CHECKING:
@@ -39,6 +43,11 @@ if TYPE_CHECKING:
 # Every quarter of a second counts on two cores, so batches are cut from this many at a time,
 # sorted by length.
 _BATCHES_SORTED_TOGETHER = 8
+
+LOOK_BACK = (1, 2)
+# Large enough that a neighbour of the wanted token gets a twentieth of its weight (distance 1).
+_LOOK_BACK_GAIN = 0.53
+_NOISE_KEPT = 0.3
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,10 @@ class DecoderRecipe:
         ffn_width: inner width of the gated feed-forward part.
         rope_theta: small, since contexts are short; 10,000 learns three times slower.
         init_std: of all weights; the usual .02 learns three times slower at this width.
-        recall_steps: steps of bare look-ups.
-        recall_batch: lists a step.
-        recall_lr: constant after the warm-up.
+        recall_steps: steps of bare look-ups and copies.
         mixed_steps: steps of scenes and drills.
-        mixed_batch: texts a step.
+        batch_size: texts a step.
+        recall_lr: constant after the warm-up.
         mixed_lr: falls linearly to 0.
         warmup_steps: of either stage.
         drill_share: of drills among the texts, at the beginning and from the middle on.
@@ -71,17 +79,16 @@ class DecoderRecipe:
     ffn_width: int = 352
     rope_theta: float = 200.0
     init_std: float = 0.06
-    recall_steps: int = 1000
-    recall_batch: int = 64
-    recall_lr: float = 3e-3
+    recall_steps: int = 500
     mixed_steps: int = 4000
-    mixed_batch: int = 48
+    batch_size: int = 32
+    recall_lr: float = 3e-3
     mixed_lr: float = 2.5e-3
     warmup_steps: int = 50
-    drill_share: tuple[float, float] = (0.8, 0.3)
+    drill_share: tuple[float, float] = (0.6, 0.25)
     num_scenes: int = 20_000
-    probe_every: int = 250
-    probe_texts: int = 100
+    probe_every: int = 500
+    probe_texts: int = 50
 
 
 DEFAULT_RECIPE = DecoderRecipe()
@@ -109,7 +116,6 @@ def train_decoder(
     tokenizer = load_tokenizer(out_dir)
     torch.manual_seed(fold(seed, "decoder weights"))
     model = build_decoder(recipe, vocab_size=tokenizer.vocab_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02)
     probes = gate_texts(split="valid", seed=seed, per_kind=recipe.probe_texts)
     rng = random.Random(fold(seed, "recall probe"))
     lists = {"recall": [recall_list(rng=rng, num_queries=1) for _ in range(256)]}
@@ -132,9 +138,10 @@ def train_decoder(
         lr_of=lambda done: recipe.mixed_lr * (1 - done),
         probe=lambda: probe(lists | probes),
     )
+    trainer = _Trainer(model)
     curve: Curve = []
     for stage in (recall, mixed):
-        curve += _train_stage(model, optimizer=optimizer, stage=stage, recipe=recipe)
+        curve += _train_stage(trainer, stage=stage, recipe=recipe)
     model.eval()
     model.save_pretrained(out_dir)
     if curve_path is not None:
@@ -160,7 +167,38 @@ def build_decoder(recipe: DecoderRecipe, *, vocab_size: int) -> LlamaForCausalLM
         eos_token_id=2,
         pad_token_id=None,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    look_back(model, distances=LOOK_BACK)
+    return model
+
+
+@torch.no_grad()
+def look_back(model: LlamaForCausalLM, *, distances: Sequence[int]) -> None:
+    """Start heads of the first layer so that each attends a fixed number of tokens back.
+
+    All embeddings get a direction in common. Query and key of a head read that direction alone;
+    they differ by the angle rotary positions turn in `distance` tokens, so their product is
+    largest just there. For distances (1, 2) the second of the heads gives position 9 about .7 to
+    token 7 and .3 to token 8.
+
+    Args:
+        model: changed in place.
+        distances: tokens to look back, one for each of the first heads.
+    """
+    embedding = model.model.embed_tokens.weight
+    spread, width = embedding.std(), embedding.shape[1]
+    common = torch.randn(width)
+    common /= common.norm()
+    embedding += spread * width**0.5 * common
+    frequencies = model.model.rotary_emb.inv_freq
+    attention = model.model.layers[0].self_attn
+    for head, distance in enumerate(distances):
+        rows = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+        turned = torch.cat([(frequencies * distance).cos(), -(frequencies * distance).sin()])
+        straight = torch.cat([torch.ones_like(frequencies), torch.zeros_like(frequencies)])
+        for projection, pattern in ((attention.q_proj, turned), (attention.k_proj, straight)):
+            projection.weight[rows] *= _NOISE_KEPT
+            projection.weight[rows] += _LOOK_BACK_GAIN * pattern[:, None] * common
 
 
 @dataclass
@@ -174,13 +212,38 @@ class _Stage:
     probe: Callable[[], dict[str, float]]
 
 
-def _train_stage(
-    model: LlamaForCausalLM,
-    *,
-    optimizer: torch.optim.Optimizer,
-    stage: _Stage,
-    recipe: DecoderRecipe,
-) -> Curve:
+class _Trainer:
+    """Trains a model through a copy in bfloat16, which takes half the time of single precision."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self.model = model
+        self._fast = copy.deepcopy(model).bfloat16()
+        # On CPU the fused attention is slower than the plain one in bfloat16.
+        self._fast.config._attn_implementation = "eager"
+        self._pairs = list(zip(model.parameters(), self._fast.parameters(), strict=True))
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02
+        )
+
+    def step(self, batch: list[LaidOut], *, lr: float) -> float:
+        """Take one optimizer step; returns the loss."""
+        with torch.no_grad():
+            for exact, fast in self._pairs:
+                fast.copy_(exact)
+                fast.grad = None
+        loss = answer_loss(self._fast, batch=batch)
+        loss.backward()
+        for exact, fast in self._pairs:
+            assert fast.grad is not None
+            exact.grad = fast.grad.float()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        return loss.item()
+
+
+def _train_stage(trainer: _Trainer, *, stage: _Stage, recipe: DecoderRecipe) -> Curve:
     """Run one stage; returns its part of the curve."""
     from rich.progress import track
 
@@ -189,14 +252,7 @@ def _train_stage(
     start_s = time.process_time()
     for step in track(range(stage.num_steps), description=f"decoder, {stage.name}"):
         lr = stage.lr_of(step / stage.num_steps) * min(1.0, (step + 1) / recipe.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss = answer_loss(model, batch=next(stage.batches))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
+        losses.append(trainer.step(next(stage.batches), lr=lr))
         if (step + 1) % recipe.probe_every == 0 or step + 1 == stage.num_steps:
             point = {"step": step + 1, "cpu_s": round(time.process_time() - start_s, 1)}
             point["loss"] = round(sum(losses) / len(losses), 4)
@@ -219,11 +275,18 @@ def answer_loss(model: LlamaForCausalLM, *, batch: list[LaidOut]) -> Tensor:
 def _recall_batches(
     recipe: DecoderRecipe, *, tokenizer: Tokenizer, seed: int
 ) -> Iterator[list[LaidOut]]:
-    """Draw batches of bare look-ups without end."""
+    """Draw batches of copies and look-ups without end, with ever longer lists."""
     rng = random.Random(fold(seed, "recall"))
+    step = 0
     while True:
-        texts = [recall_list(rng=rng) for _ in range(recipe.recall_batch)]
+        done = min(1.0, step / recipe.recall_steps)
+        max_pairs = 2 + int(3 * done)
+        texts = [
+            copy_list(rng=rng) if rng.random() < 0.4 else recall_list(rng=rng, max_pairs=max_pairs)
+            for _ in range(recipe.batch_size)
+        ]
         yield [lay_out(text, tokenizer=tokenizer) for text in texts]
+        step += 1
 
 
 def _mixed_batches(
@@ -240,12 +303,12 @@ def _mixed_batches(
             drill_sample(rng=rng)
             if rng.random() < share
             else scene_sample(rng.choice(scenes), rng=rng)
-            for _ in range(recipe.mixed_batch * _BATCHES_SORTED_TOGETHER)
+            for _ in range(recipe.batch_size * _BATCHES_SORTED_TOGETHER)
         ]
         laid_out = [lay_out(text, tokenizer=tokenizer) for text in texts]
         laid_out.sort(key=lambda text: len(text.ids))
-        starts = list(range(0, len(laid_out), recipe.mixed_batch))
+        starts = list(range(0, len(laid_out), recipe.batch_size))
         rng.shuffle(starts)
         for start in starts:
-            yield laid_out[start : start + recipe.mixed_batch]
+            yield laid_out[start : start + recipe.batch_size]
         step += len(starts)

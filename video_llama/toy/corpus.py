@@ -79,6 +79,8 @@ def scene_sample(scene: Scene, *, rng: random.Random) -> TextSample:
 
 def drill_sample(*, rng: random.Random) -> TextSample:
     """Draw one drill in the forms of the world's questions."""
+    if rng.random() < 0.1:
+        return drills.recall_list(rng=rng)
     drill = rng.choices(
         (drills.thing_drill, drills.order_drill, drills.same_drill, drills.letter_drill),
         weights=(0.5, 0.2, 0.2, 0.1),

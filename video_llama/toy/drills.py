@@ -32,18 +32,29 @@ WORLD_WORDS = (*COLOURS, *SHAPES, *MOTIONS, *BINS, *COUNTS)
 DRILL_WORDS = (*WORLD_WORDS, *PLAIN_WORDS)
 
 
-def recall_list(*, rng: random.Random, num_queries: int = 8) -> TextSample:
+def copy_list(*, rng: random.Random) -> TextSample:
+    """List random words and say them again: what came after this word before?"""
+    said = " ".join(rng.sample(DRILL_WORDS, rng.randint(6, 14)))
+    return TextSample("caption", (("video", said),), (Turn("", said),))
+
+
+def recall_list(*, rng: random.Random, max_pairs: int = 5, num_queries: int = 8) -> TextSample:
     """List word pairs, then look them up in both directions.
 
     Half of the lists pair random words, so that no pair can be guessed from the set of words;
     the others pair colours and shapes.
+
+    Args:
+        rng: draws everything.
+        max_pairs: most pairs in a list of random words, >= 2.
+        num_queries: look-ups.
     """
     if rng.random() < 0.5:
-        size = rng.randint(2, 5)
+        size = rng.randint(2, max_pairs)
         drawn = rng.sample(DRILL_WORDS, 2 * size)
         pairs = list(zip(drawn[::2], drawn[1::2], strict=True))
     else:
-        size = rng.randint(2, len(SHAPES))
+        size = rng.randint(2, min(max_pairs, len(SHAPES)))
         pairs = list(zip(rng.sample(COLOURS, size), rng.sample(SHAPES, size), strict=True))
     turns = [Turn(*_turned(rng.choice(pairs), rng=rng)) for _ in range(num_queries)]
     facts = " ; ".join(" ".join(_turned(pair, rng=rng)) for pair in pairs)
