@@ -1,4 +1,4 @@
-"""`train.py` from run file and clips to a checkpoint, with a tiny model of random weights."""
+"""`train.py` from run file and clips to a checkpoint, with a tiny model."""
 
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from video_llama.toy.scenes import sample_scene
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "tests" / "goldens" / "conversation" / "llama"
+DECODER = ROOT / "tests" / "goldens" / "models" / "llama"
 NUM_CLIPS = 6
 FRESH = {"weights": None, "trainable": True}
 
@@ -45,25 +46,26 @@ def material(tmp_path_factory):
 
 @pytest.fixture
 def run_file(tmp_path, material):
-    """A run of four steps over the clips; only the encoder is read from a file."""
+    """A run of four steps over the clips; encoder and decoder are frozen."""
     captions = {"type": "webvid", "annotations": str(material / "train.csv")}
     captions |= {"media": str(material)}
     stages = ("ln_vision", "image_qformer", "video_qformer", "projection")
     architecture = {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
+        "hidden_size": 64,
+        "intermediate_size": 172,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
         "vocab_size": 1000,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
     }
     tree = {
         "model": {
             "arch": "video_llama",
             "model_type": "toy",
             "tokenizer": str(TOKENIZER),
-            "decoder": {"weights": None, "architecture": architecture},
+            "decoder": {"weights": str(DECODER), "architecture": architecture},
             "branches": {
                 "audio": None,
                 "video": {
@@ -162,3 +164,18 @@ def test_all_missing_files_are_named_and_nothing_is_written(run_file, tmp_path, 
     assert "there is no nowhere.pth" in errors
     assert "datasets.clips.annotations" in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_data_that_are_all_broken_stop_the_run_with_their_names(
+    run_file, material, tmp_path, capsys, num_workers
+):
+    broken = tmp_path / "broken" / "clips"
+    broken.mkdir(parents=True)
+    for index in range(NUM_CLIPS):
+        (broken / f"{index}.mp4").write_bytes(b"not a film")
+    options = (f"datasets.clips.media={broken.parent}", f"run.num_workers={num_workers}")
+    assert run(run_file, *options) == 2
+    errors = capsys.readouterr().err
+    assert "error: datasets.clips: 6 samples in a row cannot be used" in errors
+    assert "Traceback" not in errors

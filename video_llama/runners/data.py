@@ -7,19 +7,21 @@ torch's data loader and the feature cache.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from video_llama.common.dist import World
+from video_llama.common.errors import VideoLlamaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.common.types import Batch, BranchSpec, LossOutput
 from video_llama.datasets.base import DatasetReader
-from video_llama.datasets.collate import Collator, LoadedBatch
+from video_llama.datasets.collate import Collator, EncodedSample, LoadedBatch
 from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.mixture import MixtureDataset
 from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
@@ -112,7 +114,7 @@ class RunData:
             start_step=start_step,
             num_steps=num_steps - start_step,
         )
-        return iter(self._loader(self._train, sampler))
+        return self._batches(self._train, sampler)
 
     def valid_batches(self) -> Iterator[LoadedBatch]:
         """Yield this rank's share of every validation set, in file order."""
@@ -126,7 +128,7 @@ class RunData:
             )
             for name, reader in self._valid.readers.items()
         ]
-        return iter(self._loader(self._valid, list(chain.from_iterable(batches))))
+        return self._batches(self._valid, list(chain.from_iterable(batches)))
 
     def keep(self, frontier: Mapping[str, Tensor], loaded: LoadedBatch) -> None:
         """Put what the frozen encoders just computed into the cache, if there is one.
@@ -158,20 +160,58 @@ class RunData:
             augment={name: entry.augment for name, entry in entries.items()},
         )
 
-    def _loader(
+    def _batches(
         self,
         dataset: MixtureDataset,
-        batches: Sampler[list[SampleRef]] | Sequence[list[SampleRef]],
-    ) -> Iterable[LoadedBatch]:
-        """Read batches in worker processes, or here if there are none."""
+        order: Sampler[list[SampleRef]] | Sequence[list[SampleRef]],
+    ) -> Iterator[LoadedBatch]:
+        """Read batches in worker processes, or here if there are none.
+
+        Raises:
+            VideoLlamaError: whatever the data set raised.
+        """
         num_workers = self._config.run.num_workers
-        return DataLoader(
-            cast(Dataset[LoadedBatch], dataset),
-            batch_sampler=batches,
-            collate_fn=self._collator,
+        loader: DataLoader[LoadedBatch | VideoLlamaError] = DataLoader(
+            _Faults(dataset),
+            batch_sampler=order,
+            collate_fn=_CollateOrFault(self._collator),
             num_workers=num_workers,
             worker_init_fn=leave_signals_to_parent if num_workers else None,
         )
+        for loaded in loader:
+            if isinstance(loaded, VideoLlamaError):
+                raise loaded
+            yield loaded
+
+
+class _Faults(Dataset[Any]):
+    """Hands a data set's errors on as values; torch would bury their text in a traceback."""
+
+    def __init__(self, dataset: MixtureDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, ref: SampleRef) -> EncodedSample | VideoLlamaError:
+        try:
+            return self._dataset[ref]
+        except VideoLlamaError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class _CollateOrFault:
+    """Collates samples, or returns the first error among them."""
+
+    collator: Collator
+
+    def __call__(
+        self, samples: Sequence[EncodedSample | VideoLlamaError]
+    ) -> LoadedBatch | VideoLlamaError:
+        good = []
+        for sample in samples:
+            if isinstance(sample, VideoLlamaError):
+                return sample
+            good.append(sample)
+        return self.collator(good)
 
 
 class CachingModel:
