@@ -1,9 +1,11 @@
-"""`video-llama toy ...`: the toy world and its foundations.
+"""`video-llama toy ...`: the toy world, its foundations, its whole recipe and its experiments.
 
+    video-llama toy run --out output/toy
+    video-llama toy experiments --out output/toy --docs docs/toy
     video-llama toy world --out output/toy/world
-    video-llama toy foundations --out output/toy/foundations
+    video-llama toy foundations --out output/foundations
 
-Both keep what is finished, so a call that was interrupted goes on where it was, and a second one
+All keep what is finished, so a call that was interrupted goes on where it was, and a second one
 does nothing.
 """
 
@@ -23,6 +25,16 @@ PART_NAMES = ("vision", "audio", "decoder")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-verbs and their flags."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="make the world, train the five recipes, evaluate, ask")
+    run.add_argument("--out", type=Path, default=Path("output/toy"), metavar="DIR")
+    run.add_argument("--seed", type=int, default=42, help="of the training runs")
+    run.add_argument("--clips", type=int, metavar="N", help="training clips (default: all)")
+    experiments = verbs.add_parser("experiments", help="what happens without this or that")
+    experiments.add_argument("--out", type=Path, default=Path("output/toy"), metavar="DIR")
+    experiments.add_argument("--seed", type=int, default=42, help="of the run they belong to")
+    experiments.add_argument(
+        "--docs", type=Path, metavar="DIR", help="where the results go as JSON"
+    )
     world = verbs.add_parser("world", help="write clips, pictures, sounds, texts and questions")
     world.add_argument("--out", type=Path, required=True, metavar="DIR")
     world.add_argument("--seed", type=int, default=0)
@@ -51,10 +63,36 @@ def main(args: argparse.Namespace) -> int:
     """Run a sub-verb; 0 if all is well, 2 if a gate is missed."""
     start_logging()
     runs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "run": _run,
+        "experiments": _experiments,
         "world": _world,
         "foundations": _foundations,
     }
     return runs[args.verb](args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from video_llama.apps.toy_run import run_toy
+
+    run_toy(args.out, seed=args.seed, train_clips=args.clips, console=Console())
+    return 0
+
+
+def _experiments(args: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from video_llama.apps.toy_experiments import run_experiments
+
+    results = run_experiments(args.out, seed=args.seed, console=Console())
+    if args.docs is not None:
+        args.docs.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(results, indent=1) + "\n"
+        (args.docs / "experiments.json").write_text(text, encoding="ascii")
+    return 0
 
 
 def _world(args: argparse.Namespace) -> int:

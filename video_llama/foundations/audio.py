@@ -4,7 +4,8 @@ The audio trunk learns what is to be heard in a quarter of a second; all of it m
 in the vector that leaves the encoder, which lies on a sphere of radius 20. Then the trunk is
 frozen and the vision trunk learns to put the picture of a thing where its voice is: InfoNCE over
 the 24 kinds of things, as ImageBind was trained (Girdhar et al., 2023, eq. 1), and a pull towards
-the voice itself, so that no gap remains between the two modalities.
+the voice itself, so that no gap remains between the two. Two things on a picture belong between
+their voices.
 
 Shapes: K segments or pictures, D = 64 joint width.
 """
@@ -32,8 +33,8 @@ from video_llama.foundations.segments import (
     make_voices,
 )
 from video_llama.foundations.whitening import sine_positions, whitening_of
-from video_llama.models.encoders.imagebind import FRAMES_PER_PATCH, ImageBind
-from video_llama.toy.scenes import COLOURS, SHAPES
+from video_llama.models.encoders.imagebind import FRAMES_PER_PATCH, FrameStem, ImageBind
+from video_llama.toy.words import COLOURS, SHAPES
 
 AUDIO_CONFIG = ImageBind.Config(
     trunk="audio",
@@ -56,12 +57,6 @@ AUDIO_CONFIG = ImageBind.Config(
 )
 VISION_CONFIG = replace(AUDIO_CONFIG, trunk="vision")
 IMAGEBIND_FILE = "imagebind_huge.safetensors"
-
-NUM_TRAIN_SOUNDS, NUM_VALID_SOUNDS = 3000, 200
-NUM_TRAIN_VOICES, NUM_VALID_VOICES = 20, 3
-NUM_TRAIN_CLIPS, NUM_VALID_CLIPS = 1500, 100
-AUDIO_SCHEDULE = Schedule(num_steps=1500, batch_size=64, lr=2e-3)
-ALIGN_SCHEDULE = Schedule(num_steps=2000, batch_size=48, lr=1.5e-3)
 
 NUM_VOICES = len(SHAPES) * len(COLOURS)
 _TEMPERATURE = 0.07
@@ -124,6 +119,34 @@ class Listener(nn.Module):
 
 
 @dataclass(frozen=True)
+class AudioRecipe:
+    """How much is heard and seen, and how often.
+
+    Attributes:
+        num_train_sounds: sounds of clips, 8 segments of each.
+        num_valid_sounds: held-out ones.
+        num_train_voices: voices of every kind of thing.
+        num_valid_voices: held-out ones.
+        num_train_clips: clips the pictures are taken from, 8 of each.
+        num_valid_clips: held-out ones.
+        ear: how long and how fast the audio trunk learns.
+        eye: likewise the vision trunk.
+    """
+
+    num_train_sounds: int = 3000
+    num_valid_sounds: int = 200
+    num_train_voices: int = 20
+    num_valid_voices: int = 3
+    num_train_clips: int = 1500
+    num_valid_clips: int = 100
+    ear: Schedule = Schedule(num_steps=1500, batch_size=64, lr=2e-3)
+    eye: Schedule = Schedule(num_steps=2000, batch_size=48, lr=1.5e-3)
+
+
+DEFAULT_RECIPE = AudioRecipe()
+
+
+@dataclass(frozen=True)
 class TrainedAudio:
     """What the pretraining of ImageBind gives.
 
@@ -151,25 +174,19 @@ def embed(encoder: ImageBind, steps: Tensor) -> Tensor:
     return encoder(steps[:, None], mask).tokens[:, 0, 0]
 
 
-def train_audio(
-    *,
-    seed: int,
-    audio_schedule: Schedule = AUDIO_SCHEDULE,
-    align_schedule: Schedule = ALIGN_SCHEDULE,
-) -> TrainedAudio:
+def train_audio(*, seed: int, recipe: AudioRecipe = DEFAULT_RECIPE) -> TrainedAudio:
     """Pretrain both trunks from nothing.
 
     Args:
         seed: of sounds, pictures, weights and order.
-        audio_schedule: of the audio trunk.
-        align_schedule: of the vision trunk.
+        recipe: how much is heard and seen, and how often.
     """
     torch.manual_seed(seed)
     listener = Listener()
-    ear_curve = _train_ear(listener, schedule=audio_schedule, seed=seed)
+    ear_curve = _train_ear(listener, recipe=recipe, seed=seed)
     listener.eval().requires_grad_(False)
     eye = ImageBind(VISION_CONFIG)
-    eye_curve = _train_eye(eye, ear=listener.encoder, schedule=align_schedule, seed=seed)
+    eye_curve = _train_eye(eye, ear=listener.encoder, recipe=recipe, seed=seed)
     ear, last = ear_curve[-1], eye_curve[-1]
     gates = (
         Gate("noise", ear["is_noise"], 0.99),
@@ -190,36 +207,36 @@ def train_audio(
     return TrainedAudio(files=files, curve=ear_curve + eye_curve, gates=gates)
 
 
-def _train_ear(listener: Listener, *, schedule: Schedule, seed: int) -> Curve:
+def _train_ear(listener: Listener, *, recipe: AudioRecipe, seed: int) -> Curve:
     """Train the audio trunk on sounds and voices alike."""
     spec = audio_spec()
-    sounds = make_sounds(NUM_TRAIN_SOUNDS, seed=seed, spec=spec, split="train")
-    train = sounds.join(make_voices(NUM_TRAIN_VOICES, seed=seed, spec=spec, split="train"))
-    held_out = make_sounds(NUM_VALID_SOUNDS, seed=seed, spec=spec, split="valid")
-    valid = held_out.join(make_voices(NUM_VALID_VOICES, seed=seed, spec=spec, split="valid"))
+    sounds = make_sounds(recipe.num_train_sounds, seed=seed, spec=spec, split="train")
+    train = sounds.join(make_voices(recipe.num_train_voices, seed=seed, spec=spec, split="train"))
+    held_out = make_sounds(recipe.num_valid_sounds, seed=seed, spec=spec, split="valid")
+    valid = held_out.join(make_voices(recipe.num_valid_voices, seed=seed, spec=spec, split="valid"))
     return fit(
         [listener],
         loss_of=lambda rows: listener.loss(train.take(rows)),
         num_examples=len(train.mel),
-        schedule=schedule,
+        schedule=recipe.ear,
         seed=seed,
         probe=lambda: listener.measure(valid),
         name="audio",
     )
 
 
-def _train_eye(eye: ImageBind, *, ear: ImageBind, schedule: Schedule, seed: int) -> Curve:
+def _train_eye(eye: ImageBind, *, ear: ImageBind, recipe: AudioRecipe, seed: int) -> Curve:
     """Train the vision trunk towards the middles of the voices; the ear stays as it is."""
     spec = audio_spec()
     with torch.no_grad():
-        voices = make_voices(NUM_TRAIN_VOICES, seed=seed, spec=spec, split="train")
+        voices = make_voices(recipe.num_train_voices, seed=seed, spec=spec, split="train")
         heard = functional.normalize(embed(ear, voices.mel), dim=1)
-        unseen = make_voices(NUM_VALID_VOICES, seed=seed, spec=spec, split="valid")
+        unseen = make_voices(recipe.num_valid_voices, seed=seed, spec=spec, split="valid")
         unheard = functional.normalize(embed(ear, unseen.mel), dim=1)
     middles = class_means(heard, voices.voice)
     train, valid = (
         with_things(make_frames(number, seed=seed, split=split))
-        for number, split in ((NUM_TRAIN_CLIPS, "train"), (NUM_VALID_CLIPS, "valid"))
+        for number, split in ((recipe.num_train_clips, "train"), (recipe.num_valid_clips, "valid"))
     )
     start_from_pixels(eye, pixels=normalise(train.pixels[:2000]))
 
@@ -248,7 +265,7 @@ def _train_eye(eye: ImageBind, *, ear: ImageBind, schedule: Schedule, seed: int)
         [eye],
         loss_of=loss_of,
         num_examples=len(train.pixels),
-        schedule=schedule,
+        schedule=recipe.eye,
         seed=seed,
         probe=probe,
         name="alignment",
@@ -270,6 +287,7 @@ def start_from_pixels(eye: ImageBind, *, pixels: Tensor) -> None:
     config = eye.config
     size, width = config.vision_patch_size, config.vision_width
     start = whitening_of(pixels, patch_size=size, width=width)
+    assert isinstance(eye.stem, FrameStem)
     with torch.no_grad():
         # Both frames of the kernel see the same picture, so each gets its share.
         eye.stem.weight.copy_(start.weight[:, :, None] / FRAMES_PER_PATCH)

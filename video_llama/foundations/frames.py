@@ -16,6 +16,7 @@ from video_llama.models.encoders.eva_vit_g import CLIP_MEAN, CLIP_STD
 from video_llama.toy.codec import decode_frames, encode_mp4
 from video_llama.toy.render import FRAMES_PER_S, NUM_FRAMES, frame_times_s, render_clip
 from video_llama.toy.scenes import SIZE_PX, Scene, sample_scene, thing_state
+from video_llama.toy.words import COLOURS, SHAPES
 
 PLACE_SCALE_PX = 32.0
 FRAMES_PER_CLIP = 8

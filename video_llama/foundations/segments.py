@@ -17,8 +17,9 @@ from video_llama.common.types import AudioSpec
 from video_llama.foundations.frames import corpus_seed
 from video_llama.processors.audio import log_mel
 from video_llama.toy.codec import decode_sound, encode_m4a
-from video_llama.toy.scenes import COLOURS, SHAPES, Mix, Sound, sample_scene
+from video_llama.toy.scenes import Mix, Sound, sample_scene
 from video_llama.toy.sound import NUM_SAMPLES, Track, synthesize, track_of, voice
+from video_llama.toy.words import COLOURS, SHAPES
 
 NONE = -1
 """Stands for "does not apply" in every integer target."""

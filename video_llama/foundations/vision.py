@@ -28,7 +28,7 @@ from video_llama.foundations.whitening import sine_positions, whitening_of
 from video_llama.models.bridges.layer_norm import LayerNorm
 from video_llama.models.bridges.qformer import QFormer
 from video_llama.models.encoders.eva_vit_g import EvaVitG
-from video_llama.toy.scenes import COLOURS, SHAPES
+from video_llama.toy.words import COLOURS, SHAPES
 
 EVA_CONFIG = EvaVitG.Config(
     image_size=64, patch_size=8, width=96, depth=3, num_heads=4, mlp_ratio=4.3637
@@ -48,9 +48,6 @@ LN_VISION_KEYS = KeyMap(renames=(("ln_vision.*", "*"),))
 
 EVA_FILE = "eva_vit_g.safetensors"
 QFORMER_FILE = "blip2_qformer.safetensors"
-
-NUM_TRAIN_CLIPS, NUM_VALID_CLIPS = 4000, 200
-SCHEDULE = Schedule(num_steps=3000, batch_size=32, lr=1.5e-3)
 
 _PLACE_WEIGHT, _PATCH_WEIGHT, _MEAN_WEIGHT = 8.0, 2.0, 16.0
 
@@ -136,6 +133,24 @@ class Heads(nn.Module):
 
 
 @dataclass(frozen=True)
+class VisionRecipe:
+    """How much is seen and how often.
+
+    Attributes:
+        num_train_clips: clips the frames are taken from, 8 of each.
+        num_valid_clips: held-out ones.
+        schedule: how long and how fast.
+    """
+
+    num_train_clips: int = 4000
+    num_valid_clips: int = 200
+    schedule: Schedule = Schedule(num_steps=3000, batch_size=32, lr=1.5e-3)
+
+
+DEFAULT_RECIPE = VisionRecipe()
+
+
+@dataclass(frozen=True)
 class TrainedVision:
     """What the pretraining of the eyes gives.
 
@@ -150,16 +165,16 @@ class TrainedVision:
     gates: tuple[Gate, ...]
 
 
-def train_vision(*, seed: int, schedule: Schedule = SCHEDULE) -> TrainedVision:
+def train_vision(*, seed: int, recipe: VisionRecipe = DEFAULT_RECIPE) -> TrainedVision:
     """Pretrain ViT and image Q-Former from nothing.
 
     Args:
         seed: of scenes, weights and order.
-        schedule: how long and how fast.
+        recipe: how much is seen and how often.
     """
     torch.manual_seed(seed)
-    train = make_frames(NUM_TRAIN_CLIPS, seed=seed, split="train")
-    valid = make_frames(NUM_VALID_CLIPS, seed=seed, split="valid")
+    train = make_frames(recipe.num_train_clips, seed=seed, split="train")
+    valid = make_frames(recipe.num_valid_clips, seed=seed, split="valid")
     eyes, heads = Eyes(), Heads(QFORMER_CONFIG.width)
     start_from_pixels(eyes.encoder, pixels=normalise(train.pixels[:2000]))
     scale_to_width(eyes.qformer)
@@ -175,7 +190,7 @@ def train_vision(*, seed: int, schedule: Schedule = SCHEDULE) -> TrainedVision:
         [eyes, heads],
         loss_of=loss_of,
         num_examples=len(train.pixels),
-        schedule=schedule,
+        schedule=recipe.schedule,
         seed=seed,
         probe=probe,
         name="vision",
@@ -219,10 +234,13 @@ def start_from_pixels(encoder: EvaVitG, *, pixels: Tensor) -> None:
     config = encoder.config
     start = whitening_of(pixels, patch_size=config.patch_size, width=config.width)
     side = config.image_size // config.patch_size
+    projection, positions = encoder.vit.patch_embed.proj, encoder.vit.pos_embed
+    assert projection.bias is not None
+    assert positions is not None
     with torch.no_grad():
-        encoder.vit.patch_embed.proj.weight.copy_(start.weight)
-        encoder.vit.patch_embed.proj.bias.copy_(start.bias)
-        encoder.vit.pos_embed.copy_(sine_positions(side, width=config.width))
+        projection.weight.copy_(start.weight)
+        projection.bias.copy_(start.bias)
+        positions.copy_(sine_positions(side, width=config.width))
 
 
 def scale_to_width(qformer: QFormer) -> None:

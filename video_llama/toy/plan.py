@@ -9,14 +9,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from video_llama.toy.scenes import (
-    COLOURS,
-    SHAPES,
-    Mix,
-    Scene,
-    belongs_to_split,
-    sample_scene,
-)
+from video_llama.toy.scenes import Mix, Scene, belongs_to_split, sample_scene
+from video_llama.toy.words import COLOURS, SHAPES
 
 CHUNK_CLIPS = 100
 FULL_TRAIN_CLIPS = 6000
