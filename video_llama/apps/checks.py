@@ -101,10 +101,12 @@ def overflows(model: VideoLLM) -> list[str]:
 def missing_files(config: Config, readers: Mapping[str, DatasetReader]) -> Iterator[MissingFile]:
     """Yield every file that the run needs and that does not exist."""
     yield from missing_weights(config.model)
+    sources = config.model.paths.get("where_from") or {}
     for reader in readers.values():
         for problem in reader.missing():
             key, _, text = problem.partition(": ")
-            yield MissingFile(key, text)
+            source = sources.get("datasets") or reader.where_from
+            yield MissingFile(key, text, source if text.startswith("there is no") else "")
 
 
 def missing_weights(model: ModelConfig) -> Iterator[MissingFile]:

@@ -15,10 +15,13 @@ import types
 import typing
 from typing import Any, Literal, Union
 
-from video_llama.common.config import list_presets
+from video_llama.common.config import list_presets, read_preset
 from video_llama.common.parsing import type_hints
 from video_llama.common.registry import registry
-from video_llama.common.schema import DatasetEntry, ModelConfig, PartConfig, RunConfig
+from video_llama.common.schema import BranchConfig, DatasetEntry, ModelConfig, PartConfig, RunConfig
+
+INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
+"""A value taken from another key, as OmegaConf writes it; may stand in place of any type."""
 
 PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 
@@ -40,19 +43,26 @@ def run_file_schema() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "media": of_type(tuple[Literal["image", "video", "audio"], ...]),
+            "media": _branch_media(),
             "encoder": _parts("encoder"),
             "stages": stages,
         },
     }
     presets = list_presets()
+    extra = {
+        key
+        for arch, model_types in presets.items()
+        for model_type in model_types
+        for key in read_preset(arch, model_type)
+    }
     model = of_dataclass(ModelConfig, skip=("paths",))
     model["properties"]["arch"] = {"enum": list(presets)}
     model["properties"]["model_type"] = {"enum": sorted({t for ts in presets.values() for t in ts})}
     model["properties"]["branches"] = {"type": "object", "additionalProperties": _nullable(branch)}
     model["properties"]["decoder"] = _parts("decoder")
-    # A preset adds keys for its files; which ones depends on the preset.
-    model["additionalProperties"] = {"type": ["string", "object", "null"]}
+    # A preset adds keys of its own, for files above all.
+    for key in sorted(extra - set(model["properties"])):
+        model["properties"][key] = {"type": ["string", "object", "null"]}
     model["required"] = ["arch", "model_type"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -96,12 +106,20 @@ def of_dataclass(cls: type, *, skip: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def of_type(hint: Any) -> dict[str, Any]:
-    """Return the schema of a type annotation."""
+    """Return the schema of a type annotation; an interpolation may stand for any value."""
+    schema = _literally(hint)
+    if not schema or hint is str or hint is type(None):
+        return schema
+    return {"anyOf": [*schema.pop("anyOf", [schema]), INTERPOLATION]}
+
+
+def _literally(hint: Any) -> dict[str, Any]:
+    """Return the schema of a value that is written out."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return {"enum": list(args)}
     if origin in (Union, types.UnionType):
-        return {"anyOf": [of_type(arg) for arg in args]}
+        return {"anyOf": [_literally(arg) for arg in args]}
     if origin in (tuple, list):
         return {"type": "array", "items": of_type(args[0])}
     if origin is dict:
@@ -124,6 +142,12 @@ def attribute_notes(cls: type) -> dict[str, str]:
         elif line.startswith("     ") and name:
             notes[name] += " " + line.strip()
     return notes
+
+
+def _branch_media() -> dict[str, Any]:
+    """Return the schema of a branch's media: a list of kinds, or a single one."""
+    hint = type_hints(BranchConfig)["media"]
+    return of_type(hint | typing.get_args(hint)[0])
 
 
 def _parts(kind: str) -> dict[str, Any]:

@@ -59,6 +59,9 @@ class DatasetReader(ABC):
     suffixes: tuple[str, ...] = (".json",)
     """File names that are read if `annotations` is a folder."""
 
+    where_from: str = ""
+    """Where the published data can be had, shown when they are missing."""
+
     config: Config
 
     def __init__(self, config: Config, *, name: str) -> None:

@@ -31,6 +31,10 @@ class CcSbuAlign(CaptionReader):
         cleaning: Literal["blip", "none"] = "none"
 
     config: Config
+    where_from = (
+        "huggingface.co/datasets/liuhaotian/LLaVA-CC3M-Pretrain-595K; cc_sbu_align with MiniGPT-4"
+        " (github.com/Vision-CAIR/MiniGPT-4)"
+    )
 
     @property
     def kinds(self) -> tuple[MediaKind, ...]:

@@ -40,6 +40,7 @@ class MVBench(DatasetReader):
             check_streams(self.streams)
 
     config: Config
+    where_from = "huggingface.co/datasets/OpenGVLab/MVBench, or your own questions in its format"
 
     @property
     def kinds(self) -> tuple[MediaKind, ...]:

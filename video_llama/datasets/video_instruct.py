@@ -45,6 +45,7 @@ class VideoInstruct(DatasetReader):
                 raise ValueError(f"max_turns must be at least 1, found {self.max_turns}")
 
     config: Config
+    where_from = "github.com/OpenGVLab/InternVideo, Data/instruction_data; clips of WebVid"
 
     @property
     def kinds(self) -> tuple[MediaKind, ...]:

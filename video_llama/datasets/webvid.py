@@ -44,6 +44,7 @@ class WebVid(CaptionReader):
 
     config: Config
     suffixes = (".csv", ".tsv")
+    where_from = "github.com/m-bain/webvid (withdrawn; any table of this layout will do)"
 
     @property
     def kinds(self) -> tuple[MediaKind, ...]:
