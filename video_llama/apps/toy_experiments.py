@@ -132,7 +132,7 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
         for lanes in cell.lanes:
             train_lanes([open_recipes(lane, (*options, *cell.train_options)) for lane in lanes])
         words = ["evaluate", "--cfg-path", cell.evaluation, "--options"]
-        call_verb([*words, *options, *cell.eval_options])
+        call_verb([*words, *options, *cell.eval_options], num_processes=2)
         results[cell.name] = read_metrics(runs / f"eval_{Path(cell.evaluation).stem}")
     path = folder / "experiments" / RESULTS
     path.write_text(json.dumps(results, indent=1), encoding="utf-8")

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -98,7 +97,7 @@ def run_toy(folder: Path, *, seed: int, train_clips: int | None, console: Consol
     options = (f"model.toy_dir={folder}", f"run.seed={seed}")
     train_lanes([open_recipes(VISION, options), open_recipes(AUDIO, options)])
     train_lanes([open_recipes(JOINT, options)])
-    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", options[0]])
+    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", options[0]], num_processes=2)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
     ask_about_fresh_clip(folder, options=options[:1], console=console)
@@ -159,13 +158,22 @@ def train_lanes(lanes: Sequence[Sequence[Recipe]]) -> None:
                 process.wait()
 
 
-def call_verb(words: Sequence[str]) -> None:
-    """Run a verb in a process of its own, its output on this console.
+def call_verb(words: Sequence[str], *, num_processes: int = 1) -> None:
+    """Run a verb in processes of its own, their output on this console.
+
+    Args:
+        words: of the command line.
+        num_processes: more than one start under torchrun, one thread each.
 
     Raises:
         VideoLlamaError: it failed.
     """
-    code = subprocess.run([sys.executable, "-m", "video_llama.apps.main", *words]).returncode
+    module = ["-m", "video_llama.apps.main", *words]
+    if num_processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        module = [*launcher, f"--nproc_per_node={num_processes}", *module]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    code = subprocess.run([sys.executable, *module], env=environment).returncode
     if code:
         raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
 
@@ -206,7 +214,7 @@ def _start(recipe: Recipe) -> subprocess.Popen[bytes]:
             [sys.executable, "-m", "video_llama.apps.main", *words],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // 2))},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
 

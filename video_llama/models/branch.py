@@ -155,7 +155,8 @@ class Branch(nn.Module):
             return head[0](raw, mask)
         if len(raw) == 0:
             return _empty(self.frontier_shape, like=next(self.parameters()))
-        with torch.no_grad():
+        # Without autocast, so that features in a cache do not depend on who computed them.
+        with torch.no_grad(), torch.autocast(raw.device.type, enabled=False):
             rows = []
             for row in range(len(raw)):
                 features = head[0](raw[row : row + 1], mask[row : row + 1])
