@@ -254,7 +254,8 @@ def _train_stage(trainer: _Trainer, *, stage: _Stage, recipe: DecoderRecipe) -> 
         lr = stage.lr_of(step / stage.num_steps) * min(1.0, (step + 1) / recipe.warmup_steps)
         losses.append(trainer.step(next(stage.batches), lr=lr))
         if (step + 1) % recipe.probe_every == 0 or step + 1 == stage.num_steps:
-            point = {"step": step + 1, "cpu_s": round(time.process_time() - start_s, 1)}
+            point: dict[str, float | str] = {"stage": stage.name, "step": step + 1}
+            point["cpu_s"] = round(time.process_time() - start_s, 1)
             point["loss"] = round(sum(losses) / len(losses), 4)
             point |= stage.probe()
             get_logger().info("decoder, %s: %s", stage.name, point)

@@ -29,6 +29,12 @@ from video_llama.toy.texts import TextSample
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+GATED_KINDS = (
+    *("colour", "shape", "motion", "first_colour", "last_colour", "when", "count"),
+    *("first_direction", "last_direction", "sound", "pitch", "pip_when", "in_time"),
+)
+"""Kinds the decoder must master; those about two things have bars of their own."""
+
 _BATCH = 64
 _MEDIA = {"video": ("video",), "audio": ("audio",), "joint": ("video", "audio")}
 
@@ -107,7 +113,7 @@ def measure(
     for kind, samples in texts.items():
         laid_out = [lay_out(sample, tokenizer=tokenizer) for sample in samples]
         right = sum(_exact(model, texts=laid_out))
-        low, high = _wilson(right, total=len(laid_out))
+        low, high = wilson(right, total=len(laid_out))
         rows.append(GateRow(kind, len(laid_out), right / len(laid_out), low, high))
     return rows
 
@@ -128,8 +134,8 @@ def _exact(model: LlamaForCausalLM, *, texts: Sequence[LaidOut]) -> list[bool]:
     return exact
 
 
-def _wilson(right: int, *, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
+def wilson(right: int, *, total: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share."""
     z = 1.96
     share = right / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
