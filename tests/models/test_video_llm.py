@@ -170,6 +170,16 @@ def test_a_branch_without_media_stays_in_the_graph_with_zero_gradient():
     assert all(p.grad is not None and not p.grad.any() for p in audio)
 
 
+def test_an_encoder_that_learns_stays_in_the_graph_without_media():
+    def learning(tree):
+        tree["branches"]["audio"]["encoder"]["trainable"] = True
+
+    model = build(learning).train()
+    model(batch_of(2, with_audio=False)).loss_sum.backward()
+    encoder = list(model.branches["audio"].encoder.parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in encoder)
+
+
 def test_media_reach_the_loss():
     model = build().eval()
     one, other = batch_of(1), batch_of(1)

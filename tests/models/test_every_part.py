@@ -1,6 +1,12 @@
-"""What every registered encoder and bridge stage promises, at the smallest sizes."""
+"""What every registered encoder and bridge stage promises, at the smallest sizes.
+
+A new part gets all of this for one entry in `ENCODERS` or `BRIDGES`: its registered name, and for
+each variant worth trying the keys of its `Config` that make it tiny.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,9 +66,19 @@ def raw_for(config, rows, steps):
     return torch.randn(rows, steps, 3, spec.image_size, spec.image_size)
 
 
-def test_every_registered_part_is_covered_here():
-    assert set(registry.list_encoders()) >= set(ENCODERS)
-    assert set(registry.list_bridges()) >= set(BRIDGES)
+@pytest.mark.parametrize(("kind", "table"), [("encoder", ENCODERS), ("bridge", BRIDGES)])
+def test_every_registered_part_is_tried_here(kind, table):
+    ours = {
+        name
+        for name in registry.names(kind)
+        if registry.get(kind, name).__module__.startswith("video_llama.")
+    }
+    forgotten = ours - set(table)
+    assert not forgotten, (
+        f"{kind} {', '.join(sorted(forgotten))}: not tried; add tiny sizes to "
+        f"{kind.upper()}S in {Path(__file__).name}, e.g. '{min(forgotten)}': [{{...}}]"
+    )
+    assert set(table) <= ours
 
 
 @pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
@@ -95,6 +111,19 @@ def test_an_encoder_keeps_steps_apart(name, sizes):
     tokens = encoder(raw, mask).tokens
     alone = encoder(raw[1:, 2:], mask[1:, 2:]).tokens
     torch.testing.assert_close(tokens[1, 2], alone[0, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
+def test_what_stands_in_a_masked_step_does_not_matter_to_an_encoder(name, sizes):
+    encoder = build_encoder(name, sizes)
+    raw = raw_for(encoder.config, 2, 3)
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    before = encoder(raw, mask)
+    raw[~mask] = float("nan")
+    after = encoder(raw, mask)
+    assert torch.equal(before.tokens, after.tokens)
+    assert not after.tokens[~mask].any()
+    assert torch.equal(after.mask.any(-1), mask)
 
 
 @pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
@@ -134,6 +163,29 @@ def test_a_bridge_keeps_rows_apart(name, sizes):
     together = bridge(Features(tokens, mask)).tokens
     alone = bridge(Features(tokens[1:2], mask[1:2])).tokens
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(BRIDGES))
+def test_what_a_masked_token_holds_does_not_matter_to_a_bridge(name, sizes):
+    bridge = build_bridge(name, sizes)
+    tokens = torch.randn(2, 4, 5, 6)
+    mask = torch.rand(2, 4, 5) < 0.7
+    mask[:, :, 0] = True
+    before = bridge(Features(tokens, mask))
+    after = bridge(Features(torch.where(mask[..., None], tokens, 1e4), mask))
+    assert torch.equal(before.mask, after.mask)
+    assert torch.equal(before.tokens[before.mask], after.tokens[after.mask])
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(BRIDGES))
+def test_a_bridge_masks_what_could_read_nothing(name, sizes):
+    bridge = build_bridge(name, sizes)
+    mask = torch.zeros(2, 4, 5, dtype=torch.bool)
+    mask[1] = True
+    features = bridge(Features(torch.randn(2, 4, 5, 6), mask))
+    assert not features.mask[0].any()
+    assert features.mask[1].all()
+    assert features.tokens.isfinite().all()
 
 
 @pytest.mark.parametrize(
