@@ -332,6 +332,38 @@ class TestOverflow:
             )
 
 
+@pytest.mark.parametrize("name", ["vicuna_v0", "llama_2"])
+def test_a_long_caption_loses_its_last_words_but_not_its_end_mark(
+    tokenizer: Tokenizer, name: str
+) -> None:
+    item = MediaItem("video", "clip.mp4")
+    words = Sample("key", [Message("assistant", [item, "a red car and a boat"])], form="caption")
+    settings = {"template": get_template(name), "tokenizer": tokenizer, "num_slots": [2]}
+    whole = encode(words, **settings, max_len=100)
+    num_end = (
+        1
+        if name == "llama_2"
+        else len(tokenizer.encode_run("x###").ids) - len(tokenizer.encode_run("x").ids)
+    )
+    cut = encode(words, **settings, max_len=len(whole) - 3)
+    assert cut.input_ids == whole.input_ids[: -num_end - 3] + whole.input_ids[-num_end:]
+    assert cut.labels == whole.labels[: -num_end - 3] + whole.labels[-num_end:]
+    assert len(cut.slots) == len(cut.input_ids)
+
+
+def test_a_caption_with_no_room_for_a_single_word_is_refused(tokenizer: Tokenizer) -> None:
+    item = MediaItem("video", "clip.mp4")
+    sample = Sample("key", [Message("assistant", [item, "a boat"])], form="caption")
+    with pytest.raises(ContextOverflow, match="for media"):
+        encode(
+            sample,
+            template=get_template("vicuna_v0"),
+            tokenizer=tokenizer,
+            num_slots=[8],
+            max_len=10,
+        )
+
+
 def test_a_caption_with_a_question_is_refused(tokenizer: Tokenizer) -> None:
     sample = dataclasses.replace(conversation("what?", "a boat"), form="caption")
     with pytest.raises(ConfigError, match="one assistant message"):

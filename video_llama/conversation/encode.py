@@ -75,8 +75,8 @@ def encode(
             if there is one, is left out.
         overflow: what to do when `max_len` is exceeded. "drop_rounds" leaves out whole rounds (a
             question and its answer): the last ones in training, the oldest ones before a
-            generation prompt, whose media then open the next question. Media, the bos token and
-            the end mark of an answer are never cut.
+            generation prompt, whose media then open the next question. A caption loses its last
+            words, as published. Media, the bos token and the end mark are never cut.
 
     Returns:
         Ids, labels and slots.
@@ -99,6 +99,8 @@ def encode(
             generation_prompt=generation_prompt,
         )
         encoded = _assemble(pieces, tokenizer=tokenizer, num_slots=num_slots)
+        if sample.form == "caption" and overflow == "drop_rounds":
+            encoded = _cut_caption(encoded, tokenizer=tokenizer, pieces=pieces, max_len=max_len)
         if len(encoded) <= max_len:
             encoded.dropped_rounds = dropped
             return encoded
@@ -149,6 +151,29 @@ def _assemble(
                 put(0, slot=piece.item)
     put_run(run)
     return encoded
+
+
+def _cut_caption(
+    encoded: Encoded, *, tokenizer: Tokenizer, pieces: Sequence[Piece | Slot], max_len: int
+) -> Encoded:
+    """Leave out a caption's last tokens before the end mark; at least one token stays."""
+    excess = len(encoded) - max_len
+    texts = [piece.text for piece in pieces if isinstance(piece, Text)]
+    num_end = 0 if isinstance(pieces[-1], Text) else 1
+    if len(texts) > 1:
+        # The end mark is the last text of the run; only its own offsets tell its tokens apart.
+        run = tokenizer.encode_run("".join(texts))
+        start = sum(map(len, texts[:-1]))
+        num_end += sum(first >= start for first, _ in run.offsets)
+    num_words = sum(label != IGNORE_INDEX for label in encoded.labels) - num_end
+    if not 0 < excess < num_words:
+        return encoded
+    stop = len(encoded) - num_end
+
+    def cut(values: list[int]) -> list[int]:
+        return values[: stop - excess] + values[stop:]
+
+    return Encoded(cut(encoded.input_ids), cut(encoded.labels), cut(encoded.slots))
 
 
 def _drop_last_round(messages: Sequence[Message]) -> list[Message] | None:
