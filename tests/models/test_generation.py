@@ -1,0 +1,147 @@
+"""Sampling and penalties against numbers worked out by hand; where an answer ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from video_llama.common.generation import GenerationSettings
+from video_llama.models.generation import sample_next, stream_ids
+
+
+def draw(probabilities, *, rows=((),), num=1, **settings):
+    """Draw `num` next ids of one row whose model gives these probabilities."""
+    logits = torch.tensor([probabilities]).log()
+    generator = torch.Generator().manual_seed(0)
+    settings = GenerationSettings(**settings)
+    return [
+        sample_next(logits, rows, settings=settings, generator=generator)[0] for _ in range(num)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("top_p", "nucleus"),
+    [
+        # .4 alone is less than .5, so .3 comes in; .4 + .3 holds .7 exactly.
+        (0.3, {1}),
+        (0.5, {1, 3}),
+        (0.69, {1, 3}),
+        (0.75, {1, 3, 0}),
+        (1.0, {0, 1, 2, 3}),
+    ],
+)
+def test_the_nucleus_is_the_smallest_set_that_holds_the_probability(top_p, nucleus):
+    drawn = draw([0.2, 0.4, 0.1, 0.3], num=300, temperature=1.0, top_p=top_p)
+    assert set(drawn) == nucleus
+
+
+def test_within_the_nucleus_probabilities_keep_their_proportions():
+    counts = Counter(draw([0.2, 0.4, 0.1, 0.3], num=7000, temperature=1.0, top_p=0.5))
+    # 4 to 3; the standard deviation of the share of 7000 draws is .006.
+    assert counts[1] / 7000 == pytest.approx(4 / 7, abs=0.025)
+
+
+def test_temperature_divides_the_logits():
+    # Odds of 9 to 1 at temperature 2 are 3 to 1.
+    counts = Counter(draw([0.9, 0.1], num=4000, temperature=2.0, top_p=1.0))
+    assert counts[0] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_temperature_zero_takes_the_likeliest():
+    assert draw([0.3, 0.4, 0.3], num=5, temperature=0.0) == [1] * 5
+
+
+def test_the_penalty_divides_positive_and_multiplies_negative_scores_of_ids_seen():
+    # CTRL: 2.0 / 1.5 = 1.33 falls below 1.4; -0.2 * 1.5 = -0.3 falls below -0.25.
+    settings = GenerationSettings(repetition_penalty=1.5)
+    generator = torch.Generator()
+    logits = torch.tensor([[2.0, 1.4, 0.0], [-0.2, -0.25, -9.0]])
+
+    def best(rows):
+        return sample_next(logits, rows, settings=settings, generator=generator)
+
+    assert best([[], []]) == [0, 0]
+    assert best([[0], [0]]) == [1, 1]
+    assert best([[0, 0, 0], [2]]) == [1, 0]
+
+
+def test_the_penalty_of_an_id_does_not_grow_with_its_count():
+    settings = GenerationSettings(repetition_penalty=1.5)
+    logits = torch.tensor([[2.0, 1.3]])
+    chosen = sample_next(logits, [[0] * 9], settings=settings, generator=torch.Generator())
+    assert chosen == [0]
+
+
+def test_equal_seeds_draw_equal_ids_and_logits_stay_untouched():
+    logits = torch.randn(2, 50)
+    kept = logits.clone()
+    settings = GenerationSettings(temperature=1.0, repetition_penalty=1.3)
+    first, second = (
+        sample_next(
+            logits, [[1], [2]], settings=settings, generator=torch.Generator().manual_seed(7)
+        )
+        for _ in range(2)
+    )
+    assert first == second
+    assert torch.equal(logits, kept)
+
+
+class Counting:
+    """A decoder that says 10, 11, 12, ... in every row and notes what it is fed."""
+
+    end_ids = frozenset({13})
+    max_context = 8
+
+    def __init__(self):
+        self.lengths = []
+
+    def new_cache(self):
+        return []
+
+    def embed(self, ids):
+        return ids[..., None].float()
+
+    def step(self, embeds, *, attention_mask, cache):
+        cache.append(embeds)
+        self.lengths.append((embeds.shape[1], attention_mask.shape[1]))
+        logits = torch.zeros(len(embeds), 30)
+        logits[:, 9 + len(cache)] = 1.0
+        return logits
+
+
+def stream(decoder, *, num_rows=1, length=3, stop=None, **settings):
+    return list(
+        stream_ids(
+            decoder,
+            torch.zeros(num_rows, length, 1),
+            attention_mask=torch.ones(num_rows, length, dtype=torch.bool),
+            settings=GenerationSettings(**settings),
+            stop=stop,
+        )
+    )
+
+
+def test_an_answer_ends_with_the_decoders_end_token():
+    assert stream(Counting(), max_new_tokens=9) == [[10], [11], [12], [13]]
+
+
+def test_an_answer_ends_where_the_context_ends():
+    assert stream(Counting(), length=6) == [[10], [11]]
+    assert stream(Counting(), length=8) == []
+
+
+def test_a_finished_row_is_silent_while_another_goes_on():
+    said = stream(Counting(), num_rows=2, stop=lambda row, ids: row == 0 and ids[-1] == 11)
+    assert said == [[10, 10], [11, 11], [None, 12], [None, 13]]
+
+
+def test_the_prompt_is_read_once_and_then_one_id_at_a_time():
+    decoder = Counting()
+    stream(decoder, max_new_tokens=3)
+    assert decoder.lengths == [(3, 3), (1, 4), (1, 5)]
+
+
+def test_a_probability_of_one_needs_no_luck():
+    assert draw([1.0, 0.0], num=3, temperature=100.0) == [0, 0, 0]
