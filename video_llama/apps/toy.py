@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training clips; the other sets shrink in proportion (default: %(default)s)",
     )
     world.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    verbs.add_parser("ceilings", help="compute the shipped ceilings of the questions anew")
     foundations = verbs.add_parser(
         "foundations", help="pretrain the small encoders and the small decoder, on one core"
     )
@@ -67,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
         "experiments": _experiments,
         "world": _world,
         "foundations": _foundations,
+        "ceilings": _ceilings,
     }
     return runs[args.verb](args)
 
@@ -109,6 +111,13 @@ def _world(args: argparse.Namespace) -> int:
         f"{world.folder} {state}: {counts.train} training, {counts.valid} validation, "
         f"{counts.test} test and {counts.composition} composition clips"
     )
+    return 0
+
+
+def _ceilings(args: argparse.Namespace) -> int:
+    from video_llama.toy.world import compute_ceilings
+
+    compute_ceilings()
     return 0
 
 

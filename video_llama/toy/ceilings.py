@@ -13,9 +13,14 @@ Views:
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 from video_llama.toy.questions import Form, option_sets, question_forms
@@ -40,6 +45,8 @@ from video_llama.toy.words import (
 )
 
 Media = Literal["video", "audio", "both"]
+
+SHIPPED = Path(str(resources.files("video_llama"))) / "toy" / "ceilings.json"
 
 _HEARD_KINDS = ("sound", "pitch", "pip_when", "in_time", "yn_sound")
 # A pip tells something about the bin of an event, and so about whatever its bin decides.
@@ -83,11 +90,51 @@ class _Case:
 def ceilings_by_kind(
     kinds: Iterable[str], *, mix: Mix = DEFAULT_MIX, split: str = "test", media: Media = "both"
 ) -> dict[str, dict[str, float]]:
-    """Compute the ceilings of several kinds, as plain data; see `ceilings`."""
+    """Return the ceilings of several kinds, as plain data; see `ceilings`.
+
+    Those of the shipped mixes were computed once (a minute) and lie beside this module; a test
+    computes them again.
+    """
+    known = _shipped().get(_name_of(mix, split=split, media=media), {})
     return {
-        kind: asdict(ceilings(kind, mix=mix, split=split, media=media))
+        kind: known.get(kind) or asdict(ceilings(kind, mix=mix, split=split, media=media))
         for kind in sorted(set(kinds))
     }
+
+
+def write_shipped(
+    requests: Iterable[tuple[Iterable[str], Mix, str, Media]], *, path: Path = SHIPPED
+) -> None:
+    """Compute ceilings afresh and write them where `ceilings_by_kind` finds them.
+
+    Args:
+        requests: kinds, mix, split and media of each table.
+        path: of the file.
+    """
+    tables = {
+        _name_of(mix, split=split, media=media): {
+            kind: asdict(ceilings(kind, mix=mix, split=split, media=media))
+            for kind in sorted(set(kinds))
+        }
+        for kinds, mix, split, media in requests
+    }
+    path.write_text(json.dumps(tables, indent=0, sort_keys=True) + "\n", encoding="ascii")
+    _shipped.cache_clear()
+
+
+@functools.cache
+def _shipped() -> dict[str, dict[str, dict[str, float]]]:
+    """Read the tables that were computed before."""
+    if not SHIPPED.is_file():
+        return {}
+    tables: dict[str, dict[str, dict[str, float]]] = json.loads(SHIPPED.read_text("ascii"))
+    return tables
+
+
+def _name_of(mix: Mix, *, split: str, media: Media) -> str:
+    """Name a table after everything it depends on but the code."""
+    digest = hashlib.blake2b(repr(mix).encode(), digest_size=8).hexdigest()
+    return f"{split} {media} {digest}"
 
 
 def ceilings(
@@ -158,6 +205,8 @@ def _cases(kind: str, *, mix: Mix, split: str) -> Iterator[_Case]:
         if not share:
             continue
         table = wordings(name, split=split)
+        if not sound_matters and not _is_asked(kind, scene_kind=name, wording=table[0]):
+            continue
         if sound_matters and name not in EVENT_KINDS:
             # Sound and things are independent here, so one wording stands for all.
             table = (Wording(1.0, table[0].things),)
@@ -170,6 +219,13 @@ def _cases(kind: str, *, mix: Mix, split: str) -> Iterator[_Case]:
                     probability = wording.probability * event_probability * sound_probability
                     scene = _blank(name, wording=wording, event=event, sound=sound)
                     yield _Case(probability * share / total, scene)
+
+
+def _is_asked(kind: str, *, scene_kind: str, wording: Wording) -> bool:
+    """Tell whether a kind is asked about a scene kind, where sound does not decide that."""
+    event = _events(scene_kind, wording=wording)[0][1]
+    scene = _blank(scene_kind, wording=wording, event=event, sound=Sound("silence"))
+    return bool(question_forms(scene, kind=kind))
 
 
 def _events(kind: str, *, wording: Wording) -> list[tuple[float, Event | None]]:

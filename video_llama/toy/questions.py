@@ -260,6 +260,12 @@ _KINDS: dict[str, _Kind] = {
 }
 KINDS = tuple(_KINDS)
 
+
+def needs_of(kind: str) -> tuple[str, ...]:
+    """Return the media a kind of question needs, also with "mc_" or "letter_" in front."""
+    return _KINDS[kind.removeprefix("mc_").removeprefix("letter_")].needs
+
+
 MULTIPLE_CHOICE_KINDS = (
     "colour",
     "shape",
