@@ -34,6 +34,8 @@ MAX_ONSETS = 2
 _MIX = Mix(pip=0.25)
 _SEGMENTS_PER_SOUND = 8
 _QUIETEST = 1e-4
+# A tone that reaches into a segment for less than a hundredth of a second cannot be heard there.
+_LEAST_SHARE = 0.04
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def make_sounds(num_sounds: int, *, seed: int, spec: AudioSpec, split: str) -> S
     for index in range(num_sounds):
         scene = sample_scene(index, seed=corpus_seed(seed), split=split, mix=_MIX)
         wave = synthesize(scene.sound)
-        pieces.append(_with_truth(_mels(wave, spec=spec), wave=wave, sound=scene.sound))
+        pieces.append(Segments(_mels(wave, spec=spec), **truth_of(scene.sound, wave=wave)))
     return _join(pieces)
 
 
@@ -125,27 +127,33 @@ def _mels(wave: NDArray[np.float32], *, spec: AudioSpec) -> Tensor:
     return log_mel(torch.from_numpy(decoded), spec)
 
 
-def _with_truth(mel: Tensor, *, wave: NDArray[np.float32], sound: Sound) -> Segments:
-    """Add the truth of a scene's sound to its segments."""
+def truth_of(sound: Sound, *, wave: NDArray[np.float32]) -> dict[str, Tensor]:
+    """Say what is to be heard in the segments of a scene's sound.
+
+    Args:
+        sound: of a scene.
+        wave: float32[N], as synthesized; its loudness is measured.
+
+    Returns:
+        The fields of `Segments` but the mel, each [S].
+    """
     track = track_of(sound)
     gates = track.gate.reshape(_SEGMENTS_PER_SOUND, -1)
     on_share = gates.mean(axis=1)
-    has_tone = on_share > 0.04
+    has_tone = on_share > _LEAST_SHARE
     ramp = (np.arange(gates.shape[1]) + 0.5) / gates.shape[1]
     on_middle = np.where(has_tone, (gates * ramp).mean(1) / np.maximum(on_share, 1e-9), 0.5)
     level = np.sqrt((wave.reshape(gates.shape) ** 2).mean(axis=1))
-    glide = GLIDES.get(sound.kind, LEVEL)
-    return Segments(
-        mel=mel,
-        on_share=_floats(on_share),
-        on_middle=_floats(on_middle),
-        loudness=_floats(np.log10(np.maximum(level / _QUIETEST, 1))),
-        is_noise=torch.full((len(mel),), int(sound.kind == "noise")),
-        onsets=_onsets(track).clamp(max=MAX_ONSETS),
-        pitch=_pitches(track, has_tone=has_tone),
-        glide=torch.from_numpy(np.where(has_tone, glide, NONE)),
-        voice=torch.full((len(mel),), NONE),
-    )
+    return {
+        "on_share": _floats(on_share),
+        "on_middle": _floats(on_middle),
+        "loudness": _floats(np.log10(np.maximum(level / _QUIETEST, 1))),
+        "is_noise": torch.full((len(gates),), int(sound.kind == "noise")),
+        "onsets": _onsets(track).clamp(max=MAX_ONSETS),
+        "pitch": _pitches(track, has_tone=has_tone),
+        "glide": torch.from_numpy(np.where(has_tone, GLIDES.get(sound.kind, LEVEL), NONE)),
+        "voice": torch.full((len(gates),), NONE),
+    }
 
 
 def _onsets(track: Track) -> Tensor:

@@ -9,12 +9,13 @@ Shapes: T frames, H = W = 64 pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from video_llama.toy.scenes import SIZE_PX, Scene, thing_state
+from video_llama.toy.scenes import SIZE_PX, Scene, ThingState, thing_state
 
 NUM_FRAMES = 16
 FRAMES_PER_S = 8
@@ -68,23 +69,38 @@ def render_frames(scene: Scene, *, times_s: tuple[float, ...]) -> NDArray[np.uin
     for thing in scene.things:
         tint = rng.integers(-_COLOUR_JITTER, _COLOUR_JITTER + 1, 3).astype(np.float32)
         states = [thing_state(thing, time_s=time_s, event=scene.event) for time_s in times_s]
-        centre_x, centre_y, radius = (
-            np.array(values, dtype=np.float32)[:, None, None]
-            for values in zip(*((s.x, s.y, s.radius) for s in states), strict=True)
-        )
-        # A picture's row i spans i..i+1, so its middle lies at i + 0.5.
-        middles = np.arange(SIZE_PX, dtype=np.float32) + 0.5
-        distance = _DISTANCES[thing.shape](
-            middles[None, None, :] - centre_x, middles[None, :, None] - centre_y, radius
-        )
-        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
-        rgb = np.array([COLOUR_RGB[state.colour] for state in states], dtype=np.float32) + tint
-        picture += cover * (rgb[:, None, None, :] - picture)
+        _paint(picture, shape=thing.shape, states=states, tint=tint)
     flicker = rng.integers(0, 2 * _FLICKER + 1, picture.shape, dtype=np.uint8)
     frames: NDArray[np.uint8] = np.clip(picture + flicker - (_FLICKER - 0.5), 0, 255).astype(
         np.uint8
     )
     return frames
+
+
+def _paint(
+    picture: Floats, *, shape: str, states: Sequence[ThingState], tint: NDArray[np.float32]
+) -> None:
+    """Paint a thing onto float[T, H, W, 3], in place and only where it ever comes."""
+    x, y, radius = (
+        np.array(values, dtype=np.float32)[:, None, None]
+        for values in zip(*((s.x, s.y, s.radius) for s in states), strict=True)
+    )
+    columns, rows = _span(x, radius), _span(y, radius)
+    # A picture's row i spans i..i+1, so its middle lies at i + 0.5.
+    middles = np.arange(SIZE_PX, dtype=np.float32) + 0.5
+    distance = _DISTANCES[shape](
+        middles[None, None, columns] - x, middles[None, rows, None] - y, radius
+    )
+    cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
+    rgb = np.array([COLOUR_RGB[state.colour] for state in states], dtype=np.float32) + tint
+    window = picture[:, rows, columns]
+    window += cover * (rgb[:, None, None, :] - window)
+
+
+def _span(centre: Floats, radius: Floats) -> slice:
+    """Return the rows or columns that a thing touches in any frame, with a pixel to spare."""
+    first, last = float((centre - radius).min()) - 2, float((centre + radius).max()) + 2
+    return slice(max(0, math.floor(first)), min(SIZE_PX, math.ceil(last)))
 
 
 def _background(rng: np.random.Generator) -> Floats:
