@@ -11,15 +11,15 @@ import torch
 
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.conversation.tokenizer import load_tokenizer
-from video_llama.foundations import decoder as recipes
+from video_llama.foundations import decoder, decoder_start
 from video_llama.foundations import text_gate as gates
 from video_llama.foundations.text_layout import LaidOut, collate, lay_out
 from video_llama.foundations.tokenizer import train_tokenizer
 from video_llama.toy import corpus, drills
 from video_llama.toy.texts import TextSample, Turn
 
-SHIPPED = Path(recipes.__file__).parent / "toy" / "llama"
-TINY = recipes.DecoderRecipe(
+SHIPPED = Path(decoder.__file__).parent / "toy" / "llama"
+TINY = decoder_start.DecoderRecipe(
     width=32,
     num_layers=2,
     num_heads=2,
@@ -91,37 +91,37 @@ def test_only_the_values_of_look_ups_are_learned(tokenizer):
 
 def test_the_answer_loss_is_the_loss_of_transformers(tokenizer):
     torch.manual_seed(0)
-    model = recipes.build_decoder(TINY, vocab_size=tokenizer.vocab_size)
+    model = decoder_start.build_decoder(TINY, vocab_size=tokenizer.vocab_size)
     rng = random.Random(0)
     batch = [lay_out(drills.recall_list(rng=rng), tokenizer=tokenizer) for _ in range(3)]
     ids, labels = collate(batch)
     reference = model(input_ids=ids, labels=labels).loss
-    torch.testing.assert_close(recipes.answer_loss(model, batch=batch), reference)
+    torch.testing.assert_close(decoder.answer_loss(model, batch=batch), reference)
 
 
 def test_padding_changes_no_loss(tokenizer):
     torch.manual_seed(0)
-    model = recipes.build_decoder(TINY, vocab_size=tokenizer.vocab_size)
+    model = decoder_start.build_decoder(TINY, vocab_size=tokenizer.vocab_size)
     short = LaidOut([1, 300, 301, 302], [IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 302])
     silent = LaidOut([1] * 20, [IGNORE_INDEX] * 20)
-    alone = recipes.answer_loss(model, batch=[short])
-    torch.testing.assert_close(recipes.answer_loss(model, batch=[short, silent]), alone)
+    alone = decoder.answer_loss(model, batch=[short])
+    torch.testing.assert_close(decoder.answer_loss(model, batch=[short, silent]), alone)
 
 
 @pytest.mark.parametrize("head", [0, 1])
 def test_a_head_starts_by_looking_its_distance_back(head):
     torch.manual_seed(0)
-    model = recipes.build_decoder(recipes.DEFAULT_RECIPE, vocab_size=400)
+    model = decoder_start.build_decoder(decoder_start.DEFAULT_RECIPE, vocab_size=400)
     model.set_attn_implementation("eager")
     ids = torch.randint(3, 400, (1, 24))
     attention = model.model(ids, output_attentions=True).attentions[0][0, head]
     by_distance = [attention.diagonal(-distance)[10:].mean() for distance in range(6)]
-    assert by_distance.index(max(by_distance)) == recipes.LOOK_BACK[head]
+    assert by_distance.index(max(by_distance)) == decoder_start.LOOK_BACK[head]
 
 
 def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path):
     for name, seed in (("one", 1), ("again", 1), ("two", 2)):
-        recipes.train_decoder(tmp_path / name, seed=seed, recipe=TINY, curve_path=None)
+        decoder.train_decoder(tmp_path / name, seed=seed, recipe=TINY, curve_path=None)
     one, again, two = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
         for name in ("one", "again", "two")
@@ -136,7 +136,7 @@ def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path):
 def test_the_curve_says_which_stage_it_is_about(tmp_path):
     recipe = replace(TINY, recall_steps=1, mixed_steps=1)
     path = tmp_path / "curve.jsonl"
-    curve = recipes.train_decoder(tmp_path / "llama", seed=0, recipe=recipe, curve_path=path)
+    curve = decoder.train_decoder(tmp_path / "llama", seed=0, recipe=recipe, curve_path=path)
     assert [point["stage"] for point in curve] == ["recall", "mixed"]
     assert len(path.read_text().splitlines()) == 2
 
