@@ -28,10 +28,38 @@ NEVER = {
     "toy": {"models"},
     "tasks": {"models"},
 }
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 8
+LONGER = {
+    "apps/report.py": (320, "one page is one story: what is gathered stands beside what is shown"),
+    "conversation/chat.py": (330, "one object; its rounds, media and streaming share one state"),
+    "datasets/feature_cache.py": (330, "writer and reader of one file layout belong together"),
+    "foundations/audio.py": (330, "a recipe, read from top to bottom"),
+    "foundations/decoder.py": (340, "a recipe, read from top to bottom"),
+    "models/decoders/causal_lm.py": (330, "one class; a third of it is Config and docstrings"),
+    "models/encoders/imagebind.py": (320, "two trunks of one published file and its key table"),
+    "toy/ceilings.py": (340, "every closed form beside the others it must agree with"),
+    "toy/questions.py": (390, "one table of questions"),
+    "toy/scenes.py": (370, "one table of scenes"),
+    "toy/world.py": (340, "the writers of all file layouts share their naming"),
+}
+"""Files that may be longer: how long, and why splitting them would not help a reader."""
+
+WORKPLACE = {
+    r"(?<![\w.])/(work|tmp)/": "a path of one machine",
+    r"\bshared/": "a folder that a clone does not have",
+    r"\bagents?\b": "who wrote it",
+    r"\b(this|another|earlier|previous|next|other) sessions?\b": "when it was written",
+    r"(?i)\b(issue|ticket|pull request) ?#?\d+": "a number that means nothing here",
+    r"(?:^|\s)#\d{1,4}\b(?!:)": "a number that means nothing here",
+    r"(?i)\bthe brief\b": "what was asked for",
+}
+"""The project speaks of itself alone: patterns that must not occur, and what they would tell."""
+
+TEXTS = (".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".cff", ".cfg", ".j2", ".svg", ".sh", "")
 HEAVY = ("deepspeed", "peft", "gradio", "decord", "torchcodec", "tensorboard", "matplotlib")
+FOLDERS = ("video_llama", "tests", "docs", "train_configs", "eval_configs", ".ci", ".github")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -67,11 +95,21 @@ def test_a_file_imports_only_its_own_floor_and_those_below(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_and_functions_stay_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    limit, _ = LONGER.get(str(path.relative_to(PACKAGE)), (MAX_FILE_LINES, ""))
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1 - docstring_lines(node)
             assert length <= MAX_FUNCTION_LINES, f"{node.name}: {length} lines"
+
+
+def test_files_that_may_be_longer_still_are():
+    short = [
+        name
+        for name in LONGER
+        if len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    ]
+    assert not short, "take them out of LONGER"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -118,6 +156,20 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(tree_of(path))
+
+
+@pytest.mark.parametrize("folder", [".", *FOLDERS])
+def test_the_project_speaks_of_itself_alone(folder):
+    files = (ROOT / folder).glob("*" if folder == "." else "**/*")
+    told = [
+        f"{path.relative_to(ROOT)}:{number}: {found.group().strip()} ({what})"
+        for path in files
+        if path.is_file() and path.suffix in TEXTS and path != Path(__file__)
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1)
+        for pattern, what in WORKPLACE.items()
+        if (found := re.search(pattern, line))
+    ]
+    assert not told, "\n".join(told)
 
 
 def test_no_pickle_is_loaded_blindly():

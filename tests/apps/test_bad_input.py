@@ -202,8 +202,9 @@ def test_parts_that_do_not_fit_together_are_refused_before_weights_are_read(
     assert "model.branches.audio: qformer: 8 time steps come in" in said
 
 
-def test_a_data_set_whose_media_no_branch_takes_is_refused(refused, weights_are_sacred):
-    said = refused("model.branches.audio=null")
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_a_data_set_whose_media_no_branch_takes_is_refused(flags, refused, weights_are_sacred):
+    said = refused("model.branches.audio=null", flags=flags)
     assert "datasets.clips: holds audio, but no branch takes it" in said
 
 

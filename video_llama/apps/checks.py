@@ -58,17 +58,12 @@ def check_start(config: Config, readers: Mapping[str, DatasetReader], *, learnin
         ConfigError: with everything that is wrong.
     """
     missing = list(missing_files(config, readers))
-    problems = [str(file) for file in missing]
     model = meta_model(config.model)
-    problems += unfilled_parts(model)
-    problems += overflows(model)
-    specs = model.branch_specs()
-    for reader in readers.values():
-        problems += unfit_media(reader, specs=specs, max_len=config.model.max_txt_len)
+    problems = [str(file) for file in missing] + misfits(model, readers)
     if learning and not missing:
         problems += _idle_steps(config, readers, model)
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise ConfigError(problems)
 
 
 def meta_model(config: ModelConfig) -> VideoLLM:
@@ -81,7 +76,16 @@ def meta_model(config: ModelConfig) -> VideoLLM:
         return VideoLLM(config)
 
 
-def overflows(model: VideoLLM) -> list[str]:
+def misfits(model: VideoLLM, readers: Mapping[str, DatasetReader]) -> list[str]:
+    """Say what does not go together in a model and its data, files apart."""
+    specs = model.branch_specs()
+    problems = unfilled_parts(model) + _overflows(model)
+    for reader in readers.values():
+        problems += unfit_media(reader, specs=specs, max_len=model.config.max_txt_len)
+    return problems
+
+
+def _overflows(model: VideoLLM) -> list[str]:
     """Say where slots, `max_txt_len` and the decoder's context do not go together."""
     specs = model.branch_specs().values()
     slots = sum(spec.slots(num_steps(spec.spec)) for spec in specs)

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from video_llama.apps.checks import meta_model, missing_files, overflows
+from video_llama.apps.checks import meta_model, misfits, missing_files
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.models.branch import num_steps
-from video_llama.models.loading import unfilled_parts
 from video_llama.models.video_llm import VideoLLM
 
 
@@ -29,12 +28,11 @@ def show_plan(config: Config) -> int:
     model = meta_model(config.model)
     show_parts(model, console=console)
     show_slots(model, console=console)
-    problems = unfilled_parts(model) + overflows(model)
     readers = {
         name: registry.get_dataset_class(entry.type)(entry.config, name=name)
         for name, entry in config.datasets.items()
     }
-    missing = list(missing_files(config, readers))
+    missing, problems = list(missing_files(config, readers)), misfits(model, readers)
     if missing:
         table = Table(title=f"{len(missing)} missing files", show_lines=True)
         for header in ("key", "not found", "where to get it"):

@@ -72,9 +72,13 @@ def find_run_file(cfg_path: str | Path) -> Path:
     for root in (Path(), *SHIPPED_RUN_FILES):
         if (root / path).is_file():
             return root / path
-    folder = path.parent if path.parent.is_dir() else Path()
-    known = [str(p) for p in sorted(folder.rglob("*.yaml")) if ".venv" not in p.parts]
-    near = difflib.get_close_matches(str(path), known, n=3, cutoff=0.5)
+    known = {str(file) for file in path.parent.glob("*.yaml")} | {
+        str(file.relative_to(root))
+        for root in SHIPPED_RUN_FILES
+        for folder in ("train_configs", "eval_configs")
+        for file in (root / folder).glob("**/*.yaml")
+    }
+    near = difflib.get_close_matches(str(path), sorted(known), n=3, cutoff=0.5)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     raise ConfigError(f"--cfg-path: there is no file {path}{hint}")
 
