@@ -29,12 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--out", type=Path, default=Path("output/toy"), metavar="DIR")
     run.add_argument("--seed", type=int, default=42, help="of the training runs")
     run.add_argument("--clips", type=int, metavar="N", help="training clips (default: all)")
+    run.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of every recipe"
+    )
     experiments = verbs.add_parser("experiments", help="what happens without this or that")
     experiments.add_argument("--out", type=Path, default=Path("output/toy"), metavar="DIR")
     experiments.add_argument("--seed", type=int, default=42, help="of the run they belong to")
-    experiments.add_argument(
-        "--docs", type=Path, metavar="DIR", help="where the results go as JSON"
-    )
+    experiments.add_argument("--docs", type=Path, metavar="DIR", help="where tables and plots go")
+    docs = verbs.add_parser("docs", help="tables, plots and pictures of what has been run")
+    docs.add_argument("--out", type=Path, default=Path("output/toy"), metavar="DIR")
+    docs.add_argument("--docs", type=Path, default=Path("docs/toy"), metavar="DIR")
     world = verbs.add_parser("world", help="write clips, pictures, sounds, texts and questions")
     world.add_argument("--out", type=Path, required=True, metavar="DIR")
     world.add_argument("--seed", type=int, default=0)
@@ -66,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
     runs: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "experiments": _experiments,
+        "docs": _docs,
         "world": _world,
         "foundations": _foundations,
         "ceilings": _ceilings,
@@ -78,22 +83,31 @@ def _run(args: argparse.Namespace) -> int:
 
     from video_llama.apps.toy_run import run_toy
 
-    run_toy(args.out, seed=args.seed, train_clips=args.clips, console=Console())
+    run_toy(
+        args.out,
+        seed=args.seed,
+        train_clips=args.clips,
+        console=Console(),
+        options=args.options,
+    )
     return 0
 
 
 def _experiments(args: argparse.Namespace) -> int:
-    import json
-
     from rich.console import Console
 
     from video_llama.apps.toy_experiments import run_experiments
 
-    results = run_experiments(args.out, seed=args.seed, console=Console())
+    run_experiments(args.out, seed=args.seed, console=Console())
+    return _docs(args)
+
+
+def _docs(args: argparse.Namespace) -> int:
+    from video_llama.apps.toy_docs import write_docs
+
     if args.docs is not None:
-        args.docs.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=1) + "\n"
-        (args.docs / "experiments.json").write_text(text, encoding="ascii")
+        for path in write_docs(args.out, docs=args.docs):
+            print(path)
     return 0
 
 

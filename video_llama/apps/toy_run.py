@@ -79,7 +79,14 @@ class Recipe:
         return read_state(known[-1]).step if known else 0
 
 
-def run_toy(folder: Path, *, seed: int, train_clips: int | None, console: Console) -> None:
+def run_toy(
+    folder: Path,
+    *,
+    seed: int,
+    train_clips: int | None,
+    console: Console,
+    options: Sequence[str] = (),
+) -> None:
     """Run everything that is not there yet.
 
     Args:
@@ -87,6 +94,7 @@ def run_toy(folder: Path, *, seed: int, train_clips: int | None, console: Consol
         seed: of the training runs; the world keeps its own.
         train_clips: size of the world, None for the full one.
         console: what is said goes there.
+        options: further overrides of every recipe, e.g. for a rehearsal of a few steps.
 
     Raises:
         VideoLlamaError: a step failed; the end of its log is shown.
@@ -94,13 +102,14 @@ def run_toy(folder: Path, *, seed: int, train_clips: int | None, console: Consol
     start = time.perf_counter()
     counts = None if train_clips is None else Counts.scaled_to(train_clips)
     write_world(folder / "world", seed=0, counts=counts)
-    options = (f"model.toy_dir={folder}", f"run.seed={seed}")
-    train_lanes([open_recipes(VISION, options), open_recipes(AUDIO, options)])
-    train_lanes([open_recipes(JOINT, options)])
-    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", options[0]], num_processes=2)
+    where = f"model.toy_dir={folder}"
+    overrides = (where, f"run.seed={seed}", *options)
+    train_lanes([open_recipes(VISION, overrides), open_recipes(AUDIO, overrides)])
+    train_lanes([open_recipes(JOINT, overrides)])
+    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_processes=2)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
-    ask_about_fresh_clip(folder, options=options[:1], console=console)
+    ask_about_fresh_clip(folder, options=(where,), console=console)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
     wall_s = time.perf_counter() - start

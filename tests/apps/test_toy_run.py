@@ -1,0 +1,37 @@
+"""The whole toy recipe, rehearsed with a few clips and steps on the shipped foundations."""
+
+import json
+
+import pytest
+
+from video_llama.apps.main import main
+from video_llama.apps.toy_run import FRESH_KINDS, fresh_scene, open_recipes, train_lanes
+from video_llama.common.errors import VideoLlamaError
+from video_llama.toy import questions
+
+REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=2", "run.batch_size_train=4"]
+
+
+def test_about_the_fresh_clip_every_kind_of_question_can_be_asked():
+    assert set(FRESH_KINDS) <= {question.kind for question in questions.ask(fresh_scene())}
+
+
+def test_a_recipe_that_fails_shows_the_end_of_its_log(tmp_path):
+    options = [f"model.toy_dir={tmp_path}"]
+    recipes = open_recipes(["audiobranch_stage1_pretrain"], options)
+    with pytest.raises(VideoLlamaError, match=r"exit code 2.*\n.*there is no .*world"):
+        train_lanes([recipes])
+
+
+@pytest.mark.slow
+def test_a_rehearsal_ends_with_answers_and_a_second_one_trains_nothing(tmp_path, capfd):
+    words = ["toy", "run", "--out", str(tmp_path / "toy"), "--clips", "12", "--options", *REHEARSAL]
+    assert main(words) == 0
+    out = capfd.readouterr().out
+    assert out.count("truth:") == len(FRESH_KINDS)
+    assert (tmp_path / "toy" / "report.html").stat().st_size > 10_000
+    metrics = json.loads((tmp_path / "toy" / "eval_withaudio" / "metrics.json").read_text())
+    assert set(metrics) == {"test", "composition"}
+    changed = {path: path.stat().st_mtime_ns for path in (tmp_path / "toy").rglob("*.safetensors")}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in changed} == changed
