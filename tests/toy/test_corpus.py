@@ -33,6 +33,21 @@ def test_a_thing_drill_answers_from_its_facts(seed):
 
 
 @pytest.mark.parametrize("seed", range(30))
+def test_a_change_drill_answers_what_comes_first_and_what_last(seed):
+    drill = drills.change_drill(rng=random.Random(seed), num_turns=4)
+    facts = drill.media[0][1].split()
+    for turn in drill.turns:
+        assert turn.answer in facts
+        position = facts.index(turn.answer)
+        before = facts[position - 1] if position else ""
+        after = facts[position + 1] if position + 1 < len(facts) else ""
+        if "first" in turn.question:
+            assert before == "from" or after == "then"
+        else:
+            assert before in ("to", "then")
+
+
+@pytest.mark.parametrize("seed", range(30))
 def test_a_same_drill_says_yes_only_of_equal_words(seed):
     drill = drills.same_drill(rng=random.Random(seed), num_turns=4)
     for turn in drill.turns:

@@ -30,6 +30,14 @@ TEXT_MIX = Mix(
 MAX_TURNS = 4
 _MEDIA_CHOICES = (("video",), ("audio",), ("video", "audio"))
 _MEDIA_WEIGHTS = (0.4, 0.15, 0.45)
+_DRILLS = {
+    drills.thing_drill: 0.40,
+    drills.order_drill: 0.15,
+    drills.change_drill: 0.15,
+    drills.sound_drill: 0.10,
+    drills.same_drill: 0.14,
+    drills.letter_drill: 0.06,
+}
 _LETTER_SHARE = 0.12
 _CAPTION_SHARE = 0.15
 
@@ -81,10 +89,7 @@ def drill_sample(*, rng: random.Random) -> TextSample:
     """Draw one drill in the forms of the world's questions."""
     if rng.random() < 0.1:
         return drills.recall_list(rng=rng)
-    drill = rng.choices(
-        (drills.thing_drill, drills.order_drill, drills.same_drill, drills.letter_drill),
-        weights=(0.5, 0.2, 0.2, 0.1),
-    )[0]
+    drill = rng.choices(list(_DRILLS), weights=list(_DRILLS.values()))[0]
     return drill(rng=rng, num_turns=rng.randint(1, MAX_TURNS))
 
 

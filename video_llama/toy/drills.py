@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from video_llama.toy.questions import COUNTS, LETTERS
 from video_llama.toy.texts import TextSample, Turn
-from video_llama.toy.words import BINS, COLOURS, DIRECTIONS, MOTIONS, SHAPES
+from video_llama.toy.words import BINS, COLOURS, DIRECTIONS, MOTIONS, PITCHES, SHAPES
 
 # Plain words the world does not use; they give the tokenizer and the drills more to hold.
 _PLAIN = """
@@ -105,6 +105,45 @@ def order_drill(*, rng: random.Random, num_turns: int) -> TextSample:
     facts = rng.choice((" ; ", " , and ", " . ")).join(tagged)
     asked = [rng.choice(questions) for _ in range(min(num_turns, 2))]
     return TextSample("instruct", (("video", facts),), tuple(asked))
+
+
+def change_drill(*, rng: random.Random, num_turns: int) -> TextSample:
+    """Tell what comes first and what last, and ask for either."""
+    words = rng.choice((COLOURS, DIRECTIONS, DRILL_WORDS, DRILL_WORDS))
+    first, last = rng.sample(words, 2)
+    change = rng.choice((f"from {first} to {last}", f"{first} then {last}"))
+    facts = [rng.choice(SHAPES), change, f"{rng.choice(('change', 'bounce'))} {rng.choice(BINS)}"]
+    rng.shuffle(facts)
+    questions = [
+        (f"{text} {rank}{end}", first if rank == "first" else last)
+        for rank in ("first", "last")
+        for text, end in (
+            ("What colour is it at", "?"),
+            ("Which way does it move at", "?"),
+            ("Where does it go", "?"),
+        )
+    ]
+    questions += [("Which colour comes first?", first), ("Which colour comes last?", last)]
+    turns = tuple(Turn(*asked) for asked in rng.sample(questions, num_turns))
+    return TextSample("instruct", (("video", " ".join(facts)),), turns)
+
+
+def sound_drill(*, rng: random.Random, num_turns: int) -> TextSample:
+    """Label a sound, its pitch and its time with words, most of them random, and ask."""
+    sound, pitch, when = rng.sample(DRILL_WORDS, 3)
+    if rng.random() < 0.6:
+        pitch = rng.choice(PITCHES)
+    facts = [f"sound {sound}", f"pitch {pitch}", f"when {when}"]
+    rng.shuffle(facts)
+    questions = [
+        Turn("What do you hear?", sound),
+        Turn("What is the sound?", sound),
+        Turn("Which pitch does the sound have?", pitch),
+        Turn("Is the sound low or high?", pitch),
+        Turn("When is the pip?", when),
+    ]
+    turns = rng.sample(questions, num_turns)
+    return TextSample("instruct", (("audio", " , ".join(facts)),), tuple(turns))
 
 
 def same_drill(*, rng: random.Random, num_turns: int) -> TextSample:
