@@ -24,6 +24,7 @@ from video_llama.common.types import Features
 from video_llama.common.weights import KeyMap, export_weights
 from video_llama.foundations.fit import Curve, Gate, Schedule, fit
 from video_llama.foundations.frames import PLACE_SCALE_PX, Frames, make_frames, normalise
+from video_llama.foundations.patch_heads import PatchHeads, cross_entropy
 from video_llama.foundations.whitening import sine_positions, whitening_of
 from video_llama.models.bridges.layer_norm import LayerNorm
 from video_llama.models.bridges.qformer import QFormer
@@ -49,7 +50,7 @@ LN_VISION_KEYS = KeyMap(renames=(("ln_vision.*", "*"),))
 EVA_FILE = "eva_vit_g.safetensors"
 QFORMER_FILE = "blip2_qformer.safetensors"
 
-_PLACE_WEIGHT, _PATCH_WEIGHT, _MEAN_WEIGHT = 8.0, 2.0, 16.0
+_PLACE_WEIGHT, _MEAN_WEIGHT = 8.0, 16.0
 
 
 class Eyes(nn.Module):
@@ -74,8 +75,7 @@ class Heads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.patch_shape = nn.Linear(width, len(SHAPES))
-        self.patch_colour = nn.Linear(width, len(COLOURS))
+        self.patches = PatchHeads(width)
         self.slot_presence = nn.Linear(width, 1)
         self.slot_shape = nn.Linear(width, len(SHAPES))
         self.slot_place = nn.Linear(width, 3)
@@ -92,13 +92,10 @@ class Heads(nn.Module):
         """
         has_colour = truth.presence.any(dim=2)
         slots, mean = queries[:, : len(COLOURS)], queries.mean(dim=1)
-        is_thing = truth.patch_shape >= 0
         shape_of_slot = truth.presence.int().argmax(dim=2)
         return (
-            _PATCH_WEIGHT
-            * _cross_entropy(self.patch_shape(patches[is_thing]), truth.patch_shape[is_thing])
-            + _cross_entropy(self.patch_colour(patches[is_thing]), truth.patch_colour[is_thing])
-            + _cross_entropy(self.slot_shape(slots[has_colour]), shape_of_slot[has_colour])
+            self.patches.loss(patches, truth=truth)
+            + cross_entropy(self.slot_shape(slots[has_colour]), shape_of_slot[has_colour])
             + _binary(self.slot_presence(slots).squeeze(2), has_colour)
             + _binary(self.mean_presence(mean), truth.presence.flatten(1)) * _MEAN_WEIGHT
             + _PLACE_WEIGHT * _l1(self.slot_place(slots), truth.place, where=has_colour)
@@ -114,16 +111,14 @@ class Heads(nn.Module):
         """Score what linear heads read from the tokens of held-out frames."""
         has_colour = truth.presence.any(dim=2)
         slots, mean = queries[:, : len(COLOURS)], queries.mean(dim=1)
-        is_thing = truth.patch_shape >= 0
         slot_shape = functional.one_hot(self.slot_shape(slots).argmax(dim=2), len(SHAPES)).bool()
         slot_set = slot_shape & (self.slot_presence(slots) > 0)
         mean_set = self.mean_presence(mean).unflatten(1, (len(COLOURS), len(SHAPES))) > 0
         place = self.mean_place(mean).unflatten(1, (len(COLOURS), 3))
         error_px = (place - truth.place)[has_colour].abs() * PLACE_SCALE_PX
         slot_px = (self.slot_place(slots) - truth.place)[has_colour].abs() * PLACE_SCALE_PX
-        patch_hit = self.patch_shape(patches[is_thing]).argmax(1) == truth.patch_shape[is_thing]
         return {
-            "patch_shape": patch_hit.float().mean().item(),
+            "patch_shape": self.patches.measure(patches, truth=truth),
             "slot_set_exact": _all_equal(slot_set, truth.presence),
             "mean_set_exact": _all_equal(mean_set, truth.presence),
             "slot_position_px": slot_px[:, :2].norm(dim=1).mean().item(),
@@ -144,7 +139,7 @@ class VisionRecipe:
 
     num_train_clips: int = 4000
     num_valid_clips: int = 200
-    schedule: Schedule = Schedule(num_steps=3000, batch_size=32, lr=1.5e-3)
+    schedule: Schedule = Schedule(num_steps=3500, batch_size=32, lr=1.5e-3)
 
 
 DEFAULT_RECIPE = VisionRecipe()
@@ -259,11 +254,6 @@ def scale_to_width(qformer: QFormer) -> None:
 def _all_equal(predicted: Tensor, truth: Tensor) -> float:
     """Share of frames of which every entry is right."""
     return (predicted == truth).flatten(1).all(dim=1).float().mean().item()
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross entropy; 0 with the graph kept where a batch has no example."""
-    return functional.cross_entropy(logits, target, reduction="sum") / max(1, len(target))
 
 
 def _binary(logits: Tensor, target: Tensor) -> Tensor:
