@@ -12,18 +12,16 @@ from torch.nn import functional
 
 from video_llama.common.weights import load_weights, read_state
 from video_llama.foundations.audio import (
-    AUDIO_CONFIG,
     IMAGEBIND_FILE,
     VISION_CONFIG,
     AudioRecipe,
-    audio_spec,
     class_means,
-    embed,
     kinds_of,
     train_audio,
 )
 from video_llama.foundations.fit import Schedule
 from video_llama.foundations.frames import make_frames, normalise
+from video_llama.foundations.listener import AUDIO_CONFIG, audio_spec, embed
 from video_llama.foundations.segments import (
     NONE,
     NUM_PITCH_BINS,
