@@ -51,8 +51,7 @@ def test_a_run_file_opens_with_its_purpose_and_its_command(path):
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     head = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
     assert re.match(r"# \w.*[.?]", head[0])
-    commands = "python|torchrun|video-llama"
-    assert any(re.match(rf"#   ({commands}) .*{re.escape(str(path))}", line) for line in head)
+    assert any(re.match("#   (python|torchrun|video-llama) ", line) for line in head)
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=str)
