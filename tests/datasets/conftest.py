@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,18 +9,14 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from tables import BROKEN, NUM_CLIPS, write_table
 
 from video_llama.common.types import AudioSpec, BranchSpec, Shape, VideoSpec
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Run, Tokenizer
 from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
-from video_llama.datasets.webvid import WebVid
 from video_llama.processors.media import MediaLoader
-
-NUM_CLIPS = 6
-BROKEN = 2
-"""Index of the clip whose file is cut off."""
 
 
 class CharacterEngine:
@@ -117,18 +112,6 @@ def table(tmp_path: Path) -> Path:
     path = tmp_path / "webvid.csv"
     write_table(path, [(str(i), f"Clip number {i}!", "page") for i in range(NUM_CLIPS)])
     return path
-
-
-def write_table(path: Path, rows: Sequence[tuple[str, str, str]], *, delimiter: str = ",") -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter)
-        writer.writerow(["videoid", "name", "page_dir"])
-        writer.writerows(rows)
-
-
-def webvid(annotations: Path, media: Path, **keys) -> WebVid:
-    config = WebVid.Config(annotations=str(annotations), media=str(media), **keys)
-    return WebVid(config, name="clips")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import BROKEN, NUM_CLIPS, webvid, write_table
+from tables import BROKEN, NUM_CLIPS, webvid, write_table
 from torch.utils.data import DataLoader
 
 from video_llama.common.errors import ConfigError, MediaError
@@ -103,14 +103,23 @@ def test_a_data_set_of_broken_clips_stops_the_run_and_names_them(tmp_path, make_
         data[ref(0)]
 
 
-def test_a_caption_too_long_for_the_context_is_counted(media_dir, tmp_path, make_encoder):
-    rows = [("0", "a long caption " * 3, "page"), ("1", "short", "page")]
-    write_table(tmp_path / "t.csv", rows)
+def test_a_caption_too_long_for_the_context_is_cut(media_dir, tmp_path, make_encoder):
+    write_table(tmp_path / "t.csv", [("0", "a long caption " * 3, "page")])
     reader = webvid(tmp_path / "t.csv", media_dir)
     data = MixtureDataset({"clips": reader}, encoder=make_encoder(max_len=20), seed=1)
     sample = data[ref(0)]
+    assert len(sample.input_ids) == 20
+    assert not sample.skips
+
+
+def test_an_answer_too_long_for_the_context_is_counted(media_dir, tmp_path, make_encoder):
+    rows = [("0", "a long caption " * 10, "page"), ("1", "short", "page")]
+    write_table(tmp_path / "t.csv", rows)
+    reader = webvid(tmp_path / "t.csv", media_dir, prompts=("what?",))
+    data = MixtureDataset({"clips": reader}, encoder=make_encoder(max_len=100), seed=1)
+    sample = data[ref(0)]
     assert sample.key == "page/1"
-    assert "there are 20" in sample.skips[0].reason
+    assert "there are 100" in sample.skips[0].reason
 
 
 def test_media_without_a_branch_are_a_mistake_of_the_configuration(

@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from conftest import webvid, write_table
+from tables import webvid, write_table
 
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.parsing import parse

@@ -165,7 +165,7 @@ def test_fit_finds_the_slope_of_a_line():
         probe=lambda: {"slope": line.weight.item()},
         name="line",
     )
-    assert [point["step"] for point in curve] == [200, 400]
+    assert [point["step"] for point in curve] == [250, 400]
     assert curve[-1]["slope"] == pytest.approx(3, abs=0.05)
 
 

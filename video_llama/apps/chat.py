@@ -19,7 +19,7 @@ from video_llama.common.generation import GenerationSettings
 if TYPE_CHECKING:
     from video_llama.conversation.chat import Chat, Upload
 
-TOY_RUN_FILE = "eval_configs/toy/withaudio.yaml"
+TOY_RUN_FILE = "eval_configs/toy/shipped.yaml"
 """What chat and demo load unless told otherwise: the small model that comes with the package."""
 
 COMMANDS = {
