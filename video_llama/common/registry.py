@@ -200,4 +200,5 @@ def _home(part: object) -> str:
         file = inspect.getsourcefile(part)  # type: ignore[arg-type]
     except TypeError:
         file = getattr(part, "__module__", None)
-    return f"{file} ({getattr(part, '__qualname__', part)})"
+    name = getattr(part, "__qualname__", None) or type(part).__qualname__
+    return f"{file} ({name})"
