@@ -38,7 +38,7 @@ class Schedule:
     warmup_steps: int = 50
     weight_decay: float = 0.02
     grad_clip_norm: float = 1.0
-    probe_every: int = 200
+    probe_every: int = 250
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -138,7 +138,7 @@ class VisionRecipe:
     """
 
     num_train_clips: int = 4000
-    num_valid_clips: int = 200
+    num_valid_clips: int = 150
     schedule: Schedule = Schedule(num_steps=3500, batch_size=32, lr=1.5e-3)
 
 
