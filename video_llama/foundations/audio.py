@@ -60,7 +60,7 @@ class AudioRecipe:
     num_train_voices: int = 20
     num_valid_voices: int = 3
     num_train_clips: int = 3000
-    num_valid_clips: int = 100
+    num_valid_clips: int = 150
     ear: Schedule = Schedule(num_steps=1500, batch_size=64, lr=2e-3)
     eye: Schedule = Schedule(num_steps=4000, batch_size=48, lr=1.5e-3)
 
