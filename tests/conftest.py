@@ -1,12 +1,27 @@
-"""What tests of several folders share; also puts this folder on the import path."""
+"""What tests of several folders share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+
+from video_llama.common.logger import get_logger
+
+
+@pytest.fixture(autouse=True)
+def _untouched_log() -> Iterator[None]:
+    """Give every test the log of a library that nobody started, whatever ran before it."""
+    logger = get_logger()
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    logger.handlers[:] = []
+    logger.propagate = True
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")

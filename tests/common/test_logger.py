@@ -1,7 +1,5 @@
 import logging
 
-import pytest
-
 from video_llama.common.logger import (
     LOG_FILE,
     get_logger,
@@ -9,15 +7,6 @@ from video_llama.common.logger import (
     start_logging,
     stop_logging_to,
 )
-
-
-@pytest.fixture(autouse=True)
-def _restore_logger():
-    logger = get_logger()
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
 
 
 def test_a_long_event_stays_on_one_line(capsys):
