@@ -31,13 +31,15 @@ MAX_TURNS = 4
 _MEDIA_CHOICES = (("video",), ("audio",), ("video", "audio"))
 _MEDIA_WEIGHTS = (0.4, 0.15, 0.45)
 _DRILLS = {
-    drills.thing_drill: 0.40,
-    drills.order_drill: 0.15,
-    drills.change_drill: 0.15,
-    drills.sound_drill: 0.10,
-    drills.same_drill: 0.14,
+    drills.thing_drill: 0.35,
+    drills.order_drill: 0.25,
+    drills.change_drill: 0.10,
+    drills.sound_drill: 0.08,
+    drills.same_drill: 0.16,
     drills.letter_drill: 0.06,
 }
+# Kinds that few scenes allow, or that take longest to learn.
+_KIND_WEIGHTS = {"who_first": 5.0, "in_time": 3.0, "first_colour": 2.0, "last_colour": 2.0}
 _LETTER_SHARE = 0.12
 _CAPTION_SHARE = 0.15
 
@@ -78,11 +80,22 @@ def scene_sample(scene: Scene, *, rng: random.Random) -> TextSample:
     if rng.random() < _CAPTION_SHARE:
         return caption_sample(scene, media=media, rng=rng)
     askable = [question for question in ask(scene) if set(question.needs) <= set(media)]
-    questions = rng.sample(askable, min(rng.randint(1, MAX_TURNS), len(askable)))
+    questions = _weighted_sample(askable, count=rng.randint(1, MAX_TURNS), rng=rng)
     for index, question in enumerate(questions):
         if question.kind in MULTIPLE_CHOICE_KINDS and rng.random() < _LETTER_SHARE:
             questions[index] = letter_choice(question, rng=rng)
     return question_sample(scene, media=media, questions=questions, rng=rng)
+
+
+def _weighted_sample(
+    questions: Sequence[Question], *, count: int, rng: random.Random
+) -> list[Question]:
+    """Draw questions without repeats, the weighty kinds more often, in random order."""
+    # The largest of u ** (1 / weight) are a weighted sample (Efraimidis and Spirakis, 2006).
+    keys = {q: rng.random() ** (1 / _KIND_WEIGHTS.get(q.kind, 1.0)) for q in questions}
+    drawn = sorted(keys, key=keys.__getitem__, reverse=True)[:count]
+    rng.shuffle(drawn)
+    return drawn
 
 
 def drill_sample(*, rng: random.Random) -> TextSample:

@@ -102,12 +102,12 @@ def order_drill(*, rng: random.Random, num_turns: int) -> TextSample:
         tagged.append(" ".join(parts))
     rng.shuffle(tagged)
     questions = [
-        Turn("Which thing moves first?", first),
-        Turn("Which shape moves first?", first),
+        Turn(f"Which {noun} moves {rank}?", shape)
+        for noun in ("thing", "shape")
+        for rank, shape in (("first", first), ("second", second))
     ]
     facts = rng.choice((" ; ", " , and ", " . ")).join(tagged)
-    asked = [rng.choice(questions) for _ in range(min(num_turns, 2))]
-    return TextSample("instruct", (("video", facts),), tuple(asked))
+    return TextSample("instruct", (("video", facts),), tuple(rng.sample(questions, num_turns)))
 
 
 def change_drill(*, rng: random.Random, num_turns: int) -> TextSample:
