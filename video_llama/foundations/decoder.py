@@ -38,8 +38,7 @@ from video_llama.toy.texts import TextSample
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-# Every quarter of a second counts on two cores, so batches are cut from this many at a time,
-# sorted by length.
+# Texts of like length share a batch, so that little is padding: so many batches are drawn at once.
 _BATCHES_SORTED_TOGETHER = 8
 
 Curve = list[dict[str, float | str]]
@@ -95,6 +94,8 @@ def train_decoder(
         curve += _train_stage(trainer, stage=stage, recipe=recipe)
     model.eval()
     model.save_pretrained(out_dir)
+    # safetensors makes files only their owner can read, which an installed package must not hold.
+    (out_dir / "model.safetensors").chmod(0o644)
     if curve_path is not None:
         curve_path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(point) + "\n" for point in curve]

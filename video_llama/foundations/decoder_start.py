@@ -50,8 +50,8 @@ class DecoderRecipe:
     ffn_width: int = 352
     rope_theta: float = 200.0
     init_std: float = 0.06
-    recall_steps: int = 500
-    mixed_steps: int = 4000
+    recall_steps: int = 700
+    mixed_steps: int = 5000
     batch_size: int = 32
     recall_lr: float = 3e-3
     mixed_lr: float = 2.5e-3
