@@ -38,9 +38,7 @@ class LlavaInstruct(DatasetReader):
         """Keys of a llava_instruct entry."""
 
     config: Config
-    where_from = (
-        "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K; pictures: cocodataset.org"
-    )
+    where_from = "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K; pictures: cocodataset.org"
 
     @property
     def kinds(self) -> tuple[MediaKind, ...]:
