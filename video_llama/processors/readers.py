@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from video_llama.common.errors import MediaError
 from video_llama.processors.containers import (
@@ -144,6 +144,8 @@ class PyavReader:
     ) -> dict[int, Picture]:
         """Decode the frames at the time stamps `wanted`, ascending; some may be missing."""
         pictures: dict[int, Picture] = {}
+        # One for all frames: setting swscale up costs more than converting a small picture.
+        converter = VideoReformatter()
         with open_container(self._source) as container:
             stream = self._find_stream(container)
             decoder = TolerantDecoder(container)
@@ -162,7 +164,9 @@ class PyavReader:
                     position = clock.stamp(frame)
                 if frame is not None and position == target:
                     shape = shape or _shape_for(frame, size)
-                    pictures[target] = _to_rgb(frame, shape, interpolated=size is not None)
+                    pictures[target] = _to_rgb(
+                        frame, shape, converter=converter, interpolated=size is not None
+                    )
         return pictures
 
     def _is_far(self, position: int, target: int) -> bool:
@@ -253,12 +257,16 @@ def _shape_for(frame: VideoFrame, size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else shrunk_shape(native, max_side=size)
 
 
-def _to_rgb(frame: VideoFrame, shape: tuple[int, int], *, interpolated: bool) -> Picture:
+def _to_rgb(
+    frame: VideoFrame, shape: tuple[int, int], *, converter: VideoReformatter, interpolated: bool
+) -> Picture:
     """Convert, resize and turn a frame upright; one pass of swscale, no full-size copy."""
     turns = round(frame.rotation / 90) % 4
     height, width = shape if turns % 2 == 0 else shape[::-1]
     # Bilinear is what the published decode-and-resize comes nearest to; without a change of size
     # FFmpeg's own default gives decord's bytes.
     method = Interpolation.BILINEAR if interpolated else None
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation=method)
+    rgb = converter.reformat(
+        frame, width=width, height=height, format="rgb24", interpolation=method
+    )
     return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), k=turns))
