@@ -26,6 +26,7 @@ TINY = decoder_start.DecoderRecipe(
     ffn_width=48,
     recall_steps=2,
     mixed_steps=3,
+    order_steps=2,
     batch_size=4,
     num_scenes=20,
     probe_every=2,
@@ -134,11 +135,11 @@ def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path):
 
 
 def test_the_curve_says_which_stage_it_is_about(tmp_path):
-    recipe = replace(TINY, recall_steps=1, mixed_steps=1)
+    recipe = replace(TINY, recall_steps=1, mixed_steps=1, order_steps=1)
     path = tmp_path / "curve.jsonl"
     curve = decoder.train_decoder(tmp_path / "llama", seed=0, recipe=recipe, curve_path=path)
-    assert [point["stage"] for point in curve] == ["recall", "mixed"]
-    assert len(path.read_text().splitlines()) == 2
+    assert [point["stage"] for point in curve] == ["recall", "mixed", "order"]
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_the_gate_has_as_many_texts_of_each_kind_as_asked_for():

@@ -66,31 +66,11 @@ def train_decoder(
     tokenizer = load_tokenizer(out_dir)
     torch.manual_seed(fold(seed, "decoder weights"))
     model = build_decoder(recipe, vocab_size=tokenizer.vocab_size)
-    probes = gate_texts(split="valid", seed=seed, per_kind=recipe.probe_texts)
-    rng = random.Random(fold(seed, "recall probe"))
-    lists = {"recall": [recall_list(rng=rng, num_queries=1) for _ in range(256)]}
-
-    def probe(texts: dict[str, list[TextSample]]) -> dict[str, float]:
-        rows = measure(model, texts=texts, tokenizer=tokenizer)
-        return {row.kind: round(row.accuracy, 3) for row in rows}
-
-    recall = _Stage(
-        "recall",
-        recipe.recall_steps,
-        batches=_recall_batches(recipe, tokenizer=tokenizer, seed=seed),
-        lr_of=lambda done: recipe.recall_lr,
-        probe=lambda: probe(lists),
-    )
-    mixed = _Stage(
-        "mixed",
-        recipe.mixed_steps,
-        batches=_mixed_batches(recipe, tokenizer=tokenizer, seed=seed),
-        lr_of=lambda done: recipe.mixed_lr * (1 - done),
-        probe=lambda: probe(lists | probes),
-    )
-    trainer = _Trainer(model)
     curve: Curve = []
-    for stage in (recall, mixed):
+    trainer = _Trainer(model)
+    for stage in _stages(recipe, model=model, tokenizer=tokenizer, seed=seed):
+        if stage.forget:
+            trainer = _Trainer(model)
         curve += _train_stage(trainer, stage=stage, recipe=recipe)
     model.eval()
     model.save_pretrained(out_dir)
@@ -105,13 +85,52 @@ def train_decoder(
 
 @dataclass
 class _Stage:
-    """One part of the training."""
+    """One part of the training; `forget` starts it with a new optimizer."""
 
     name: str
     num_steps: int
     batches: Iterator[list[LaidOut]]
     lr_of: Callable[[float], float]
     probe: Callable[[], dict[str, float]]
+    forget: bool = False
+
+
+def _stages(
+    recipe: DecoderRecipe, *, model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int
+) -> list[_Stage]:
+    """List the parts of the training in order."""
+    rng = random.Random(fold(seed, "recall probe"))
+    lists = {"recall": [recall_list(rng=rng, num_queries=1) for _ in range(256)]}
+    texts = lists | gate_texts(split="valid", seed=seed, per_kind=recipe.probe_texts)
+
+    def probe(samples: dict[str, list[TextSample]]) -> dict[str, float]:
+        rows = measure(model, texts=samples, tokenizer=tokenizer)
+        return {row.kind: round(row.accuracy, 3) for row in rows}
+
+    return [
+        _Stage(
+            "recall",
+            recipe.recall_steps,
+            batches=_recall_batches(recipe, tokenizer=tokenizer, seed=seed),
+            lr_of=lambda done: recipe.recall_lr,
+            probe=lambda: probe(lists),
+        ),
+        _Stage(
+            "mixed",
+            recipe.mixed_steps,
+            batches=_mixed_batches(recipe, tokenizer=tokenizer, seed=seed),
+            lr_of=lambda done: recipe.mixed_lr * (1 - done),
+            probe=lambda: probe(texts),
+        ),
+        _Stage(
+            "order",
+            recipe.order_steps,
+            batches=_order_batches(recipe, tokenizer=tokenizer, seed=seed),
+            lr_of=lambda done: recipe.order_lr * (1 - done),
+            probe=lambda: probe(texts),
+            forget=True,
+        ),
+    ]
 
 
 class _Trainer:
@@ -195,23 +214,46 @@ def _recall_batches(
 def _mixed_batches(
     recipe: DecoderRecipe, *, tokenizer: Tokenizer, seed: int
 ) -> Iterator[list[LaidOut]]:
-    """Draw batches of scenes and drills without end, texts of like length together."""
+    """Draw batches of scenes and ever fewer drills without end."""
     rng = random.Random(fold(seed, "mixed"))
     scenes = sample_scenes(recipe.num_scenes, seed=seed, split="train")
     first, last = recipe.drill_share
     step = 0
     while True:
         share = first + (last - first) * min(1.0, 2 * step / recipe.mixed_steps)
-        texts: list[TextSample] = [
+        texts = [
             drill_sample(rng=rng)
             if rng.random() < share
             else scene_sample(rng.choice(scenes), rng=rng)
             for _ in range(recipe.batch_size * _BATCHES_SORTED_TOGETHER)
         ]
-        laid_out = [lay_out(text, tokenizer=tokenizer) for text in texts]
-        laid_out.sort(key=lambda text: len(text.ids))
-        starts = list(range(0, len(laid_out), recipe.batch_size))
-        rng.shuffle(starts)
-        for start in starts:
-            yield laid_out[start : start + recipe.batch_size]
-        step += len(starts)
+        yield from _batches_by_length(texts, recipe=recipe, tokenizer=tokenizer, rng=rng)
+        step += _BATCHES_SORTED_TOGETHER
+
+
+def _order_batches(
+    recipe: DecoderRecipe, *, tokenizer: Tokenizer, seed: int
+) -> Iterator[list[LaidOut]]:
+    """Draw batches of scenes and drills with the focus on order without end."""
+    rng = random.Random(fold(seed, "order"))
+    scenes = sample_scenes(recipe.num_scenes, seed=seed, split="train")
+    while True:
+        texts = [
+            drill_sample(rng=rng, focus="order")
+            if rng.random() < recipe.drill_share[1]
+            else scene_sample(rng.choice(scenes), rng=rng, focus="order")
+            for _ in range(recipe.batch_size * _BATCHES_SORTED_TOGETHER)
+        ]
+        yield from _batches_by_length(texts, recipe=recipe, tokenizer=tokenizer, rng=rng)
+
+
+def _batches_by_length(
+    texts: list[TextSample], *, recipe: DecoderRecipe, tokenizer: Tokenizer, rng: random.Random
+) -> Iterator[list[LaidOut]]:
+    """Cut texts into batches of like length, in random order."""
+    laid_out = [lay_out(text, tokenizer=tokenizer) for text in texts]
+    laid_out.sort(key=lambda text: len(text.ids))
+    starts = list(range(0, len(laid_out), recipe.batch_size))
+    rng.shuffle(starts)
+    for start in starts:
+        yield laid_out[start : start + recipe.batch_size]

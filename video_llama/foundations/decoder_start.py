@@ -33,12 +33,15 @@ class DecoderRecipe:
         rope_theta: small, since contexts are short; 10,000 learns three times slower.
         init_std: of all weights; the usual .02 learns three times slower at this width.
         recall_steps: steps of bare look-ups and copies.
-        mixed_steps: steps of scenes and drills.
+        mixed_steps: steps of scenes and drills, most about telling two things apart.
+        order_steps: the same, most about which of two comes first.
         batch_size: texts a step.
         recall_lr: constant after the warm-up.
         mixed_lr: falls linearly to 0.
-        warmup_steps: of either stage.
-        drill_share: of drills among the texts, at the beginning and from the middle on.
+        order_lr: falls linearly to 0.
+        warmup_steps: of every stage.
+        drill_share: of drills among the mixed texts, at the beginning and from the middle on;
+            the second holds for the last stage.
         num_scenes: scenes the texts are about.
         probe_every: steps between points of the curve.
         probe_texts: held-out texts of each kind for such a point.
@@ -50,15 +53,17 @@ class DecoderRecipe:
     ffn_width: int = 352
     rope_theta: float = 200.0
     init_std: float = 0.06
-    recall_steps: int = 700
-    mixed_steps: int = 5000
+    recall_steps: int = 500
+    mixed_steps: int = 3500
+    order_steps: int = 1500
     batch_size: int = 32
     recall_lr: float = 3e-3
     mixed_lr: float = 2.5e-3
+    order_lr: float = 1.5e-3
     warmup_steps: int = 50
     drill_share: tuple[float, float] = (0.6, 0.25)
     num_scenes: int = 20_000
-    probe_every: int = 500
+    probe_every: int = 350
     probe_texts: int = 50
 
 

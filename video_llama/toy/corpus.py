@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from video_llama.toy import captions, drills
 from video_llama.toy.questions import MULTIPLE_CHOICE_KINDS, Question, ask, letter_choice
@@ -30,18 +31,29 @@ TEXT_MIX = Mix(
 MAX_TURNS = 4
 _MEDIA_CHOICES = (("video",), ("audio",), ("video", "audio"))
 _MEDIA_WEIGHTS = (0.4, 0.15, 0.45)
-_DRILLS = {
-    drills.thing_drill: 0.35,
-    drills.order_drill: 0.25,
-    drills.change_drill: 0.10,
-    drills.sound_drill: 0.08,
-    drills.same_drill: 0.16,
-    drills.letter_drill: 0.06,
+Focus = Literal["binding", "order"]
+"""What a stretch of training is about most: telling two things apart, or which comes first."""
+
+_DRILLS: dict[Focus, dict[Callable[..., TextSample], float]] = {
+    "binding": {
+        drills.thing_drill: 0.40,
+        drills.order_drill: 0.15,
+        drills.change_drill: 0.15,
+        drills.sound_drill: 0.10,
+        drills.same_drill: 0.14,
+        drills.letter_drill: 0.06,
+    },
+    "order": {
+        drills.thing_drill: 0.30,
+        drills.order_drill: 0.35,
+        drills.change_drill: 0.10,
+        drills.sound_drill: 0.05,
+        drills.same_drill: 0.10,
+        drills.letter_drill: 0.10,
+    },
 }
-# Kinds that few scenes allow, or that take longest to learn.
-_KIND_WEIGHTS = {"who_first": 5.0, "in_time": 3.0, "first_colour": 2.0, "last_colour": 2.0}
 _LETTER_SHARE = 0.12
-_CAPTION_SHARE = 0.15
+_CAPTION_SHARE: dict[Focus, float] = {"binding": 0.15, "order": 0.25}
 
 
 def sample_scenes(count: int, *, seed: int, split: str, mix: Mix = TEXT_MIX) -> list[Scene]:
@@ -74,35 +86,33 @@ def question_sample(
     return TextSample("instruct", facts, turns)
 
 
-def scene_sample(scene: Scene, *, rng: random.Random) -> TextSample:
-    """Draw one training text about a scene: a caption, or one to four questions in any order."""
+def scene_sample(scene: Scene, *, rng: random.Random, focus: Focus = "binding") -> TextSample:
+    """Draw one training text about a scene: a caption, or one to four questions in any order.
+
+    Args:
+        scene: what it is about.
+        rng: draws everything.
+        focus: "order" brings captions more often and always asks who moves first.
+    """
     media = rng.choices(_MEDIA_CHOICES, weights=_MEDIA_WEIGHTS)[0]
-    if rng.random() < _CAPTION_SHARE:
+    if rng.random() < _CAPTION_SHARE[focus]:
         return caption_sample(scene, media=media, rng=rng)
     askable = [question for question in ask(scene) if set(question.needs) <= set(media)]
-    questions = _weighted_sample(askable, count=rng.randint(1, MAX_TURNS), rng=rng)
+    questions = rng.sample(askable, min(rng.randint(1, MAX_TURNS), len(askable)))
+    if focus == "order":
+        missed = [q for q in askable if q.kind == "who_first" and q not in questions]
+        questions[: len(missed)] = missed
     for index, question in enumerate(questions):
         if question.kind in MULTIPLE_CHOICE_KINDS and rng.random() < _LETTER_SHARE:
             questions[index] = letter_choice(question, rng=rng)
     return question_sample(scene, media=media, questions=questions, rng=rng)
 
 
-def _weighted_sample(
-    questions: Sequence[Question], *, count: int, rng: random.Random
-) -> list[Question]:
-    """Draw questions without repeats, the weighty kinds more often, in random order."""
-    # The largest of u ** (1 / weight) are a weighted sample (Efraimidis and Spirakis, 2006).
-    keys = {q: rng.random() ** (1 / _KIND_WEIGHTS.get(q.kind, 1.0)) for q in questions}
-    drawn = sorted(keys, key=keys.__getitem__, reverse=True)[:count]
-    rng.shuffle(drawn)
-    return drawn
-
-
-def drill_sample(*, rng: random.Random) -> TextSample:
-    """Draw one drill in the forms of the world's questions."""
+def drill_sample(*, rng: random.Random, focus: Focus = "binding") -> TextSample:
+    """Draw one drill in the forms of the world's questions; `focus` decides which come often."""
     if rng.random() < 0.1:
         return drills.recall_list(rng=rng)
-    drill = rng.choices(list(_DRILLS), weights=list(_DRILLS.values()))[0]
+    drill = rng.choices(list(_DRILLS[focus]), weights=list(_DRILLS[focus].values()))[0]
     return drill(rng=rng, num_turns=rng.randint(1, MAX_TURNS))
 
 
