@@ -125,19 +125,35 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
     if not read_metrics(base):
         raise ConfigError(f"{base}: no results; run `video-llama toy run --out {folder}` first")
     _write_swapped(folder)
+    plan = cells(folder, seed=seed)
+    options = {
+        cell.name: (f"model.toy_dir={folder}", f"model.toy_runs={_runs_of(folder, cell)}")
+        for cell in plan
+    }
+    for number in range(max(len(cell.lanes) for cell in plan)):
+        train_lanes(
+            [
+                open_recipes(lane, (*options[cell.name], *cell.train_options))
+                for cell in plan
+                for side_by_side in cell.lanes[number : number + 1]
+                for lane in side_by_side
+            ]
+        )
     results = {}
-    for cell in cells(folder, seed=seed):
-        runs = folder / "experiments" / cell.name
-        options = (f"model.toy_dir={folder}", f"model.toy_runs={runs}")
-        for lanes in cell.lanes:
-            train_lanes([open_recipes(lane, (*options, *cell.train_options)) for lane in lanes])
-        words = ["evaluate", "--cfg-path", cell.evaluation, "--options"]
-        call_verb([*words, *options, *cell.eval_options], num_processes=2)
-        results[cell.name] = read_metrics(runs / f"eval_{Path(cell.evaluation).stem}")
+    for cell in plan:
+        words = ["evaluate", "--cfg-path", cell.evaluation, "--options", *options[cell.name]]
+        call_verb([*words, *cell.eval_options], num_processes=2)
+        evaluation = f"eval_{Path(cell.evaluation).stem}"
+        results[cell.name] = read_metrics(_runs_of(folder, cell) / evaluation)
     path = folder / "experiments" / RESULTS
     path.write_text(json.dumps(results, indent=1), encoding="utf-8")
     console.print(f"{path}")
     return results
+
+
+def _runs_of(folder: Path, cell: Cell) -> Path:
+    """Return where a cell's runs are kept."""
+    return folder / "experiments" / cell.name
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

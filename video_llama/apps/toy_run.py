@@ -68,6 +68,12 @@ class Recipe:
         return Path(self.config.run.output_dir)
 
     @property
+    def name(self) -> str:
+        """What its bar is called."""
+        root = Path(self.config.model.paths["toy_dir"])
+        return str(self.folder.relative_to(root) if self.folder.is_relative_to(root) else self.path)
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
         run = self.config.run
@@ -122,17 +128,18 @@ def open_recipes(names: Sequence[str], options: Sequence[str]) -> list[Recipe]:
     return [Recipe(path, load(path, options=options), tuple(options)) for path in paths]
 
 
-def train_lanes(lanes: Sequence[Sequence[Recipe]]) -> None:
-    """Train several chains of runs side by side, one bar for each run.
+def train_lanes(lanes: Sequence[Sequence[Recipe]], *, num_parallel: int = 2) -> None:
+    """Train several chains of runs, as many side by side as there shall be; one bar for each run.
 
     Args:
         lanes: each lane's runs go one after the other.
+        num_parallel: runs at the same time, one thread each.
 
     Raises:
         VideoLlamaError: a run failed.
     """
     columns = (
-        TextColumn("{task.description:<30}"),
+        TextColumn("{task.description:<34}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps"),
@@ -142,8 +149,8 @@ def train_lanes(lanes: Sequence[Sequence[Recipe]]) -> None:
     running: dict[int, tuple[Recipe, subprocess.Popen[bytes]]] = {}
     with Progress(*columns) as progress:
         bars = {
-            recipe.path: progress.add_task(
-                Path(recipe.path).stem, total=recipe.num_steps, completed=recipe.steps_done()
+            recipe.folder: progress.add_task(
+                recipe.name, total=recipe.num_steps, completed=recipe.steps_done()
             )
             for lane in lanes
             for recipe in lane
@@ -151,16 +158,16 @@ def train_lanes(lanes: Sequence[Sequence[Recipe]]) -> None:
         try:
             while any(waiting) or running:
                 for index, lane in enumerate(waiting):
-                    if lane and index not in running:
+                    if lane and index not in running and len(running) < num_parallel:
                         recipe = lane.pop(0)
                         running[index] = (recipe, _start(recipe))
                 time.sleep(POLL_S)
                 for index, (recipe, process) in list(running.items()):
-                    progress.update(bars[recipe.path], completed=_last_step(recipe))
+                    progress.update(bars[recipe.folder], completed=_last_step(recipe))
                     if process.poll() is not None:
                         del running[index]
                         _check(recipe, process)
-                        progress.update(bars[recipe.path], completed=recipe.num_steps)
+                        progress.update(bars[recipe.folder], completed=recipe.num_steps)
         finally:
             for _, process in running.values():
                 process.terminate()
