@@ -49,6 +49,11 @@ def test_shuffled_frames_change_what_comes_first(tmp_path, clips):
     assert sum(not correct for correct in right(predictions, "frames_shuffled").values()) >= 4
 
 
+def test_frames_are_shuffled_also_where_few_of_a_chunks_clips_are_probed(tmp_path, clips):
+    predictions = ask(tmp_path, clips, probes=("frames_shuffled",), probe_questions=2)
+    assert len(right(predictions, "frames_shuffled")) == 2
+
+
 def test_with_another_clip_the_answer_is_that_clips(tmp_path):
     pair = [a_question("q0", "dark"), a_question("q1", "bright")]
     predictions = ask(tmp_path, pair, probes=("clip_swapped",))

@@ -204,7 +204,7 @@ class QuestionAnswering:
         return alter(
             loaded[clip],
             probe,
-            partner=loaded[other[clip]] if clip in other else None,
+            partner=loaded[other[clip]] if probe.needs_partner and clip in other else None,
             audio_spec=self.prompter.audio_spec,
             seed=self.config.seed,
         )
