@@ -21,6 +21,7 @@ from video_llama.toy.scenes import Scene, sample_scene
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RECIPES = {
     "visionbranch_stage1": "vision, captions",
@@ -29,6 +30,13 @@ RECIPES = {
     "audiobranch_stage2": "audio, questions",
     "audiovisual_stage3": "joint",
 }
+FOUNDATIONS = {
+    "vision_curve.jsonl": ("vision", ("patch_shape", "slot_set_exact", "mean_set_exact")),
+    "audio_curve.jsonl": ("audio", ("onsets", "pitch", "voice", "voice_of_picture")),
+    "decoder_curve.jsonl": ("decoder", ("recall", "motion", "in_time", "pair_colour", "who_first")),
+}
+"""Curve files of `video-llama toy foundations`, and what of them is plotted."""
+
 SHEET_KINDS = ("single", "change", "bounce", "pair", "order", "single")
 SCALE, CAPTION_PX, GAP_PX = 2, 16, 4
 
@@ -47,7 +55,8 @@ def write_docs(folder: Path, *, docs: Path) -> list[Path]:
     """
     docs.mkdir(parents=True, exist_ok=True)
     metrics = _read(folder / "eval_withaudio" / "metrics.json")
-    written = [docs / "results.md", docs / "results.png", docs / "curves.png", docs / "clips.png"]
+    names = ("results.md", "results.png", "curves.png", "clips.png", "foundations.png")
+    written = [docs / name for name in names]
     tables = [_accuracy_table(name, metrics[name]["kinds"]) for name in metrics]
     experiments = folder / "experiments" / "experiments.json"
     if experiments.is_file():
@@ -56,12 +65,14 @@ def write_docs(folder: Path, *, docs: Path) -> list[Path]:
     plot_accuracies(metrics["test"]["kinds"], path=written[1])
     plot_curves({name: folder / name / "metrics.jsonl" for name in RECIPES}, path=written[2])
     draw_sheet(path=written[3])
+    plot_foundations(docs, path=written[4])
     return written
 
 
 def plot_accuracies(kinds: Kinds, *, path: Path) -> None:
     """Plot accuracy by kind of question with its interval, ceilings as marks beside it."""
-    figure, axes = _figure(width=10.0, height=0.26 * len(kinds) + 1.2)
+    figure = _figure(width=10.0, height=0.26 * len(kinds) + 1.2)
+    axes = _axes(figure)
     ordered = sorted(kinds, key=lambda kind: (kinds[kind].get("at_least") is None, kind))
     places = np.arange(len(ordered))[::-1]
     values = np.array([kinds[kind]["accuracy"] for kind in ordered])
@@ -87,7 +98,8 @@ def plot_accuracies(kinds: Kinds, *, path: Path) -> None:
 
 def plot_curves(runs: Mapping[str, Path], *, path: Path) -> None:
     """Plot training and validation loss of every recipe that is there."""
-    figure, axes = _figure(width=9.0, height=4.0)
+    figure = _figure(width=9.0, height=4.0)
+    axes = _axes(figure)
     for index, (name, file) in enumerate(runs.items()):
         if not file.is_file():
             continue
@@ -107,6 +119,31 @@ def plot_curves(runs: Mapping[str, Path], *, path: Path) -> None:
     axes.set_ylabel("nats per supervised token (dashed: validation)")
     axes.set_yscale("log")
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def plot_foundations(curves: Path, *, path: Path) -> None:
+    """Plot what vision, audio and decoder could do while they were pretrained.
+
+    Args:
+        curves: folder of the files in `FOUNDATIONS`.
+        path: of the picture.
+    """
+    figure = _figure(width=12.0, height=3.4)
+    for place, (file, (title, keys)) in enumerate(FOUNDATIONS.items(), start=1):
+        axes = _axes(figure, rows_columns_place=(1, len(FOUNDATIONS), place))
+        seconds, offset, last = [], 0.0, 0.0
+        lines = [json.loads(line) for line in (curves / file).read_text("utf-8").splitlines()]
+        for line in lines:
+            # Every stage starts its clock anew.
+            offset += last if line["cpu_s"] < last else 0.0
+            last = line["cpu_s"]
+            seconds.append(offset + last)
+        for key in keys:
+            points = [(t, line[key]) for t, line in zip(seconds, lines, strict=True) if key in line]
+            axes.plot(*zip(*points, strict=True), label=key.replace("_", " "))
+        axes.set(title=title, xlabel="CPU seconds", ylim=(0, 1.02))
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
@@ -192,16 +229,20 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _figure(*, width: float, height: float) -> tuple[Any, Axes]:
-    """Return an empty figure with one set of axes; no window is opened."""
+def _figure(*, width: float, height: float) -> Figure:
+    """Return an empty figure; no window is opened."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("plots need matplotlib; run: pip install 'video-llama[eval]'") from error
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots()
+    return Figure(figsize=(width, height))
+
+
+def _axes(figure: Figure, *, rows_columns_place: tuple[int, int, int] = (1, 1, 1)) -> Axes:
+    """Add axes without a frame on top and on the right."""
+    axes = figure.add_subplot(*rows_columns_place)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
 def _read(path: Path) -> dict[str, Any]:
