@@ -142,7 +142,7 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
     results = {}
     for cell in plan:
         words = ["evaluate", "--cfg-path", cell.evaluation, "--options", *options[cell.name]]
-        call_verb([*words, *cell.eval_options], num_processes=2)
+        call_verb([*words, *cell.eval_options], num_ranks=2)
         evaluation = f"eval_{Path(cell.evaluation).stem}"
         results[cell.name] = read_metrics(_runs_of(folder, cell) / evaluation)
     path = folder / "experiments" / RESULTS

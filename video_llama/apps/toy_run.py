@@ -1,9 +1,9 @@
 """`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
 
 Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
-held-out clips, writes the report, and asks three questions about a clip nobody has seen. The
-vision and the audio branch train side by side, one process and one core each. Whatever is
-finished is kept: a second call is quick, and a killed one goes on where it was.
+held-out clips, writes the report, and asks three questions about a clip nobody has seen. Every
+recipe trains on two ranks under torchrun, one core each. Whatever is finished is kept: a second
+call is quick, and a killed one goes on where it was.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ VISION = ("visionbranch_stage1_pretrain", "visionbranch_stage2_finetune")
 AUDIO = ("audiobranch_stage1_pretrain", "audiobranch_stage2_finetune")
 JOINT = ("audiovisual_stage3_joint",)
 EVALUATION = "eval_configs/toy/withaudio.yaml"
+COMPOSITION = "eval_configs/toy/composition.yaml"
+NUM_RANKS = 2
 POLL_S = 0.5
 NUM_LOG_LINES = 15
 
@@ -110,9 +112,10 @@ def run_toy(
     write_world(folder / "world", seed=0, counts=counts)
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
-    train_lanes([open_recipes(VISION, overrides), open_recipes(AUDIO, overrides)])
-    train_lanes([open_recipes(JOINT, overrides)])
-    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_processes=2)
+    recipes = open_recipes((*VISION, *AUDIO, *JOINT), overrides)
+    train_lanes([recipes], num_parallel=1, num_ranks=NUM_RANKS)
+    for evaluation in (EVALUATION, COMPOSITION):
+        call_verb(["evaluate", "--cfg-path", evaluation, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
     ask_about_fresh_clip(folder, options=(where,), console=console)
@@ -128,12 +131,15 @@ def open_recipes(names: Sequence[str], options: Sequence[str]) -> list[Recipe]:
     return [Recipe(path, load(path, options=options), tuple(options)) for path in paths]
 
 
-def train_lanes(lanes: Sequence[Sequence[Recipe]], *, num_parallel: int = 2) -> None:
+def train_lanes(
+    lanes: Sequence[Sequence[Recipe]], *, num_parallel: int = 2, num_ranks: int = 1
+) -> None:
     """Train several chains of runs, as many side by side as there shall be; one bar for each run.
 
     Args:
         lanes: each lane's runs go one after the other.
-        num_parallel: runs at the same time, one thread each.
+        num_parallel: runs at the same time.
+        num_ranks: processes of a run, one thread each; the global batch stays what it is.
 
     Raises:
         VideoLlamaError: a run failed.
@@ -160,7 +166,7 @@ def train_lanes(lanes: Sequence[Sequence[Recipe]], *, num_parallel: int = 2) -> 
                 for index, lane in enumerate(waiting):
                     if lane and index not in running and len(running) < num_parallel:
                         recipe = lane.pop(0)
-                        running[index] = (recipe, _start(recipe))
+                        running[index] = (recipe, _start(recipe, num_ranks=num_ranks))
                 time.sleep(POLL_S)
                 for index, (recipe, process) in list(running.items()):
                     progress.update(bars[recipe.folder], completed=_last_step(recipe))
@@ -174,22 +180,17 @@ def train_lanes(lanes: Sequence[Sequence[Recipe]], *, num_parallel: int = 2) -> 
                 process.wait()
 
 
-def call_verb(words: Sequence[str], *, num_processes: int = 1) -> None:
+def call_verb(words: Sequence[str], *, num_ranks: int = 1) -> None:
     """Run a verb in processes of its own, their output on this console.
 
     Args:
         words: of the command line.
-        num_processes: more than one start under torchrun, one thread each.
+        num_ranks: more than one are started by torchrun.
 
     Raises:
         VideoLlamaError: it failed.
     """
-    module = ["-m", "video_llama.apps.main", *words]
-    if num_processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        module = [*launcher, f"--nproc_per_node={num_processes}", *module]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = subprocess.run([sys.executable, *module], env=environment).returncode
+    code = subprocess.run(_command(words, num_ranks=num_ranks), env=_environment()).returncode
     if code:
         raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
 
@@ -221,17 +222,30 @@ def fresh_scene() -> Scene:
     raise AssertionError(f"no scene of {FRESH_INDEX_LIMIT} has a colour, an event and a pip")
 
 
-def _start(recipe: Recipe) -> subprocess.Popen[bytes]:
-    """Start a run with one thread; what it says goes into its folder's console.log."""
+def _start(recipe: Recipe, *, num_ranks: int) -> subprocess.Popen[bytes]:
+    """Start a run; what it says goes into its folder's console.log."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
-    words = ["train", "--cfg-path", recipe.path, "--options", *recipe.options]
+    share = f"run.batch_size_train={recipe.config.run.batch_size_train // num_ranks}"
+    words = ["train", "--cfg-path", recipe.path, "--options", *recipe.options, share]
     with (recipe.folder / "console.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "video_llama.apps.main", *words],
+            _command(words, num_ranks=num_ranks),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=_environment(),
         )
+
+
+def _command(words: Sequence[str], *, num_ranks: int) -> list[str]:
+    """Return the command line of a verb."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
+    module = ["-m", "video_llama.apps.main", *words]
+    return [sys.executable, *(launcher if num_ranks > 1 else []), *module]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of a process that keeps to one core."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def _last_step(recipe: Recipe) -> int:
