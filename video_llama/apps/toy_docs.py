@@ -54,10 +54,10 @@ def write_docs(folder: Path, *, docs: Path) -> list[Path]:
         The files.
     """
     docs.mkdir(parents=True, exist_ok=True)
-    metrics = {
-        **_read(folder / "eval_withaudio" / "metrics.json"),
-        **_read(folder / "eval_composition" / "metrics.json"),
-    }
+    metrics = _read(folder / "eval_withaudio" / "metrics.json")
+    composition = folder / "eval_composition" / "metrics.json"
+    if composition.is_file():
+        metrics |= _read(composition)
     names = ("results.md", "results.png", "curves.png", "clips.png", "foundations.png")
     written = [docs / name for name in names]
     tables = [_accuracy_table(name, metrics[name]["kinds"]) for name in metrics]

@@ -2,7 +2,8 @@
 
 Each cell is the toy recipe with one thing changed, trained and evaluated through the same verbs:
 clips that do not belong to their text (trained blind), no frame positions, the audio branch on
-pictures as published, two more seeds. Finished cells are kept.
+pictures as published, two more seeds; and the full model on the composition split. Finished cells
+are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.rng import permutation
 
 WITH_AUDIO, ONLY_VL = "eval_configs/toy/withaudio.yaml", "eval_configs/toy/only_vl.yaml"
-VOICES = "eval_configs/toy/voices.yaml"
+VOICES, COMPOSITION = "eval_configs/toy/voices.yaml", "eval_configs/toy/composition.yaml"
 NO_PROBES = "run.probes=[]"
 NO_POSITIONS = "model.branches.video.stages.video_qformer.num_positions=0"
 RESULTS = "experiments.json"
@@ -139,6 +140,8 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
                 for lane in side_by_side
             ]
         )
+    composition = ["evaluate", "--cfg-path", COMPOSITION, "--options", f"model.toy_dir={folder}"]
+    call_verb(composition, num_ranks=2)
     results = {}
     for cell in plan:
         words = ["evaluate", "--cfg-path", cell.evaluation, "--options", *options[cell.name]]

@@ -39,7 +39,6 @@ VISION = ("visionbranch_stage1_pretrain", "visionbranch_stage2_finetune")
 AUDIO = ("audiobranch_stage1_pretrain", "audiobranch_stage2_finetune")
 JOINT = ("audiovisual_stage3_joint",)
 EVALUATION = "eval_configs/toy/withaudio.yaml"
-COMPOSITION = "eval_configs/toy/composition.yaml"
 NUM_RANKS = 2
 POLL_S = 0.5
 NUM_LOG_LINES = 15
@@ -114,8 +113,7 @@ def run_toy(
     overrides = (where, f"run.seed={seed}", *options)
     recipes = open_recipes((*VISION, *AUDIO, *JOINT), overrides)
     train_lanes([recipes], num_parallel=1, num_ranks=NUM_RANKS)
-    for evaluation in (EVALUATION, COMPOSITION):
-        call_verb(["evaluate", "--cfg-path", evaluation, "--options", where], num_ranks=NUM_RANKS)
+    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
     ask_about_fresh_clip(folder, options=(where,), console=console)
