@@ -28,6 +28,7 @@ from video_llama.apps.evaluate_identity import identity_of
 from video_llama.apps.evaluate_table import accuracy_table
 from video_llama.apps.loading import LoadedModel, load_model, pick_device
 from video_llama.apps.main import add_config_arguments
+from video_llama.apps.plan import wide_console
 from video_llama.common.config import load
 from video_llama.common.dist import barrier, is_main, process_group
 from video_llama.common.errors import ConfigError, MediaError
@@ -176,7 +177,7 @@ def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[Kin
     if is_main():
         text = json.dumps(metrics, indent=2) + "\n"
         (asked.store.folder / METRICS_NAME).write_text(text, encoding="utf-8")
-        Console().print(accuracy_table(rows, title=asked.name))
+        wide_console().print(accuracy_table(rows, title=asked.name))
         get_logger().info("%s: everything is in %s", asked.name, asked.store.folder)
     _check_skips(asked, metrics=metrics, max_skip_rate=config.run.max_skip_rate)
     return rows

@@ -50,7 +50,7 @@ def show_plan(config: Config) -> int:
 def wide_console() -> Console:
     """Return a console that does not cut tables when its output goes to a file."""
     console = Console()
-    return console if console.is_terminal else Console(width=160)
+    return console if console.is_terminal else Console(width=180)
 
 
 def show_parts(model: VideoLLM, *, console: Console) -> None:
