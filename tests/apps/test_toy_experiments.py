@@ -3,8 +3,42 @@
 import csv
 import io
 import json
+from pathlib import Path
 
-from video_llama.apps.toy_experiments import swap_clips
+import pytest
+
+from video_llama.apps.toy_experiments import cells, swap_clips
+from video_llama.apps.toy_run import open_recipes
+
+CELLS = cells(Path("output/toy"), seed=42)
+
+
+def configs(cell):
+    """Every run file of a cell, with its overrides."""
+    for side_by_side in cell.lanes:
+        for lane in side_by_side:
+            options = ("model.toy_runs=runs", *cell.train_options)
+            for recipe in open_recipes(lane, options, own_options=cell.own_options):
+                yield recipe.config
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_the_run_files_of_every_cell_can_be_loaded(cell):
+    assert list(configs(cell))
+
+
+def test_the_trained_blind_model_is_shown_no_clip_with_its_own_text():
+    blind = next(cell for cell in CELLS if cell.name == "blind")
+    for config in configs(blind):
+        learned = [entry for entry in config.datasets.values() if entry.split == "train"]
+        assert all("swapped" in entry.config.annotations for entry in learned)
+
+
+def test_the_audio_branch_on_pictures_hears_nothing_while_it_learns():
+    cell = next(cell for cell in CELLS if cell.name == "audio_on_pictures")
+    for config in configs(cell):
+        assert config.model.branches["audio"].media == ("video", "image")
+        assert all(entry.config.streams == ("video",) for entry in config.datasets.values())
 
 
 def test_every_row_of_a_csv_gets_the_clip_of_another_and_keeps_its_text():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Cell:
         lanes: chains of recipes that train side by side, in rounds one after the other.
         evaluation: run file of the evaluation.
         train_options: overrides of every recipe.
+        own_options: further overrides by recipe.
         eval_options: overrides of the evaluation.
     """
 
@@ -52,6 +53,7 @@ class Cell:
     lanes: tuple[tuple[tuple[str, ...], ...], ...]
     evaluation: str
     train_options: tuple[str, ...] = ()
+    own_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     eval_options: tuple[str, ...] = field(default=(NO_PROBES,))
 
 
@@ -62,21 +64,25 @@ def cells(folder: Path, *, seed: int) -> tuple[Cell, ...]:
         folder: of `video-llama toy run`.
         seed: of that run; the other seeds follow it.
     """
-    on_pictures = (
-        "model.audio_branch_media=video",
-        f"datasets.webvid.annotations={folder}/world/webvid/visual/train.csv",
-        f"datasets.webvid_valid.annotations={folder}/world/webvid/visual/valid.csv",
-    )
+    world, swapped = folder / "world", folder / "experiments" / "swapped"
+    captions, questions = (VISION_ANNOTATIONS[name] for name in ("webvid", "webvid_instruct"))
     return (
         Cell(
             "blind",
             "trained on clips that do not belong to their text",
             lanes=((VISION,),),
             evaluation=ONLY_VL,
-            train_options=tuple(
-                f"datasets.{name}.annotations={folder}/experiments/swapped/{file}"
-                for name, file in VISION_ANNOTATIONS.items()
-            ),
+            own_options={
+                VISION[0]: (
+                    f"datasets.webvid.annotations={swapped}/{captions}",
+                    "datasets.pictures=null",
+                ),
+                VISION[1]: (
+                    f"datasets.webvid.annotations={swapped}/{captions}",
+                    f"datasets.webvid_instruct.annotations={swapped}/{questions}",
+                    "datasets.pictures_instruct=null",
+                ),
+            },
         ),
         Cell(
             "no_positions",
@@ -91,7 +97,17 @@ def cells(folder: Path, *, seed: int) -> tuple[Cell, ...]:
             "the audio branch trained on pictures, then asked about voices",
             lanes=((AUDIO,),),
             evaluation=VOICES,
-            train_options=on_pictures,
+            train_options=(
+                "model.audio_branch_media=video",
+                f"datasets.webvid.annotations={world}/{captions}",
+            ),
+            own_options={
+                AUDIO[0]: (f"datasets.webvid_valid.annotations={world}/{_valid(captions)}",),
+                AUDIO[1]: (
+                    f"datasets.webvid_instruct.annotations={world}/{questions}",
+                    f"datasets.webvid_instruct_valid.annotations={world}/{_valid(questions)}",
+                ),
+            },
             eval_options=(),
         ),
         *(
@@ -134,7 +150,11 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
     for number in range(max(len(cell.lanes) for cell in plan)):
         train_lanes(
             [
-                open_recipes(lane, (*options[cell.name], *cell.train_options))
+                open_recipes(
+                    lane,
+                    (*options[cell.name], *cell.train_options),
+                    own_options=cell.own_options,
+                )
                 for cell in plan
                 for side_by_side in cell.lanes[number : number + 1]
                 for lane in side_by_side
@@ -152,6 +172,11 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
     path.write_text(json.dumps(results, indent=1), encoding="utf-8")
     console.print(f"{path}")
     return results
+
+
+def _valid(file: str) -> str:
+    """Return the validation annotations beside the training annotations."""
+    return file.replace("train.", "valid.")
 
 
 def _runs_of(folder: Path, cell: Cell) -> Path:

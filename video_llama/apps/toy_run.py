@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,10 +123,25 @@ def run_toy(
     console.print(f"\n{report}\n{wall_s:.0f} s, {cpu_s:.0f} CPU seconds")
 
 
-def open_recipes(names: Sequence[str], options: Sequence[str]) -> list[Recipe]:
-    """Load the toy run files of these names."""
-    paths = [f"train_configs/toy/{name}.yaml" for name in names]
-    return [Recipe(path, load(path, options=options), tuple(options)) for path in paths]
+def open_recipes(
+    names: Sequence[str],
+    options: Sequence[str],
+    *,
+    own_options: Mapping[str, Sequence[str]] | None = None,
+) -> list[Recipe]:
+    """Load the toy run files of these names.
+
+    Args:
+        names: of the recipes.
+        options: overrides of all of them.
+        own_options: further overrides by name.
+    """
+    recipes = []
+    for name in names:
+        path = f"train_configs/toy/{name}.yaml"
+        words = (*options, *(own_options or {}).get(name, ()))
+        recipes.append(Recipe(path, load(path, options=words), words))
+    return recipes
 
 
 def train_lanes(
