@@ -28,10 +28,9 @@ NO_PROBES = "run.probes=[]"
 NO_POSITIONS = "model.branches.video.stages.video_qformer.num_positions=0"
 RESULTS = "experiments.json"
 
-VISION_ANNOTATIONS = {
-    "webvid": "webvid/visual/train.csv",
-    "webvid_instruct": "videochat_instruct/visual/train.json",
-}
+CAPTIONS = "webvid/visual/train.csv"
+QUESTIONS = "videochat_instruct/visual/train.json"
+"""What the vision branch learns from, below the world's folder."""
 
 
 @dataclass(frozen=True)
@@ -64,63 +63,69 @@ def cells(folder: Path, *, seed: int) -> tuple[Cell, ...]:
         folder: of `video-llama toy run`.
         seed: of that run; the other seeds follow it.
     """
-    world, swapped = folder / "world", folder / "experiments" / "swapped"
-    captions, questions = (VISION_ANNOTATIONS[name] for name in ("webvid", "webvid_instruct"))
-    return (
-        Cell(
-            "blind",
-            "trained on clips that do not belong to their text",
-            lanes=((VISION,),),
-            evaluation=ONLY_VL,
-            own_options={
-                VISION[0]: (
-                    f"datasets.webvid.annotations={swapped}/{captions}",
-                    "datasets.pictures=null",
-                ),
-                VISION[1]: (
-                    f"datasets.webvid.annotations={swapped}/{captions}",
-                    f"datasets.webvid_instruct.annotations={swapped}/{questions}",
-                    "datasets.pictures_instruct=null",
-                ),
-            },
-        ),
-        Cell(
-            "no_positions",
-            "without the table of frame positions",
-            lanes=((VISION,),),
-            evaluation=ONLY_VL,
-            train_options=(NO_POSITIONS,),
-            eval_options=(NO_PROBES, NO_POSITIONS),
-        ),
-        Cell(
-            "audio_on_pictures",
-            "the audio branch trained on pictures, then asked about voices",
-            lanes=((AUDIO,),),
-            evaluation=VOICES,
-            train_options=(
-                "model.audio_branch_media=video",
-                f"datasets.webvid.annotations={world}/{captions}",
-            ),
-            own_options={
-                AUDIO[0]: (f"datasets.webvid_valid.annotations={world}/{_valid(captions)}",),
-                AUDIO[1]: (
-                    f"datasets.webvid_instruct.annotations={world}/{questions}",
-                    f"datasets.webvid_instruct_valid.annotations={world}/{_valid(questions)}",
-                ),
-            },
-            eval_options=(),
-        ),
-        *(
-            Cell(
-                f"seed_{other}",
-                f"the whole recipe with seed {other}",
-                lanes=((VISION, AUDIO), (JOINT,)),
-                evaluation=WITH_AUDIO,
-                train_options=(f"run.seed={other}",),
-            )
-            for other in (seed + 1, seed + 2)
-        ),
+    no_positions = Cell(
+        "no_positions",
+        "without the table of frame positions",
+        lanes=((VISION,),),
+        evaluation=ONLY_VL,
+        train_options=(NO_POSITIONS,),
+        eval_options=(NO_PROBES, NO_POSITIONS),
     )
+    other_seeds = (
+        Cell(
+            f"seed_{other}",
+            f"the whole recipe with seed {other}",
+            lanes=((VISION, AUDIO), (JOINT,)),
+            evaluation=WITH_AUDIO,
+            train_options=(f"run.seed={other}",),
+        )
+        for other in (seed + 1, seed + 2)
+    )
+    return (_blind(folder), no_positions, _audio_on_pictures(folder / "world"), *other_seeds)
+
+
+def _blind(folder: Path) -> Cell:
+    """Return the cell that never sees a clip or picture with its own text."""
+    swapped = folder / "experiments" / "swapped"
+    captions = f"datasets.webvid.annotations={swapped}/{CAPTIONS}"
+    questions = f"datasets.webvid_instruct.annotations={swapped}/{QUESTIONS}"
+    return Cell(
+        "blind",
+        "trained on clips that do not belong to their text",
+        lanes=((VISION,),),
+        evaluation=ONLY_VL,
+        own_options={
+            VISION[0]: (captions, "datasets.pictures=null"),
+            VISION[1]: (captions, questions, "datasets.pictures_instruct=null"),
+        },
+    )
+
+
+def _audio_on_pictures(world: Path) -> Cell:
+    """Return the cell whose audio branch learns through ImageBind's vision trunk, as published."""
+    return Cell(
+        "audio_on_pictures",
+        "the audio branch trained on pictures, then asked about voices",
+        lanes=((AUDIO,),),
+        evaluation=VOICES,
+        train_options=(
+            "model.audio_branch_media=video",
+            f"datasets.webvid.annotations={world}/{CAPTIONS}",
+        ),
+        own_options={
+            AUDIO[0]: (_valid_option(world, "webvid_valid", CAPTIONS),),
+            AUDIO[1]: (
+                f"datasets.webvid_instruct.annotations={world}/{QUESTIONS}",
+                _valid_option(world, "webvid_instruct_valid", QUESTIONS),
+            ),
+        },
+        eval_options=(),
+    )
+
+
+def _valid_option(world: Path, name: str, file: str) -> str:
+    """Point a validation set at the annotations beside the training annotations."""
+    return f"datasets.{name}.annotations={world}/{file.replace('train.', 'valid.')}"
 
 
 def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, Any]:
@@ -174,11 +179,6 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
     return results
 
 
-def _valid(file: str) -> str:
-    """Return the validation annotations beside the training annotations."""
-    return file.replace("train.", "valid.")
-
-
 def _runs_of(folder: Path, cell: Cell) -> Path:
     """Return where a cell's runs are kept."""
     return folder / "experiments" / cell.name
@@ -194,7 +194,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def _write_swapped(folder: Path) -> None:
     """Write the vision branch's training annotations with every clip exchanged for another."""
-    for file in VISION_ANNOTATIONS.values():
+    for file in (CAPTIONS, QUESTIONS):
         target = folder / "experiments" / "swapped" / file
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
