@@ -36,10 +36,8 @@ from video_llama.common.logger import get_logger, start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.base import DatasetReader
-from video_llama.datasets.feature_cache import FeatureCache
-from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
-from video_llama.processors.media import MediaCompat, MediaLoader
-from video_llama.runners.data import READER
+from video_llama.datasets.sample_encoder import TextSettings
+from video_llama.runners.data import open_encoder
 from video_llama.tasks.predictions import PredictionStore
 from video_llama.tasks.probes import get_probes
 from video_llama.tasks.prompting import Prompter
@@ -137,20 +135,9 @@ def build_prompter(config: Config, loaded: LoadedModel, *, rank: int = 0) -> Pro
         loaded: the model with its tokenizer and template.
         rank: of this process, names its cache files.
     """
-    run, model = config.run, config.model
-    compat = MediaCompat.released() if model.compat == "released" else MediaCompat()
-    specs = loaded.model.branch_specs(fingerprint=run.feature_cache is not None)
-    cache = None
-    if run.feature_cache is not None:
-        cache = FeatureCache(run.feature_cache, rank=rank, reader=f"{READER} {compat}")
-    return Prompter(
-        SampleEncoder(
-            specs,
-            text=TextSettings(loaded.template, loaded.tokenizer, max_len=model.max_txt_len),
-            reader=MediaLoader(specs, reader=READER, compat=compat),
-            cache=cache,
-        )
-    )
+    specs = loaded.model.branch_specs(fingerprint=config.run.feature_cache is not None)
+    text = TextSettings(loaded.template, loaded.tokenizer, max_len=config.model.max_txt_len)
+    return Prompter(open_encoder(config, specs=specs, text=text, rank=rank))
 
 
 def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[KindScore]:

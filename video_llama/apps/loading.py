@@ -113,7 +113,7 @@ def load_chat(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Chat:
     """
     config = load(cfg_path, options=options)
     loaded = load_model(config)
-    compat = MediaCompat.released() if config.model.compat == "released" else MediaCompat()
+    compat = MediaCompat.named(config.model.compat)
     return Chat(
         loaded.model,
         tokenizer=loaded.tokenizer,

@@ -71,6 +71,11 @@ class MediaCompat:
         """Return what Video-LLaMA's released weights were trained and shown with."""
         return cls(bicubic_overshoot="wrap", mean_removal="in_place", channels="first")
 
+    @classmethod
+    def named(cls, name: Literal["corrected", "released"]) -> MediaCompat:
+        """Return what a run file's `model.compat` means for media."""
+        return cls.released() if name == "released" else cls()
+
 
 class MediaLoader:
     """Fills media items with what a branch's encoder is fed.

@@ -45,6 +45,25 @@ def open_readers(config: Config) -> dict[str, DatasetReader]:
     }
 
 
+def open_encoder(
+    config: Config, *, specs: Mapping[str, BranchSpec], text: TextSettings, rank: int
+) -> SampleEncoder:
+    """Join media, text and the feature cache of a run file; training and evaluation share features.
+
+    Args:
+        config: the run file.
+        specs: the model's branches; with fingerprints if features are cached.
+        text: how samples become tokens.
+        rank: of this process, names its cache files.
+    """
+    compat = MediaCompat.named(config.model.compat)
+    cache = None
+    if config.run.feature_cache is not None:
+        cache = FeatureCache(config.run.feature_cache, rank=rank, reader=f"{READER} {compat}")
+    reader = MediaLoader(specs, reader=READER, compat=compat)
+    return SampleEncoder(specs, text=text, reader=reader, cache=cache)
+
+
 class RunData:
     """The training and validation batches of one rank.
 
@@ -70,17 +89,8 @@ class RunData:
     ) -> None:
         self._config = config
         self._world = world
-        compat = MediaCompat.released() if config.model.compat == "released" else MediaCompat()
-        self.cache = None
-        if config.run.feature_cache is not None:
-            identity = f"{READER} {compat}"
-            self.cache = FeatureCache(config.run.feature_cache, rank=world.rank, reader=identity)
-        encoder = SampleEncoder(
-            specs,
-            text=text,
-            reader=MediaLoader(specs, reader=READER, compat=compat),
-            cache=self.cache,
-        )
+        encoder = open_encoder(config, specs=specs, text=text, rank=world.rank)
+        self.cache = encoder.cache
         self._collator = Collator(specs, pad_id=text.tokenizer.pad_id)
         self._train = self._mixture("train", readers, encoder)
         self._valid = self._mixture("valid", readers, encoder)
