@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from video_llama.apps.evaluate import METRICS_NAME
 from video_llama.apps.toy_run import AUDIO, JOINT, VISION, call_verb, open_recipes, train_lanes
 from video_llama.common.errors import ConfigError
 from video_llama.common.rng import permutation
@@ -143,8 +144,8 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
         ConfigError: there is no finished toy run.
         VideoLlamaError: a cell failed.
     """
-    base = folder / "eval_withaudio"
-    if not read_metrics(base):
+    base = folder / "eval_withaudio" / METRICS_NAME
+    if not base.is_file():
         raise ConfigError(f"{base}: no results; run `video-llama toy run --out {folder}` first")
     _write_swapped(folder)
     plan = cells(folder, seed=seed)
@@ -171,8 +172,8 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
     for cell in plan:
         words = ["evaluate", "--cfg-path", cell.evaluation, "--options", *options[cell.name]]
         call_verb([*words, *cell.eval_options], num_ranks=2)
-        evaluation = f"eval_{Path(cell.evaluation).stem}"
-        results[cell.name] = read_metrics(_runs_of(folder, cell) / evaluation)
+        evaluation = _runs_of(folder, cell) / f"eval_{Path(cell.evaluation).stem}"
+        results[cell.name] = json.loads((evaluation / METRICS_NAME).read_text(encoding="utf-8"))
     path = folder / "experiments" / RESULTS
     path.write_text(json.dumps(results, indent=1), encoding="utf-8")
     console.print(f"{path}")
@@ -182,14 +183,6 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
 def _runs_of(folder: Path, cell: Cell) -> Path:
     """Return where a cell's runs are kept."""
     return folder / "experiments" / cell.name
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return what an evaluation wrote, by question set; empty if it is not there."""
-    return {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*/metrics.json"))
-    }
 
 
 def _write_swapped(folder: Path) -> None:
