@@ -159,4 +159,5 @@ def test_a_module_that_cannot_be_imported_is_reported(run_file):
 
 @pytest.mark.parametrize("model_type", list_presets()["video_llama"])
 def test_every_preset_can_be_loaded(run_file, model_type):
-    load(run_file(), options=[f"model.model_type={model_type}"])
+    config = load(run_file(), options=[f"model.model_type={model_type}"])
+    assert set(config.model.branches) == {"video", "audio"}
