@@ -24,6 +24,7 @@ VERBS = {
     "chat": "talk to a picture, a clip or a sound in the terminal",
     "demo": "open the Gradio page (also: python demo_audiovideo.py)",
     "toy": "make the toy world, its foundations, or run its whole recipe",
+    "weights": "look at weight files, prove that they fit, write them out",
     "report": "write curves, tables and pictures of runs as one HTML page",
     "schema": "print the JSON Schema of run files, for editors",
     "env": "print versions and devices, for bug reports",
