@@ -12,3 +12,8 @@ GOLDENS = Path(__file__).parents[1] / "goldens" / "conversation"
 def golden(name: str) -> Any:
     """Read one file of them."""
     return json.loads((GOLDENS / f"{name}.json").read_text())
+
+
+def recorded_chats() -> dict[str, Any]:
+    """Conversations by scenario: prompts, their ids, and what was answered."""
+    return {name: chat for name, chat in golden("chat").items() if not name.startswith("_")}

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published import golden
+from published import golden, recorded_chats
 
 from video_llama.common.errors import MediaError, UnknownName
 from video_llama.common.types import MediaItem, Message, Sample
@@ -59,9 +59,9 @@ def test_released_chat_prompts_read_as_published(style: str, case: int) -> None:
         assert written(sample, template=template, prompt=True) == expected[key]
 
 
-@pytest.mark.parametrize("scenario", list(golden("chat_prompts")))
+@pytest.mark.parametrize("scenario", sorted(recorded_chats()))
 def test_released_templates_write_the_prompts_of_recorded_chats(scenario: str) -> None:
-    recorded = golden("chat_prompts")[scenario]
+    recorded = recorded_chats()[scenario]
     name = "vicuna_v0_released" if scenario.startswith("vicuna") else "llama_2_released"
     video = MediaItem("video", "v", times_s=(0.0, 0.4, 0.8, 1.2, 1.8, 2.2, 2.6, 3.0))
     media = {
@@ -77,7 +77,7 @@ def test_released_templates_write_the_prompts_of_recorded_chats(scenario: str) -
 
 
 def test_the_released_demo_has_a_system_text_for_pictures_only() -> None:
-    recorded = golden("chat_prompts")
+    recorded = recorded_chats()
     template = get_template("vicuna_v0_released", frame_times=False)
     picture = chat("Hi", media=[MediaItem("image", "i")])
     video = chat("Hi", media=[MediaItem("video", "v")])

@@ -95,7 +95,7 @@ class TestLogMel:
         spec = imagebind_spec(PUBLISHED[name]["clips_per_video"])
         waveform = read_audio(path, sample_rate_hz=16000)
         mel = log_mel(waveform, spec, mean_removal="in_place")
-        torch.testing.assert_close(mel[..., ::4, ::4], MELS[f"{name}.mel"][0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(mel, MELS[f"{name}.mel"][0], atol=1e-5, rtol=0)
 
     def test_stereo_at_another_rate_equals_the_published_pictures_but_for_rounding(self):
         waveform = read_audio(
@@ -103,7 +103,7 @@ class TestLogMel:
         )
         assert len(waveform) == PUBLISHED["44k_stereo_2p2s.clips3"]["samples16k"]
         mel = log_mel(waveform, imagebind_spec(3), mean_removal="in_place")
-        difference = (mel[..., ::4, ::4] - MELS["44k_stereo_2p2s.clips3.mel"][0]).abs()
+        difference = (mel - MELS["44k_stereo_2p2s.clips3.mel"][0]).abs()
         # Published: the mean of both channels is removed, though one is used. Every frame is
         # centred again, so only values near the floor of float32 feel it.
         assert difference.max() < 0.06

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from video_llama.common.registry import registry
 from video_llama.runners.optim import LrSpan, param_groups
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens" / "training"
 SPANS = st.builds(
     LrSpan,
     init_lr=st.floats(1e-5, 1e-2),
@@ -123,19 +124,21 @@ def test_a_model_with_nothing_to_train_is_refused():
 
 @pytest.mark.parametrize("branch", ["vl", "al"])
 def test_groups_equal_the_published_ones(branch):
-    published = json.loads((GOLDENS / "optimizer_groups.json").read_text())[branch]
+    groups = json.loads((GOLDENS / "train_steps.json").read_text())[branch]["groups"]
+    published = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    tensors = load_file(GOLDENS / "train_steps.safetensors")
     root = nn.Module()
-    for name, entry in published.items():
+    for name in published:
         *path, leaf = name.split(".")
         module = root
         for part in path:
             if not hasattr(module, part):
                 module.add_module(part, nn.Module())
             module = getattr(module, part)
-        module.register_parameter(leaf, nn.Parameter(torch.zeros(entry["shape"])))
+        module.register_parameter(leaf, nn.Parameter(torch.zeros_like(tensors[f"{branch}::{name}"])))
     ours = {
         name: group["weight_decay"]
         for group in param_groups(root, weight_decay=0.05)
         for name in group["names"]
     }
-    assert ours == {name: entry["weight_decay"] for name, entry in published.items()}
+    assert ours == published

@@ -124,8 +124,8 @@ class Batches:
 
 @pytest.mark.parametrize("case", ["vl", "vl_accum2"])
 def test_four_iterations_end_at_the_published_weights(case, tmp_path):
-    golden = json.loads((GOLDENS / "train_steps.json").read_text())[case]
-    tensors = load_file(GOLDENS / "train_steps.safetensors")
+    golden = json.loads((GOLDENS / "training" / "train_steps.json").read_text())[case]
+    tensors = load_file(GOLDENS / "training" / "train_steps.safetensors")
     tokenizer = load_tokenizer(GOLDENS / "conversation" / "llama")
     batches = [
         batch_of(tensors[f"batch{index}.image"], texts, tokenizer)
