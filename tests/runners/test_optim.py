@@ -135,7 +135,9 @@ def test_groups_equal_the_published_ones(branch):
             if not hasattr(module, part):
                 module.add_module(part, nn.Module())
             module = getattr(module, part)
-        module.register_parameter(leaf, nn.Parameter(torch.zeros_like(tensors[f"{branch}::{name}"])))
+        module.register_parameter(
+            leaf, nn.Parameter(torch.zeros_like(tensors[f"{branch}::{name}"]))
+        )
     ours = {
         name: group["weight_decay"]
         for group in param_groups(root, weight_decay=0.05)
