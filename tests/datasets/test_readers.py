@@ -11,11 +11,11 @@ from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.parsing import parse
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaItem
-from video_llama.datasets.captions import blip_caption
 from video_llama.datasets.cc_sbu import CcSbuAlign
 from video_llama.datasets.llava_instruct import LlavaInstruct
 from video_llama.datasets.mvbench import MVBench
 from video_llama.datasets.video_instruct import VideoInstruct
+from video_llama.processors.captions import blip_caption
 
 
 def write_json(path: Path, content: object) -> str:

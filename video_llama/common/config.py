@@ -159,7 +159,7 @@ def _unknown_names(tree: Mapping[str, Any]) -> list[str]:
     ):
         node = tree.get(section)
         name = node.get(key) if isinstance(node, Mapping) else None
-        if isinstance(name, str) and name not in registry.names(kind):
+        if isinstance(name, str) and not registry.knows(kind, name):
             text = unknown_name(name, registry.names(kind), what=kind)
             problems.append(f"{section}.{key}: {text}")
     return problems

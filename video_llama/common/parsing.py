@@ -17,6 +17,8 @@ from typing import Any, Literal, Union
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import did_you_mean
 
+C = typing.TypeVar("C")
+
 
 def parse(
     cls: type,
@@ -62,6 +64,20 @@ def parse(
     if len(problems) > before:
         return None
     return build(cls, values, where=where, problems=problems)
+
+
+def parsed(cls: type[C], node: Mapping[str, Any] | None, *, where: str) -> C:
+    """Build a dataclass from a mapping whose key `name`, if there is one, is not the dataclass's.
+
+    Raises:
+        ConfigError: with every mistake.
+    """
+    problems: list[str] = []
+    own = {key: value for key, value in (node or {}).items() if key != "name"}
+    built = parse(cls, own, where=where, problems=problems)
+    if problems:
+        raise ConfigError(problems)
+    return typing.cast(C, built)
 
 
 def build(cls: type, values: Mapping[str, Any], *, where: str, problems: list[str]) -> Any:

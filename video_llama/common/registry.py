@@ -24,6 +24,7 @@ from video_llama.common.errors import ConfigError, UnknownName
 T = TypeVar("T")
 
 FOLDERS = {
+    "processor": "video_llama.processors",
     "encoder": "video_llama.models.encoders",
     "bridge": "video_llama.models.bridges",
     "decoder": "video_llama.models.decoders",
@@ -32,9 +33,16 @@ FOLDERS = {
     "task": "video_llama.tasks",
     "runner": "video_llama.runners",
     "lr_scheduler": "video_llama.runners.optim",
-    "model": "video_llama.models.released",
+    "model": "video_llama.models.video_llm",
+    "release": "video_llama.models.released",
 }
 """Where the parts of each kind live: a package (all its modules are imported) or a module."""
+
+PUBLISHED_NAMES = {
+    "dataset": {"webvid_instruct": "video_instruct"},
+    "task": {"image_text_pretrain": "video_text_pretrain"},
+}
+"""Names of Video-LLaMA's own registry for parts that are called otherwise here."""
 
 
 class Registry:
@@ -70,9 +78,16 @@ class Registry:
             UnknownName: nobody registered it; the text lists the known names.
         """
         self._discover(kind)
+        ours = name
         if name not in self._parts[kind]:
+            ours = PUBLISHED_NAMES.get(kind, {}).get(name, name)
+        if ours not in self._parts[kind]:
             raise UnknownName(unknown_name(name, self._parts[kind], what=kind))
-        return self._parts[kind][name]
+        return self._parts[kind][ours]
+
+    def knows(self, kind: str, name: str) -> bool:
+        """Tell whether `get` would find a name, a published one included."""
+        return name in self.names(kind) or name in PUBLISHED_NAMES.get(kind, {})
 
     def names(self, kind: str) -> list[str]:
         """Return the known names of a kind, sorted."""
@@ -122,8 +137,16 @@ class Registry:
         return self.register("lr_scheduler", name)
 
     def register_model(self, name: str) -> Callable[[T], T]:
-        """Register an arch: the key map of a published system's checkpoints."""
+        """Register the model class of an arch."""
         return self.register("model", name)
+
+    def register_release(self, name: str) -> Callable[[T], T]:
+        """Register where the tensors of an arch's published files go."""
+        return self.register("release", name)
+
+    def register_processor(self, name: str) -> Callable[[T], T]:
+        """Register a processor: a callable with LAVIS's name for it."""
+        return self.register("processor", name)
 
     def get_encoder_class(self, name: str) -> Any:  # noqa: ANN401
         """Return the encoder class registered under `name`."""
@@ -158,8 +181,20 @@ class Registry:
         return self.get("lr_scheduler", name)
 
     def get_model_class(self, name: str) -> Any:  # noqa: ANN401
-        """Return the arch registered under `name`."""
+        """Return the model class registered under `name`."""
         return self.get("model", name)
+
+    def get_release(self, name: str) -> Any:  # noqa: ANN401
+        """Return the table of published files registered under `name`."""
+        return self.get("release", name)
+
+    def get_processor_class(self, name: str) -> Any:  # noqa: ANN401
+        """Return the processor class registered under `name`."""
+        return self.get("processor", name)
+
+    def get_builder_class(self, name: str) -> Any:  # noqa: ANN401
+        """Return the reader registered under `name`; LAVIS builds data sets by builders."""
+        return self.get("dataset", name)
 
     def list_encoders(self) -> list[str]:
         """Return the known encoder names, sorted."""
@@ -176,6 +211,26 @@ class Registry:
     def list_datasets(self) -> list[str]:
         """Return the known data set reader names, sorted."""
         return self.names("dataset")
+
+    def list_models(self) -> list[str]:
+        """Return the known archs, sorted."""
+        return self.names("model")
+
+    def list_processors(self) -> list[str]:
+        """Return the known processor names, sorted."""
+        return self.names("processor")
+
+    def list_tasks(self) -> list[str]:
+        """Return the known task names, sorted."""
+        return self.names("task")
+
+    def list_runners(self) -> list[str]:
+        """Return the known runner names, sorted."""
+        return self.names("runner")
+
+    def list_lr_schedulers(self) -> list[str]:
+        """Return the known learning rate schedules, sorted."""
+        return self.names("lr_scheduler")
 
 
 registry = Registry()

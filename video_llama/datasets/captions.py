@@ -6,9 +6,7 @@ Video-LLaMA's stage 1); with prompts it is the answer to one of them, chosen per
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +14,7 @@ from video_llama.common.rng import choose, fold
 from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.datasets.base import DatasetReader, require_text
 from video_llama.datasets.records import Record
+from video_llama.processors.captions import blip_caption
 
 
 class CaptionReader(DatasetReader):
@@ -64,14 +63,4 @@ class CaptionReader(DatasetReader):
             return Sample(key=record.key, messages=messages, form="caption")
         prompt = choose(self.config.prompts, seed=fold(seed, "prompt", record.key))
         messages = [Message("user", [*media, prompt]), Message("assistant", [caption])]
-        return Sample(key=record.key, messages=messages, form="instruct")
-
-
-def blip_caption(caption: str, *, max_words: int = 50) -> str:
-    """Clean a caption as BLIP's training does (LAVIS, processors/blip_processors.py).
-
-    Lower case; each of . ! " ( ) * # : ; ~ becomes a space; runs of whitespace become one space;
-    the first `max_words` words are kept.
-    """
-    words: Sequence[str] = re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()
-    return " ".join(words[:max_words])
+        return Sample(key=record.key, messages=messages, form="caption")

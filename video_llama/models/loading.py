@@ -145,7 +145,7 @@ def named_parts(config: ModelConfig) -> Iterator[tuple[str, PartConfig]]:
 
 def _files(config: ModelConfig) -> Iterator[tuple[Path, FileTable]]:
     """Yield every file that a part names, with the table that reads it."""
-    tables: Mapping[str, FileTable] = registry.get_model_class(config.arch)(config)
+    tables: Mapping[str, FileTable] = registry.get_release(config.arch)(config)
     roles = {path: role for role in tables if isinstance(path := config.paths.get(role), str)}
     configs = dict(named_parts(config))
     by_path: dict[str, list[str]] = {}
@@ -191,7 +191,7 @@ def _load_checkpoint(model: VideoLLM, config: ModelConfig, path: Path) -> LoadRe
     state = read_state(path)
     if all(name.startswith(("branches.", "decoder.")) for name in state):
         return _load_own(model, state, path)
-    table = registry.get_model_class(config.arch)(config)["ckpt"]
+    table = registry.get_release(config.arch)(config)["ckpt"]
     return load_weights(
         model, state, key_map=table.key_map, source=str(path), only=table.parts_in(state)
     )

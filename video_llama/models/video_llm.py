@@ -30,6 +30,7 @@ from video_llama.models.placing import place_tokens
 from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
 
 
+@registry.register_model("video_llama")
 class VideoLLM(nn.Module):
     """Branches and a decoder.
 

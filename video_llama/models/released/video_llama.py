@@ -66,7 +66,7 @@ BUFFERS = KeyMap(
 """What the published runner saved besides trained parameters."""
 
 
-@registry.register_model("video_llama")
+@registry.register_release("video_llama")
 def published_files(config: ModelConfig) -> Mapping[str, FileTable]:
     """Return where the tensors of each published file go in a `VideoLLM`.
 
