@@ -346,8 +346,8 @@ def test_a_caption_with_no_room_for_a_single_word_is_refused(tokenizer: Tokenize
         )
 
 
-def test_a_caption_with_a_question_is_refused(tokenizer: Tokenizer) -> None:
-    sample = dataclasses.replace(conversation("what?", "a boat"), form="caption")
+def test_a_caption_with_two_questions_is_refused(tokenizer: Tokenizer) -> None:
+    sample = dataclasses.replace(conversation("what?", "a boat", "why?"), form="caption")
     with pytest.raises(ConfigError, match="one assistant message"):
         encode(
             sample,

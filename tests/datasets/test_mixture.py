@@ -1,6 +1,7 @@
 """From real clips to batches: broken ones are named and replaced, cached ones are not opened."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -15,6 +16,7 @@ from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.mixture import MixtureDataset
 from video_llama.datasets.sample_encoder import SampleEncoder
 from video_llama.datasets.stream import Plan, PlanSampler, SampleRef
+from video_llama.datasets.video_instruct import VideoInstruct
 
 GOOD = [i for i in range(NUM_CLIPS) if i != BROKEN]
 
@@ -113,12 +115,16 @@ def test_a_caption_too_long_for_the_context_is_cut(media_dir, tmp_path, make_enc
 
 
 def test_an_answer_too_long_for_the_context_is_counted(media_dir, tmp_path, make_encoder):
-    rows = [("0", "a long caption " * 10, "page"), ("1", "short", "page")]
-    write_table(tmp_path / "t.csv", rows)
-    reader = webvid(tmp_path / "t.csv", media_dir, prompts=("what?",))
+    rows = [
+        {"video": f"page/{name}.mp4", "QA": [{"q": "what?", "a": answer}]}
+        for name, answer in (("0", "a long answer " * 10), ("1", "short"))
+    ]
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    keys = VideoInstruct.Config(annotations=str(tmp_path / "qa.json"), media=str(media_dir))
+    reader = VideoInstruct(keys, name="clips")
     data = MixtureDataset({"clips": reader}, encoder=make_encoder(max_len=100), seed=1)
     sample = data[ref(0)]
-    assert sample.key == "page/1"
+    assert sample.key == "page/1.mp4"
     assert "there are 100" in sample.skips[0].reason
 
 

@@ -12,12 +12,12 @@ import bisect
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Literal
 
 from video_llama.common.errors import ContextOverflow
 from video_llama.common.types import IGNORE_INDEX, Message, Sample
-from video_llama.conversation.layouts import Piece, Template, Text, Token
+from video_llama.conversation.layouts import Cut, Piece, Template, Text, Token
 from video_llama.conversation.rendering import Slot, render
 from video_llama.conversation.tokenizer import Tokenizer
 
@@ -146,7 +146,7 @@ def _assemble(
             token_id = tokenizer.bos_id if piece.name == "bos" else tokenizer.eos_id
             if token_id is not None:
                 put(token_id, supervised=piece.supervised)
-        else:
+        elif not isinstance(piece, Cut):
             for _ in range(num_slots[piece.item - 1]):
                 put(0, slot=piece.item)
     put_run(run)
@@ -158,9 +158,12 @@ def _cut_caption(
 ) -> Encoded:
     """Leave out a caption's last tokens before the end mark; at least one token stays."""
     excess = len(encoded) - max_len
-    texts = [piece.text for piece in pieces if isinstance(piece, Text)]
     num_end = 0 if isinstance(pieces[-1], Text) else 1
-    if len(texts) > 1:
+    last_run = takewhile(
+        lambda piece: isinstance(piece, Text), reversed(pieces[: len(pieces) - num_end])
+    )
+    texts = [piece.text for piece in last_run if isinstance(piece, Text)][::-1]
+    if len(texts) > 1 and not num_end:
         # The end mark is the last text of the run; only its own offsets tell its tokens apart.
         run = tokenizer.encode_run("".join(texts))
         start = sum(map(len, texts[:-1]))

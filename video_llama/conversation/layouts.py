@@ -30,7 +30,12 @@ class Token:
     supervised: bool = False
 
 
-Piece = Text | Token
+@dataclass(frozen=True)
+class Cut:
+    """Text on its two sides is tokenised apart, as some published code does."""
+
+
+Piece = Text | Token | Cut
 BOS = Token("bos")
 EOS = Token("eos", supervised=True)
 
@@ -82,6 +87,7 @@ class Template:
         source: where the text comes from.
         instruct: layout of training conversations.
         chat: layout of served conversations.
+        prompted_caption: layout of a caption that answers a prompt; None takes `instruct`.
         differs: where chat is not the beginning of instruct; empty for a corrected template.
         media_marks: text before and after a media item, by kind.
         caption_end: closes a caption; the caption form is media, caption, this.
@@ -100,6 +106,7 @@ class Template:
     caption_end: tuple[Piece, ...]
     stop: tuple[str, ...]
     forgeable: tuple[str, ...]
+    prompted_caption: Layout | None = None
     frame_times: bool = False
     frame_times_text: str = "The video contains {count} frames sampled at {times} seconds."
 

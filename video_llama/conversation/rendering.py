@@ -52,7 +52,8 @@ def render(
     def clean(text: str) -> str:
         return neutralise(text, marks=marks)
 
-    if sample.form == "caption":
+    roles = [message.role for message in sample.messages]
+    if sample.form == "caption" and roles != ["user", "assistant"]:
         pieces = _caption(sample, template, clean, generation_prompt)
     else:
         pieces = _conversation(sample, template, clean, generation_prompt)
@@ -65,7 +66,7 @@ def _caption(
     """Media in text order without marks, then the caption."""
     if [message.role for message in sample.messages] != ["assistant"]:
         raise ConfigError(
-            f"{sample.key}: the caption form takes one assistant message, "
+            f"{sample.key}: the caption form takes one assistant message, or a prompt and one, "
             f"found {[message.role for message in sample.messages]}"
         )
     pieces: list[Piece | Slot] = [Slot(k + 1) for k in range(len(sample.media))]
@@ -80,6 +81,8 @@ def _conversation(
 ) -> list[Piece | Slot]:
     """System text and turns."""
     layout = template.chat if sample.form == "chat" else template.instruct
+    if sample.form == "caption":
+        layout = template.prompted_caption or layout
     turns = [message for message in sample.messages if message.role != "system"]
     if generation_prompt and turns and turns[-1].role == "assistant":
         turns = turns[:-1]

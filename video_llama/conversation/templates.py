@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaKind
-from video_llama.conversation.layouts import BOS, EOS, Layout, Piece, Template, Text
+from video_llama.conversation.layouts import BOS, EOS, Cut, Layout, Piece, Template, Text
 
 
 def get_template(
@@ -149,6 +149,14 @@ VICUNA_V0_RELEASED = dataclasses.replace(
         answer_after=_supervised("\n###"),
     ),
     chat=dataclasses.replace(_VICUNA, join="  ", joint=_JOINT_SENTENCE, systems=_DEMO_SYSTEMS),
+    prompted_caption=Layout(
+        lead=(),
+        user_before=(Text("###Human: "),),
+        user_after=(Text(" "),),
+        header=(Text("###Assistant:"),),
+        answer_before=(Text(" "), Cut()),
+        answer_after=_supervised("###"),
+    ),
     differs=(
         "instruct opens with two line feeds and ends every turn with one before '###'",
         "instruct supervises every '###' and the words 'Assistant:' too",
@@ -185,6 +193,14 @@ LLAMA_2_RELEASED = dataclasses.replace(
         keeps_empty_system=True,
         join="  ",
         joint=_JOINT_SENTENCE,
+    ),
+    prompted_caption=Layout(
+        lead=(),
+        user_before=(Text("[INST] <<SYS>>\n \n<</SYS>>\n\n"),),
+        user_after=(Text(" [/INST]"),),
+        header=(),
+        answer_before=(Text(" "), Cut()),
+        answer_after=(EOS,),
     ),
     differs=(
         "instruct has one space as its system text, chat a sentence or nothing",
