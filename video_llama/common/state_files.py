@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.hub import local_path, way_to_get
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -32,16 +33,17 @@ def read_state(path: str | Path) -> Mapping[str, Tensor]:
 
     Args:
         path: a `.safetensors`, `.pth`, `.pt` or `.bin` file, a directory in Hugging Face's layout,
-            or a directory that holds one such file.
+            or a directory that holds one such file; or a name of the hub, see `hub`.
 
     Raises:
         CheckpointMismatch: nothing is there, or it is no file of weights.
     """
-    path = Path(path)
+    named, path = path, local_path(path)
     if path.is_dir():
         return _read_directory(path)
     if not path.exists():
-        raise CheckpointMismatch(f"{path}: no such file{_nearest(path)}")
+        hint = way_to_get(named) or _nearest(path)
+        raise CheckpointMismatch(f"{named}: no such file{hint}")
     _refuse_text(path)
     return SafetensorsFile(path) if path.suffix == ".safetensors" else _read_torch(path)
 
