@@ -2,99 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 
 import pytest
+from tiny_released import ROLES, tree, typed
 
 from video_llama.common.errors import CheckpointMismatch
-from video_llama.common.sections import parse_model
 from video_llama.common.weights import load_weights, read_state
 from video_llama.models.loading import build_model
 from video_llama.models.released.video_llama import published_files
 from video_llama.models.video_llm import VideoLLM
-
-QFORMER = {"type": "qformer", "width": 64, "num_heads": 4, "ffn_width": 128}
-ROLES = {
-    "vit_model": "eva_vit_g_tiny.pth",
-    "q_former_model": "blip2_pretrained_tiny.pth",
-    "llama_proj_model": "pretrained_minigpt4_tiny.pth",
-    "imagebind_ckpt_path": "imagebind_huge.pth",
-}
-
-
-def tree(goldens, *, trunk="audio", branches=("video", "audio")):
-    files = {role: str(goldens / name) for role, name in ROLES.items()}
-    video = {
-        "media": ["video", "image"],
-        "encoder": {
-            "type": "eva_vit_g",
-            "weights": files["vit_model"],
-            "image_size": 56,
-            "width": 48,
-            "depth": 3,
-            "num_heads": 4,
-        },
-        "stages": {
-            "ln_vision": {"type": "layer_norm", "weights": files["q_former_model"]},
-            "image_qformer": QFORMER
-            | {
-                "weights": files["q_former_model"],
-                "num_queries": 8,
-                "num_layers": 4,
-                "cross_attention_frequency": 2,
-                "over": "step",
-            },
-            "video_qformer": QFORMER | {"num_queries": 6, "num_layers": 2, "num_positions": 32},
-            "projection": {
-                "type": "projection",
-                "width": 64,
-                "weights": files["llama_proj_model"],
-            },
-        },
-    }
-    audio = {
-        "media": ["audio"],
-        "encoder": {
-            "type": "imagebind",
-            "weights": files["imagebind_ckpt_path"],
-            "trunk": trunk,
-            "out_width": 24,
-            "audio_width": 64,
-            "audio_depth": 2,
-            "audio_num_heads": 4,
-            "vision_width": 32,
-            "vision_depth": 2,
-            "vision_num_heads": 4,
-            "image_size": 56,
-        },
-        "stages": {
-            "audio_qformer": QFORMER | {"num_queries": 4, "num_layers": 2, "num_positions": 8},
-            "projection": {"type": "projection", "width": 64},
-        },
-    }
-    both = {"video": video, "audio": audio}
-    return files | {
-        "arch": "video_llama",
-        "model_type": "tiny",
-        "template": "vicuna_v0",
-        "branches": {name: copy.deepcopy(both[name]) for name in branches},
-        "decoder": {"type": "causal_lm", "weights": str(goldens / "llama")},
-        "ckpt": str(goldens / "vl_branch.pth") if "video" in branches else None,
-        "ckpt_2": str(goldens / "al_branch.pth") if "audio" in branches else None,
-    }
-
-
-def typed(node):
-    problems = []
-    config = parse_model(node, preset_keys=set(ROLES), problems=problems)
-    assert not problems
-    return config
-
-
-def build(goldens, **choices) -> VideoLLM:
-    return build_model(typed(tree(goldens, **choices))).model.eval()
 
 
 def digest(tensor):
@@ -114,7 +32,7 @@ def name_of_whole_model(ours, inverses):
 
 @pytest.mark.parametrize("trunk", ["audio", "vision"])
 def test_all_files_together_give_the_published_state_bit_for_bit(trunk, goldens):
-    config = typed(tree(goldens, trunk=trunk))
+    config = typed(tree(trunk=trunk))
     model = build_model(config).model
     tables = published_files(config)
     prefixes = {
@@ -137,7 +55,7 @@ def test_all_files_together_give_the_published_state_bit_for_bit(trunk, goldens)
 
 @pytest.mark.parametrize("branch", ["video", "audio"])
 def test_one_branch_alone_needs_only_its_own_files(branch, goldens):
-    config = typed(tree(goldens, branches=(branch,)))
+    config = typed(tree(branches=(branch,)))
     build_model(config)
     other = "imagebind_ckpt_path" if branch == "video" else "vit_model"
     assert other not in published_files(config)
@@ -151,7 +69,7 @@ def test_one_branch_alone_needs_only_its_own_files(branch, goldens):
     ],
 )
 def test_a_trained_file_fills_its_own_branch_only(file, filled, goldens):
-    config = typed(tree(goldens))
+    config = typed(tree())
     branch = "video" if file.startswith("vl") else "audio"
     table = published_files(config)["ckpt"]
     parts = table.parts_in(read_state(goldens / file))
@@ -159,7 +77,7 @@ def test_a_trained_file_fills_its_own_branch_only(file, filled, goldens):
 
 
 def test_a_trained_file_of_a_branch_that_is_not_built_is_dropped_with_that_reason(goldens):
-    config = typed(tree(goldens, branches=("video",)))
+    config = typed(tree(branches=("video",)))
     table = published_files(config)["ckpt"]
     state = {**read_state(goldens / "vl_branch.pth"), **read_state(goldens / "al_branch.pth")}
     report = load_weights(
@@ -176,7 +94,7 @@ def test_a_trained_file_of_a_branch_that_is_not_built_is_dropped_with_that_reaso
 
 
 def test_a_file_that_holds_half_a_part_is_refused(goldens):
-    config = typed(tree(goldens))
+    config = typed(tree())
     table = published_files(config)["ckpt"]
     state = dict(read_state(goldens / "vl_branch.pth"))
     del state["video_query_tokens"]
@@ -198,7 +116,7 @@ def test_a_file_that_holds_half_a_part_is_refused(goldens):
     ],
 )
 def test_what_is_not_used_is_dropped_by_a_named_reason(role, reason, count, goldens):
-    config = typed(tree(goldens))
+    config = typed(tree())
     table = published_files(config)[role]
     path = goldens / ROLES[role]
     report = load_weights(
