@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from video_llama.common.errors import CheckpointMismatch
-from video_llama.common.weights import Excuse, KeyMap, export_weights, load_weights
+from video_llama.common.weights import (
+    Excuse,
+    KeyMap,
+    check_weights,
+    export_weights,
+    load_weights,
+)
 
 PREFIXED = KeyMap(renames=(("file.**", "**"),))
 
@@ -151,3 +159,49 @@ def test_an_adapter_that_cannot_cure_it_leaves_the_mismatch():
 def test_a_name_without_published_counterpart_cannot_be_exported():
     with pytest.raises(CheckpointMismatch, match="'bias' has no name"):
         export_weights(nn.Linear(1, 1), key_map=KeyMap(renames=(("w", "weight"),)))
+
+
+class Watched(dict):
+    """Gives copies and counts how many values of them were alive at the same time."""
+
+    alive = most = 0
+
+    def __getitem__(self, name):
+        copy = super().__getitem__(name).clone()
+        self.alive += copy.numel()
+        self.most = max(self.most, self.alive)
+        weakref.finalize(copy, self._forget, copy.numel())
+        return copy
+
+    def _forget(self, count):
+        self.alive -= count
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_two_tensors_of_a_file_are_never_held_together(device):
+    module = nn.Sequential(*[nn.Linear(8, 8, device=device) for _ in range(5)])
+    state = Watched({name: torch.zeros(tensor.shape) for name, tensor in module.named_parameters()})
+    load_weights(module, state, key_map=KeyMap(), source="x.pth")
+    assert state.most == 8 * 8
+
+
+def test_a_check_writes_nothing_and_reports_what_loading_would():
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    state = published(nn.Linear(2, 2))
+    checked = check_weights(module, state, key_map=PREFIXED, source="x.pth")
+    assert torch.equal(module.weight, before)
+    assert checked == load_weights(module, state, key_map=PREFIXED, source="x.pth")
+
+
+def test_a_check_needs_no_values_on_either_side():
+    module = nn.Linear(2, 3, device="meta")
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert check_weights(module, state, key_map=KeyMap(), source="x.pth").matched == 2
+    with pytest.raises(CheckpointMismatch, match=r"~ weight \[2, 2\], the model has \[3, 2\]"):
+        check_weights(
+            module,
+            {**state, "weight": torch.empty(2, 2, device="meta")},
+            key_map=KeyMap(),
+            source="x.pth",
+        )

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.sections import parse_model
-from video_llama.models.loading import WEIGHTS_FILE, build_model, find_checkpoint
+from video_llama.models.loading import build_model, check_model
+from video_llama.models.sources import WEIGHTS_FILE, find_checkpoint
 from video_llama.models.video_llm import VideoLLM
 
 WIDTH = 8
@@ -194,12 +195,93 @@ def test_a_checkpoint_of_a_few_parameters_does_not_pass_for_the_whole_part(files
         build_model(typed(node))
 
 
-def test_a_part_of_which_a_checkpoint_fills_a_piece_is_called_fresh(files, tmp_path):
+def test_a_part_of_which_a_checkpoint_fills_a_piece_is_refused(files, tmp_path):
     model = build_model(typed(tree(files))).model
-    save_run(tmp_path, model, names=lambda name: "video" in name and "queries" not in name)
-    loaded = build_model(typed({**tree(files), "ckpt": str(tmp_path)}))
-    assert loaded.fresh[0] == "branches.video.stages.qformer"
-    assert "branches.video.stages.projection" not in loaded.fresh
+    save_run(tmp_path, model, names=lambda name: not name.endswith("video.stages.qformer.queries"))
+    with pytest.raises(CheckpointMismatch, match=r"video\.stages\.qformer: 1 of 29 .*in no file"):
+        build_model(typed({**tree(files), "ckpt": str(tmp_path)}))
+
+
+def test_a_part_that_no_checkpoint_brings_is_refused_until_it_is_declared_fresh(files, tmp_path):
+    model = build_model(typed(tree(files))).model
+    save_run(tmp_path, model, names=lambda name: "video" in name)
+    node = {**tree(files), "ckpt": str(tmp_path)}
+    with pytest.raises(CheckpointMismatch, match=r"model\.branches\.audio\.stages.*weights=fresh"):
+        build_model(typed(node))
+    for stage in STAGES:
+        node["branches"]["audio"]["stages"][stage]["weights"] = "fresh"
+    loaded = build_model(typed(node))
+    assert loaded.fresh == [f"branches.audio.stages.{stage}" for stage in STAGES]
+
+
+def test_a_part_declared_fresh_takes_nothing_from_the_checkpoint(files, tmp_path):
+    torch.manual_seed(1)
+    state = save_run(tmp_path, build_model(typed(tree(files))).model)
+    node = {**tree(files), "ckpt": str(tmp_path)}
+    node["branches"]["video"]["stages"]["projection"]["weights"] = "fresh"
+    torch.manual_seed(2)
+    loaded = build_model(typed(node))
+    name = "branches.video.stages.projection.linear.weight"
+    assert loaded.fresh == ["branches.video.stages.projection"]
+    assert not torch.equal(loaded.model.get_parameter(name), state[name])
+    assert loaded.reports[-1].dropped == {"its part is declared fresh": 2}
+
+
+def test_a_frozen_part_cannot_be_declared_fresh(files):
+    node = tree(files)
+    node["branches"]["video"]["encoder"]["weights"] = "fresh"
+    with pytest.raises(ConfigError, match=r"model\.branches\.video\.encoder: .* are frozen"):
+        build_model(typed(node))
+
+
+def test_a_checkpoint_that_fills_nothing_is_refused(files, tmp_path):
+    save_run(tmp_path, build_model(typed(tree(files))).model, names=lambda name: "audio" in name)
+    node = {**tree(files), "ckpt": str(tmp_path)}
+    node["branches"]["audio"] = None
+    with pytest.raises(CheckpointMismatch, match="nothing in it is for this model .*no branch"):
+        build_model(typed(node))
+
+
+def test_every_parameter_has_one_origin_the_last_file_that_brings_it(files, tmp_path):
+    torch.manual_seed(1)
+    model = build_model(typed(tree(files))).model
+    save_run(tmp_path / "first", model)
+    torch.manual_seed(2)
+    model = build_model(typed(tree(files))).model
+    state = save_run(tmp_path / "second", model, names=lambda name: "audio" in name)
+    node = {**tree(files), "ckpt": str(tmp_path / "first"), "ckpt_2": str(tmp_path / "second")}
+    loaded = build_model(typed(node))
+    assert_holds(loaded.model, state)
+    names = {name for name, _ in loaded.model.branches.named_parameters(prefix="branches")}
+    assert names <= set(loaded.origin)
+    assert {loaded.origin[name] for name in state} == {
+        str(tmp_path / "second/checkpoints/last" / WEIGHTS_FILE)
+    }
+    assert len(loaded.replaced) == 1
+    assert loaded.replaced[0].startswith(f"{len(state)} tensors of ")
+
+
+def test_a_check_agrees_with_the_loading_and_holds_no_memory(files, tmp_path):
+    save_run(tmp_path, build_model(typed(tree(files))).model)
+    config = typed({**tree(files), "ckpt": str(tmp_path)})
+    loaded = build_model(config)
+    checked, problems = check_model(config)
+    assert problems == []
+    assert checked.origin == loaded.origin
+    assert [(r.source, r.matched) for r in checked.reports] == [
+        (r.source, r.matched) for r in loaded.reports
+    ]
+    assert all(tensor.is_meta for tensor in checked.model.parameters())
+
+
+def test_a_check_says_everything_that_is_wrong_at_once(files, tmp_path):
+    node = tree(files)
+    node["branches"]["video"]["encoder"]["weights"] = str(tmp_path / "eva.safetensors")
+    node["branches"]["audio"]["encoder"]["audio_depth"] = 2
+    _, problems = check_model(typed({**node, "ckpt": str(tmp_path)}))
+    assert [problem.split(":")[0] for problem in problems] == [
+        str(tmp_path / "eva.safetensors"), str(files / "audio.safetensors"), str(tmp_path),
+    ]  # fmt: skip
 
 
 def test_a_part_may_have_a_file_of_its_own_in_our_names(files, tmp_path):

@@ -17,12 +17,8 @@ from video_llama.common.schema import Config, ModelConfig
 from video_llama.datasets.base import NUM_PROBED, DatasetReader
 from video_llama.datasets.mixture import unfit_media
 from video_llama.models.branch import num_steps
-from video_llama.models.loading import (
-    CHECKPOINT_KEYS,
-    find_checkpoint,
-    named_parts,
-    unfilled_parts,
-)
+from video_llama.models.loading import unfilled_parts
+from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint, named_parts
 from video_llama.models.trainable import learns
 from video_llama.models.video_llm import VideoLLM
 
@@ -132,9 +128,9 @@ def named_files(model: ModelConfig) -> Iterator[tuple[str, str]]:
     by_path = {path: key for key, path in model.paths.items() if isinstance(path, str)}
     seen = set()
     for name, part in [("decoder", model.decoder), *named_parts(model)]:
-        if part.weights is not None and part.weights not in seen:
-            seen.add(part.weights)
-            yield by_path.get(part.weights, f"{name}.weights"), part.weights
+        if part.file is not None and part.file not in seen:
+            seen.add(part.file)
+            yield by_path.get(part.file, f"{name}.weights"), part.file
     for key in (*CHECKPOINT_KEYS, "tokenizer"):
         path = getattr(model, key)
         if path is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from video_llama.apps.checks import named_files
 from video_llama.common.schema import Config
-from video_llama.models.loading import CHECKPOINT_KEYS, find_checkpoint
+from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint
 from video_llama.tasks.question_answering import QuestionAnswering
 
 
@@ -43,7 +43,7 @@ def identity_of(
         "model": _digest(json.dumps(config.resolved["model"], sort_keys=True, default=str)),
         "foundations": _digest(json.dumps(foundations)),
         "questions": _digest(questions),
-        "amp": config.run.amp,
+        "precision": config.run.precision,
         **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
     }
 

@@ -17,7 +17,7 @@ from video_llama.apps.plan import show_parts, wide_console
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
-from video_llama.common.schema import Config, ModelConfig
+from video_llama.common.schema import Config, ModelConfig, RunConfig
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.templates import get_template
@@ -42,14 +42,15 @@ class LoadedModel:
     template: Template
 
 
-def pick_device(name: str) -> str:
+def pick_device(run: RunConfig) -> str:
     """Return a torch device for `run.device`; auto takes a GPU if there is one.
 
     Raises:
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or cannot compute in `run.precision`.
     """
+    name = run.device
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.split(":")[0]
     available = {
         "cpu": True,
@@ -59,6 +60,11 @@ def pick_device(name: str) -> str:
     if not available.get(kind, False):
         there = ", ".join(device for device, is_there in available.items() if is_there)
         raise ConfigError(f"run.device: '{name}' is not there; found: {there}")
+    if run.precision == "fp16" and kind != "cuda":
+        raise ConfigError(
+            f"run.precision: fp16 needs a CUDA GPU and the device is '{name}', which computes "
+            "float16 far slower than float32, if at all; set run.precision: bf16 or fp32"
+        )
     return name
 
 
@@ -81,7 +87,7 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
         get_logger().info("loaded %s", report)
     for part in loaded.fresh:
         get_logger().info("%s starts from random weights", part)
-    model = loaded.model.to(pick_device(config.run.device) if device is None else device)
+    model = loaded.model.to(pick_device(config.run) if device is None else device)
     model.eval()
     return LoadedModel(
         model=model,
@@ -96,7 +102,7 @@ def load_model_tokenizer(config: ModelConfig) -> Tokenizer:
     Raises:
         ConfigError: there is neither.
     """
-    directory = config.tokenizer or config.decoder.weights
+    directory = config.tokenizer or config.decoder.file
     if directory is None:
         raise ConfigError(
             "model.tokenizer: the decoder has no directory; name one with a tokenizer"

@@ -9,14 +9,18 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.types import MediaKind
 
 
+FRESH = "fresh"
+"""In place of a file of weights: the part starts from random values, whatever `ckpt` holds."""
+
+
 @dataclass(frozen=True)
 class PartConfig:
     """One part of a model: an encoder, a stage of a bridge, or the decoder.
 
     Attributes:
         type: registered name of the class.
-        weights: file or directory the part is loaded from; None if a trainable part starts fresh
-            or comes from `model.ckpt`.
+        weights: file or directory the part is loaded from; None if it comes from `model.ckpt`, or,
+            where there is no such checkpoint, starts from random values; `fresh` declares that.
         trainable: whether it learns; a list of patterns trains the matching parameters only.
         config: an instance of the class's own `Config`.
     """
@@ -25,6 +29,11 @@ class PartConfig:
     config: Any
     weights: str | None = None
     trainable: bool | tuple[str, ...] = False
+
+    @property
+    def file(self) -> str | None:
+        """Where the part is loaded from, None if nowhere."""
+        return None if self.weights == FRESH else self.weights
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def load_weights(
 ) -> LoadReport:
     """Fill a module from a file, in place; a module on the meta device is materialised on the CPU.
 
-    Values are cast to the dtype the module already has. Nothing is written if anything disagrees.
+    Values are cast to the dtype the module already has. Nothing is written if anything disagrees;
+    one tensor of the file is held at a time.
 
     Args:
         module: any module.
@@ -73,6 +74,45 @@ def load_weights(
     """
     wanted = _wanted_tensors(module, only)
     plan = _plan(state, wanted, key_map)
+    report = _prove(plan, wanted, key_map, source=source)
+    for ours, key in plan.sources.items():
+        _write(module, wanted[ours], _adapted(state[key], ours, wanted[ours], key_map))
+    _fill_computed_buffers(module)
+    return report
+
+
+def check_weights(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    key_map: KeyMap,
+    source: str,
+    only: Sequence[str] | None = None,
+) -> LoadReport:
+    """Prove what `load_weights` would do, from names and shapes alone; see there.
+
+    Args:
+        module: may be on the meta device, and stays there.
+        state: tensors by published name; on the meta device too, if it likes.
+        key_map: from the file's names to the module's.
+        source: the file, for the report and for errors.
+        only: prefixes of our names.
+
+    Raises:
+        CheckpointMismatch: a shape differs, or names are left over on either side.
+    """
+    wanted = _wanted_tensors(module, only)
+    return _prove(_plan(state, wanted, key_map), wanted, key_map, source=source)
+
+
+def _prove(
+    plan: _Plan, wanted: Mapping[str, Tensor], key_map: KeyMap, *, source: str
+) -> LoadReport:
+    """Return the report of a plan without a gap.
+
+    Raises:
+        CheckpointMismatch: the plan has one.
+    """
     filled = {id(wanted[ours]) for ours in plan.sources}
     unfilled = [name for name, tensor in wanted.items() if id(tensor) not in filled]
     absent: Counter[str] = Counter()
@@ -85,9 +125,6 @@ def load_weights(
             absent[reason] += 1
     if missing or plan.leftover or plan.misshapen:
         raise CheckpointMismatch(_describe(source, missing, plan, len(wanted)))
-    for ours, key in plan.sources.items():
-        _write(module, wanted[ours], _adapted(state[key], ours, wanted[ours], key_map))
-    _fill_computed_buffers(module)
     return LoadReport(
         source, len(plan.sources), dict(plan.dropped), dict(absent), frozenset(plan.sources)
     )

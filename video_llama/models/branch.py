@@ -20,6 +20,7 @@ from torch import nn
 from video_llama.common.registry import registry
 from video_llama.common.schema import BranchConfig, PartConfig
 from video_llama.common.types import AudioSpec, BranchInput, BranchSpec, Features, Shape
+from video_llama.models.precision import own_dtype
 from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
 
 
@@ -139,7 +140,7 @@ class Branch(nn.Module):
         raw_frontier = self._run_frozen(branch_input)
         features = self._merge_cached(raw_frontier, branch_input)
         for _, module, _ in list(self.parts())[max(self.num_frozen, 1) :]:
-            features = module(features)
+            features = _run_stage(module, features)
         return BranchOutput(features=features, frontier=raw_frontier)
 
     def _run_frozen(self, branch_input: BranchInput) -> Features:
@@ -152,7 +153,8 @@ class Branch(nn.Module):
         head = [module for _, module, _ in self.parts()][: max(self.num_frozen, 1)]
         if self.num_frozen == 0:
             # Also without any row: an encoder that learns must stay in the graph.
-            return head[0](raw, mask)
+            with own_dtype(head[0]):
+                return head[0](raw, mask)
         if len(raw) == 0:
             return _empty(self.frontier_shape, like=next(self.parameters()))
         # Without autocast, so that features in a cache do not depend on who computed them.
@@ -208,10 +210,20 @@ def num_steps(spec: object) -> int:
 def _build(kind: str, part: PartConfig, *args: object) -> nn.Module:
     """Build a part; what a file will fill is built on the meta device, without initial weights."""
     cls = registry.get(kind, part.type)
-    device = "meta" if part.weights is not None else torch.get_default_device()
+    device = "meta" if part.file is not None else torch.get_default_device()
     with torch.device(device):
         module: nn.Module = cls(part.config, *args)
     return module
+
+
+def _run_stage(module: nn.Module, features: Features) -> Features:
+    """Run a stage behind the frontier; without autocast it is fed in its own dtype."""
+    tokens = features.tokens
+    with own_dtype(module):
+        if not torch.is_autocast_enabled(tokens.device.type):
+            dtype = next((parameter.dtype for parameter in module.parameters()), tokens.dtype)
+            features = dataclasses.replace(features, tokens=tokens.to(dtype))
+        return module(features)
 
 
 def _empty(shape: Shape, *, like: torch.Tensor) -> Features:

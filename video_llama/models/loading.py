@@ -1,35 +1,31 @@
-"""Builds a `VideoLLM` with its weights in place and says where every part's weights came from.
+"""Builds a `VideoLLM` with its weights in place and proves that nothing was left to chance.
 
-Files are read by the arch's table of published files (`models/released`); a part with a file of
-its own is read by the part's own key map. Checkpoints of our runs carry our names and need none.
+Every parameter comes from one named file, the last one that brings it, or belongs to a part that
+starts from random values because nothing was named for it; each key of a file is used or excused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
-from video_llama.common.registry import registry
-from video_llama.common.schema import ModelConfig, PartConfig
-from video_llama.common.weights import (
-    Excuse,
-    FileTable,
-    KeyMap,
-    LoadReport,
-    load_weights,
-    read_state,
+from video_llama.common.schema import FRESH, ModelConfig
+from video_llama.common.weights import KeyMap, LoadReport, check_weights, load_weights
+from video_llama.models.released.recognise import explain
+from video_llama.models.sources import (
+    CHECKPOINT_KEYS,
+    OpenSource,
+    Source,
+    named_parts,
+    open_source,
+    sources,
 )
 from video_llama.models.video_llm import VideoLLM
-
-CHECKPOINT_KEYS = ("ckpt", "ckpt_2")
-RUN_CHECKPOINTS = ("checkpoints/best", "checkpoints/last", "")
-"""Where a run folder keeps what `ckpt` means, in this order; "" for the folder itself."""
-
-WEIGHTS_FILE = "trainable.safetensors"
 
 
 @dataclass
@@ -38,13 +34,40 @@ class Loaded:
 
     Attributes:
         model: on the CPU.
-        reports: one for every file that was read.
+        reports: one for every file that was read, in that order.
+        origin: the file of every parameter that came from one; a later file replaces an earlier.
+        replaced: what a later file replaced, as sentences.
         fresh: trainable parts that start from random weights.
     """
 
     model: VideoLLM
     reports: list[LoadReport] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
+
+    def add(self, report: LoadReport) -> None:
+        """Note what a file filled."""
+        before = [self.origin[name] for name in report.filled if name in self.origin]
+        for other in dict.fromkeys(before):
+            self.replaced.append(f"{before.count(other)} tensors of {other} by {report.source}")
+        self.origin.update(dict.fromkeys(report.filled, report.source))
+        self.reports.append(report)
+
+
+class Step(Protocol):
+    """`load_weights` or `check_weights`."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        state: Mapping[str, Tensor],
+        *,
+        key_map: KeyMap,
+        source: str,
+        only: tuple[str, ...],
+    ) -> LoadReport:
+        """Fill the module, or prove that it could be filled."""
 
 
 def build_model(config: ModelConfig) -> Loaded:
@@ -64,26 +87,46 @@ def build_model(config: ModelConfig) -> Loaded:
     loaded = Loaded(model)
     if model.decoder.load_report is not None:
         loaded.reports.append(model.decoder.load_report)
-    for path, table in _files(config):
-        state = read_state(path)
-        parts = table.parts_in(state)
-        key_map = _without_others(table.key_map, parts)
-        report = load_weights(model, state, key_map=key_map, source=str(path), only=parts)
-        loaded.reports.append(report)
-    for key in CHECKPOINT_KEYS:
-        path = getattr(config, key)
-        if path is not None:
-            loaded.reports.append(_load_checkpoint(model, config, find_checkpoint(path)))
-    filled = frozenset().union(*(report.filled for report in loaded.reports))
-    problems = unfilled_parts(model, filled=filled)
+    for source in sources(config):
+        loaded.add(_take(model, source, step=load_weights))
+    problems = unfilled_parts(model, filled=loaded.origin.keys())
     if problems:
         raise ConfigError(problems)
-    loaded.fresh = [
-        name
-        for name, part in named_parts(config)
-        if part.weights is None and not filled.issuperset(_parameters(model, name))
-    ]
+    loaded.fresh = _fresh_parts(model, filled=loaded.origin.keys())
     return loaded
+
+
+def check_model(config: ModelConfig) -> tuple[Loaded, list[str]]:
+    """Prove what `build_model` would do, from names and shapes alone.
+
+    Args:
+        config: the typed `model` section.
+
+    Returns:
+        The model on the meta device with where its weights would come from, and everything that
+        is wrong; a file that is not there is wrong too.
+    """
+    with torch.device("meta"):
+        model = VideoLLM(config)
+    loaded, problems = Loaded(model), []
+    if config.decoder.file is not None:
+        try:
+            loaded.reports.append(model.decoder.check(config.decoder.file))
+        except CheckpointMismatch as error:
+            problems.append(str(error))
+    for source in sources(config):
+        try:
+            loaded.add(_take(model, source, step=check_weights))
+        except CheckpointMismatch as error:
+            problems.append(str(error))
+    if not problems:
+        problems = unfilled_parts(model, filled=loaded.origin.keys())
+    if not problems:
+        try:
+            loaded.fresh = _fresh_parts(model, filled=loaded.origin.keys())
+        except CheckpointMismatch as error:
+            problems.append(str(error))
+    return loaded, problems
 
 
 def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) -> list[str]:
@@ -98,7 +141,7 @@ def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) ->
         One sentence for every such part, opening with its dotted key.
     """
     config = model.config
-    if filled is None and any(getattr(config, key) is not None for key in CHECKPOINT_KEYS):
+    if filled is None and _has_checkpoint(config):
         return []
     problems = []
     for name, part in [*named_parts(config), ("decoder", config.decoder)]:
@@ -108,7 +151,7 @@ def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) ->
             for parameter, tensor in parameters.items()
             if not tensor.requires_grad and parameter not in (filled or ())
         ]
-        if part.weights is None and unfilled:
+        if part.file is None and unfilled:
             problems.append(
                 f"model.{name}: {len(unfilled)} of {len(parameters)} parameters are frozen, and "
                 "neither `weights` nor model.ckpt fills them; name a file, or set `trainable: true`"
@@ -116,97 +159,60 @@ def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) ->
     return problems
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """Return the weight file that a `ckpt` means: a file, a checkpoint, or a run's best or last.
+def _take(model: VideoLLM, source: Source, *, step: Step) -> LoadReport:
+    """Load or check one file.
 
     Raises:
-        CheckpointMismatch: there is none.
+        CheckpointMismatch: the file and its parts do not cover each other, or it fills nothing.
     """
-    path = Path(path)
-    if path.is_file():
-        return path
-    for below in RUN_CHECKPOINTS:
-        file = path / below / WEIGHTS_FILE
-        if file.is_file():
-            return file
-    raise CheckpointMismatch(
-        f"{path}: no checkpoint there; expected a weight file, a run's folder with "
-        f"checkpoints/last, or a checkpoint with {WEIGHTS_FILE}"
+    opened = open_source(source, model.config)
+    path = str(opened.source.path)
+    try:
+        report = step(model, opened.state, key_map=opened.key_map, source=path, only=opened.parts)
+    except CheckpointMismatch as error:
+        hint = explain(opened.state, key=source.key)
+        raise CheckpointMismatch(f"{error}{hint}") from error
+    if not report.matched:
+        raise CheckpointMismatch(_describe_idle(opened, report))
+    return report
+
+
+def _describe_idle(opened: OpenSource, report: LoadReport) -> str:
+    reasons = "; ".join(f"{n} keys: {reason}" for reason, n in report.dropped.items())
+    return (
+        f"{report.source}: nothing in it is for this model ({reasons or 'the file is empty'}); "
+        f"take it out of model.{opened.source.key}, or name the file that was meant"
+        f"{explain(opened.state, key=opened.source.key)}"
     )
 
 
-def named_parts(config: ModelConfig) -> Iterator[tuple[str, PartConfig]]:
-    """Yield (name in the model, config) of every part of every branch."""
-    for name, branch in config.branches.items():
-        yield f"branches.{name}.encoder", branch.encoder
-        for stage, part in branch.stages.items():
-            yield f"branches.{name}.stages.{stage}", part
+def _fresh_parts(model: VideoLLM, *, filled: Collection[str]) -> list[str]:
+    """Return the parts that learn and start from random values.
+
+    Raises:
+        CheckpointMismatch: a checkpoint was named and leaves such a part, or a piece of one,
+            without weights, and the part is not declared fresh.
+    """
+    fresh, problems = [], []
+    for name, part in named_parts(model.config):
+        parameters = _parameters(model, name)
+        unfilled = [parameter for parameter in parameters if parameter not in filled]
+        if part.file is not None or not unfilled:
+            continue
+        fresh.append(name)
+        if part.weights != FRESH and _has_checkpoint(model.config):
+            problems.append(
+                f"model.{name}: {len(unfilled)} of {len(parameters)} parameters are in no file "
+                f"(first: {unfilled[0]}); name the checkpoint that has them, or declare the part "
+                f"new: model.{name}.weights={FRESH}"
+            )
+    if problems:
+        raise CheckpointMismatch("\n".join(problems))
+    return fresh
 
 
-def _files(config: ModelConfig) -> Iterator[tuple[Path, FileTable]]:
-    """Yield every file that a part names, with the table that reads it."""
-    tables: Mapping[str, FileTable] = registry.get_release(config.arch)(config)
-    roles = {path: role for role in tables if isinstance(path := config.paths.get(role), str)}
-    configs = dict(named_parts(config))
-    by_path: dict[str, list[str]] = {}
-    for name, part in configs.items():
-        if part.weights is not None:
-            by_path.setdefault(part.weights, []).append(name)
-    for path, names in by_path.items():
-        table = tables[roles[path]] if path in roles else FileTable(KeyMap(), parts=())
-        published = [name for name in names if f"{name}." in table.parts]
-        if published:
-            parts = tuple(f"{name}." for name in published)
-            yield _find_weights(path), replace(table, parts=parts)
-        for name in names:
-            if name not in published:
-                yield Path(path), _own_table(name, configs[name])
-
-
-def _find_weights(path: str) -> Path:
-    """Return a role's file; ImageBind's may be named by its directory, as published."""
-    inside = Path(path) / "imagebind_huge.pth"
-    return inside if inside.is_file() else Path(path)
-
-
-def _own_table(name: str, part: PartConfig) -> FileTable:
-    """Return the table of a part with a file of its own: its key map, or the part's own names."""
-    key_map = part.config.key_map() if hasattr(part.config, "key_map") else KeyMap()
-    return FileTable(key_map.under(ours=f"{name}."), parts=(f"{name}.",))
-
-
-def _without_others(key_map: KeyMap, parts: Iterable[str]) -> KeyMap:
-    """Drop what the file holds for parts that are taken from elsewhere."""
-    parts = tuple(parts)
-    others = tuple(
-        Excuse(published, "for a part that is taken from another file")
-        for published, ours in key_map.renames
-        if not ours.startswith(parts)
-    )
-    return replace(key_map, drops=key_map.drops + others)
-
-
-def _load_checkpoint(model: VideoLLM, config: ModelConfig, path: Path) -> LoadReport:
-    """Read a run's checkpoint or a published one."""
-    state = read_state(path)
-    if all(name.startswith(("branches.", "decoder.")) for name in state):
-        return _load_own(model, state, path)
-    table = registry.get_release(config.arch)(config)["ckpt"]
-    return load_weights(
-        model, state, key_map=table.key_map, source=str(path), only=table.parts_in(state)
-    )
-
-
-def _load_own(model: VideoLLM, state: Mapping[str, Tensor], path: Path) -> LoadReport:
-    """Read a checkpoint with our own names; a branch that is not built is left out."""
-    branches = {name.split(".")[1] for name in state if name.startswith("branches.")}
-    drops = tuple(
-        Excuse(f"branches.{name}.**", f"the model has no branch '{name}'")
-        for name in sorted(branches - set(model.config.branches))
-    )
-    key_map = KeyMap(drops=drops)
-    used = [name for name in state if key_map.dropped_because(name) is None]
-    return load_weights(model, state, key_map=key_map, source=str(path), only=used)
+def _has_checkpoint(config: ModelConfig) -> bool:
+    return any(getattr(config, key) is not None for key in CHECKPOINT_KEYS)
 
 
 def _parameters(model: VideoLLM, part: str) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ from video_llama.common.schema import PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.common.weights import LoadReport, read_state
 from video_llama.models.decoders.base import TokenLosses
+from video_llama.models.precision import own_dtype
+from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory
 
 SIZE_KEYS = (
     "model_type",
@@ -38,9 +40,6 @@ SIZE_KEYS = (
 
 LOGIT_KEYS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings that change the logits behind the last linear layer (Gemma 2, Cohere, Granite)."""
-
-INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
-"""Buffers in files of the LLaMA family written by older releases of transformers."""
 
 
 @registry.register_decoder("causal_lm")
@@ -100,17 +99,18 @@ class CausalLM(nn.Module):
         config: CausalLM.Config = part.config
         self.config = config
         self.load_report: LoadReport | None = None
-        architecture = _architecture(config, part.weights)
+        architecture = _architecture(config, part.file)
         _refuse_unknown_logits(architecture)
         dtype = getattr(torch, config.dtype)
-        if part.weights is None or torch.get_default_device().type == "meta":
+        if part.file is None or torch.get_default_device().type == "meta":
             self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 architecture, attn_implementation=config.attention, dtype=dtype
             )
         else:
-            self.load_report = self._load(Path(part.weights), dtype=dtype)
+            self.load_report = self._load(Path(part.file), dtype=dtype)
         self.model.eval()
         self.width: int = architecture.hidden_size
+        self.vocab_size: int = architecture.vocab_size
         self.max_context = _max_context(config, architecture)
         self.end_ids = _end_ids(self.model)
         if config.lora is not None:
@@ -154,6 +154,15 @@ class CausalLM(nn.Module):
         dropped = {"rotary frequencies, computed from config.json": old} if old else {}
         return LoadReport(str(directory), matched=len(keys) - old, dropped=dropped)
 
+    def check(self, directory: str) -> LoadReport:
+        """Prove from names and shapes alone that a directory would fill this decoder.
+
+        Raises:
+            CheckpointMismatch: they do not cover each other.
+        """
+        lora = self.config.lora
+        return check_directory(self.model, directory, adapted=lora.targets if lora else ())
+
     def embed(self, ids: Tensor) -> Tensor:
         """Look up int64[B, L], giving float[B, L, H]."""
         embedded: Tensor = self.model.get_input_embeddings()(ids)
@@ -176,19 +185,21 @@ class CausalLM(nn.Module):
         """
         mask = attention_mask.long()
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-        output = self.model.get_decoder()(
-            inputs_embeds=inputs_embeds.to(self.model.dtype),
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with own_dtype(self.model):
+            output = self.model.get_decoder()(
+                inputs_embeds=inputs_embeds.to(self.model.dtype),
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states float[..., H] to float32[..., V]."""
-        scores: Tensor = self.model.get_output_embeddings()(hidden)
+        with own_dtype(self.model):
+            scores: Tensor = self.model.get_output_embeddings()(hidden)
         return scores.float()
 
     def loss(self, inputs_embeds: Tensor, *, attention_mask: Tensor, labels: Tensor) -> TokenLosses:

@@ -65,6 +65,9 @@ BUFFERS = KeyMap(
 )
 """What the published runner saved besides trained parameters."""
 
+CHECKPOINT_BRANCHES = {"ckpt": "video", "ckpt_2": "audio"}
+"""Which branch each key is for where both are built, as in the published eval configs."""
+
 
 @registry.register_release("video_llama")
 def published_files(config: ModelConfig) -> Mapping[str, FileTable]:
@@ -76,7 +79,7 @@ def published_files(config: ModelConfig) -> Mapping[str, FileTable]:
 
     Returns:
         A table for every role of a file, by the preset's key: `vit_model`, `q_former_model`,
-        `llama_proj_model`, `imagebind_ckpt_path`, and `ckpt`, which stands for `ckpt_2` too.
+        `llama_proj_model`, `imagebind_ckpt_path`, `ckpt` and `ckpt_2`.
     """
     tables = {}
     if "video" in config.branches:
@@ -87,7 +90,9 @@ def published_files(config: ModelConfig) -> Mapping[str, FileTable]:
         tables["llama_proj_model"] = FileTable(LLAMA_PROJ, parts=(f"{VIDEO}.projection.",))
     if "audio" in config.branches:
         tables["imagebind_ckpt_path"] = _encoder_table(config, "audio")
-    tables["ckpt"] = _checkpoint_table(config)
+    for key, branch in CHECKPOINT_BRANCHES.items():
+        meant_for = f"branches.{branch}." if len(config.branches) > 1 else ""
+        tables[key] = _checkpoint_table(config, meant_for=meant_for)
     return tables
 
 
@@ -97,7 +102,7 @@ def _encoder_table(config: ModelConfig, branch: str) -> FileTable:
     return FileTable(part.config.key_map().under(ours=ours), parts=(ours,))
 
 
-def _checkpoint_table(config: ModelConfig) -> FileTable:
+def _checkpoint_table(config: ModelConfig, *, meant_for: str) -> FileTable:
     """Join the branches there are; a file of both leaves out the one that is not built."""
     video = VIDEO_STAGES if "video" in config.branches else _left_out(VIDEO_STAGES, "video")
     audio = AUDIO_STAGES if "audio" in config.branches else _left_out(AUDIO_STAGES, "audio")
@@ -111,6 +116,7 @@ def _checkpoint_table(config: ModelConfig) -> FileTable:
         BUFFERS.join(video, audio),
         parts=tuple(part for part in parts if part.split(".")[1] in config.branches),
         may_be_partial=True,
+        meant_for=meant_for,
     )
 
 

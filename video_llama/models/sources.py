@@ -1,0 +1,196 @@
+"""Which files of weights a model's config names, and which part of the model each one fills.
+
+Files are read by the arch's table of published files (`models/released`); a part with a file of
+its own is read by the part's own key map. Checkpoints of our runs carry our names and need none.
+Nothing is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.hub import local_path, way_to_get
+from video_llama.common.registry import registry
+from video_llama.common.schema import FRESH, ModelConfig, PartConfig
+from video_llama.common.weights import Excuse, FileTable, KeyMap, read_state
+
+CHECKPOINT_KEYS = ("ckpt", "ckpt_2")
+RUN_CHECKPOINTS = ("checkpoints/best", "checkpoints/last", "")
+"""Where a run folder keeps what `ckpt` means, in this order; "" for the folder itself."""
+
+WEIGHTS_FILE = "trainable.safetensors"
+IMAGEBIND_FILE = "imagebind_huge.pth"
+OWN_PREFIXES = ("branches.", "decoder.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of weights.
+
+    Attributes:
+        key: of the `model` section, e.g. "vit_model" or "branches.video.encoder.weights".
+        path: the file or directory.
+        table: where its tensors go; None for a checkpoint, whose names decide.
+    """
+
+    key: str
+    path: Path
+    table: FileTable | None = None
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """A file that has been opened.
+
+    Attributes:
+        source: the file.
+        state: its tensors, read when they are asked for.
+        key_map: from its names to the model's.
+        parts: prefixes of our names that it must fill.
+    """
+
+    source: Source
+    state: Mapping[str, Tensor]
+    key_map: KeyMap
+    parts: tuple[str, ...]
+
+
+def sources(config: ModelConfig) -> Iterator[Source]:
+    """Yield every file that a config names, in the order of loading; the decoder's apart."""
+    tables: Mapping[str, FileTable] = registry.get_release(config.arch)(config)
+    roles = {path: role for role in tables if isinstance(path := config.paths.get(role), str)}
+    configs = dict(named_parts(config))
+    by_path: dict[str, list[str]] = {}
+    for name, part in configs.items():
+        if part.file is not None:
+            by_path.setdefault(part.file, []).append(name)
+    for path, names in by_path.items():
+        role = roles.get(path, "")
+        table = tables[role] if role else FileTable(KeyMap(), parts=())
+        published = [name for name in names if f"{name}." in table.parts]
+        if published:
+            parts = tuple(f"{name}." for name in published)
+            yield Source(role, _inside(Path(path)), replace(table, parts=parts))
+        for name in names:
+            if name not in published:
+                yield Source(f"{name}.weights", Path(path), _own_table(name, configs[name]))
+    for key in CHECKPOINT_KEYS:
+        path = getattr(config, key)
+        if path is not None:
+            yield Source(key, Path(path))
+
+
+def open_source(source: Source, config: ModelConfig) -> OpenSource:
+    """Open a file and say where its tensors go.
+
+    Raises:
+        CheckpointMismatch: it cannot be read, or is a checkpoint of the wrong branch.
+    """
+    if source.table is not None:
+        state = read_state(source.path)
+        parts = source.table.parts_in(state)
+        return OpenSource(source, state, _without_others(source.table.key_map, parts), parts)
+    source = replace(source, path=find_checkpoint(source.path))
+    state = read_state(source.path)
+    if state and all(name.startswith(OWN_PREFIXES) for name in state):
+        table = _run_table(config, state)
+    else:
+        table = registry.get_release(config.arch)(config)[source.key]
+    drops = table.key_map.drops + _fresh(config, table.key_map, state)
+    table = replace(table, key_map=replace(table.key_map, drops=drops))
+    opened = OpenSource(source, state, table.key_map, table.parts_in(state))
+    _refuse_other_branch(opened, table.meant_for)
+    return opened
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the weight file that a `ckpt` means: a file, a checkpoint, or a run's best or last.
+
+    Raises:
+        CheckpointMismatch: there is none.
+    """
+    named, path = path, local_path(path)
+    if path.is_file():
+        return path
+    for below in RUN_CHECKPOINTS:
+        file = path / below / WEIGHTS_FILE
+        if file.is_file():
+            return file
+    raise CheckpointMismatch(
+        f"{named}: no checkpoint there; expected a weight file, a run's folder with "
+        f"checkpoints/last, or a checkpoint with {WEIGHTS_FILE}{way_to_get(named)}"
+    )
+
+
+def named_parts(config: ModelConfig) -> Iterator[tuple[str, PartConfig]]:
+    """Yield (name in the model, config) of every part of every branch."""
+    for name, branch in config.branches.items():
+        yield f"branches.{name}.encoder", branch.encoder
+        for stage, part in branch.stages.items():
+            yield f"branches.{name}.stages.{stage}", part
+
+
+def _inside(path: Path) -> Path:
+    """Return a role's file; ImageBind's may be named by its directory, as published."""
+    inside = local_path(path) / IMAGEBIND_FILE
+    return inside if inside.is_file() else path
+
+
+def _own_table(name: str, part: PartConfig) -> FileTable:
+    """Return the table of a part with a file of its own: its key map, or the part's own names."""
+    key_map = part.config.key_map() if hasattr(part.config, "key_map") else KeyMap()
+    return FileTable(key_map.under(ours=f"{name}."), parts=(f"{name}.",))
+
+
+def _run_table(config: ModelConfig, names: Iterable[str]) -> FileTable:
+    """Return the table of a run's checkpoint; a branch that is not built is left out."""
+    held = {name.split(".")[1] for name in names if name.startswith("branches.")}
+    drops = tuple(
+        Excuse(f"branches.{name}.**", f"the model has no branch '{name}'")
+        for name in sorted(held - set(config.branches))
+    )
+    # A run that trained some parameters of a part keeps just those, so each is a part of its own.
+    return FileTable(KeyMap(drops=drops), parts=tuple(names), may_be_partial=True)
+
+
+def _fresh(config: ModelConfig, key_map: KeyMap, names: Iterable[str]) -> tuple[Excuse, ...]:
+    """Excuse what a checkpoint holds for parts that start anew."""
+    prefixes = tuple(f"{name}." for name, part in named_parts(config) if part.weights == FRESH)
+    return tuple(
+        Excuse(name, "its part is declared fresh")
+        for name in names
+        if prefixes and (key_map.translate(name) or "").startswith(prefixes)
+    )
+
+
+def _without_others(key_map: KeyMap, parts: Iterable[str]) -> KeyMap:
+    """Drop what the file holds for parts that are taken from elsewhere."""
+    parts = tuple(parts)
+    others = tuple(
+        Excuse(published, "for a part that is taken from another file")
+        for published, ours in key_map.renames
+        if not ours.startswith(parts)
+    )
+    return replace(key_map, drops=key_map.drops + others)
+
+
+def _refuse_other_branch(opened: OpenSource, meant_for: str) -> None:
+    """Refuse a published checkpoint that stands in the other one's place.
+
+    Raises:
+        CheckpointMismatch: it fills parts, and none of the branch that its key is for.
+    """
+    if not opened.parts or any(part.startswith(meant_for) for part in opened.parts):
+        return
+    key = opened.source.key
+    other = next(other for other in CHECKPOINT_KEYS if other != key)
+    held, wanted = opened.parts[0].split(".")[1], meant_for.split(".")[1]
+    raise CheckpointMismatch(
+        f"model.{key}: {opened.source.path} holds the {held} branch only, and model.{key} is for "
+        f"the {wanted} branch; put it into model.{other}, and the file of the {wanted} branch here"
+    )
