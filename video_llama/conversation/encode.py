@@ -76,7 +76,8 @@ def encode(
         overflow: what to do when `max_len` is exceeded. "drop_rounds" leaves out whole rounds (a
             question and its answer): the last ones in training, the oldest ones before a
             generation prompt, whose media then open the next question. A caption loses its last
-            words, as published. Media, the bos token and the end mark are never cut.
+            words; its end mark stays, unless the template lets it go, as published. Media and the
+            bos token are never cut.
 
     Returns:
         Ids, labels and slots.
@@ -100,7 +101,8 @@ def encode(
         )
         encoded = _assemble(pieces, tokenizer=tokenizer, num_slots=num_slots)
         if sample.form == "caption" and overflow == "drop_rounds":
-            encoded = _cut_caption(encoded, tokenizer=tokenizer, pieces=pieces, max_len=max_len)
+            num_kept = 0 if template.cuts_caption_end else _end_mark_len(pieces, tokenizer)
+            encoded = _cut_caption(encoded, num_kept=num_kept, max_len=max_len)
         if len(encoded) <= max_len:
             encoded.dropped_rounds = dropped
             return encoded
@@ -153,25 +155,26 @@ def _assemble(
     return encoded
 
 
-def _cut_caption(
-    encoded: Encoded, *, tokenizer: Tokenizer, pieces: Sequence[Piece | Slot], max_len: int
-) -> Encoded:
-    """Leave out a caption's last tokens before the end mark; at least one token stays."""
-    excess = len(encoded) - max_len
-    num_end = 0 if isinstance(pieces[-1], Text) else 1
-    last_run = takewhile(
-        lambda piece: isinstance(piece, Text), reversed(pieces[: len(pieces) - num_end])
-    )
+def _end_mark_len(pieces: Sequence[Piece | Slot], tokenizer: Tokenizer) -> int:
+    """Count the tokens of the mark that closes a caption."""
+    if not isinstance(pieces[-1], Text):
+        return 1
+    last_run = takewhile(lambda piece: isinstance(piece, Text), reversed(pieces))
     texts = [piece.text for piece in last_run if isinstance(piece, Text)][::-1]
-    if len(texts) > 1 and not num_end:
-        # The end mark is the last text of the run; only its own offsets tell its tokens apart.
-        run = tokenizer.encode_run("".join(texts))
-        start = sum(map(len, texts[:-1]))
-        num_end += sum(first >= start for first, _ in run.offsets)
-    num_words = sum(label != IGNORE_INDEX for label in encoded.labels) - num_end
+    if len(texts) == 1:
+        return 0
+    # The end mark is the last text of the run; only its own offsets tell its tokens apart.
+    start = sum(map(len, texts[:-1]))
+    return sum(first >= start for first, _ in tokenizer.encode_run("".join(texts)).offsets)
+
+
+def _cut_caption(encoded: Encoded, *, num_kept: int, max_len: int) -> Encoded:
+    """Leave out a caption's last tokens before the `num_kept` that stay; one word stays too."""
+    excess = len(encoded) - max_len
+    num_words = sum(label != IGNORE_INDEX for label in encoded.labels) - num_kept
     if not 0 < excess < num_words:
         return encoded
-    stop = len(encoded) - num_end
+    stop = len(encoded) - num_kept
 
     def cut(values: list[int]) -> list[int]:
         return values[: stop - excess] + values[stop:]

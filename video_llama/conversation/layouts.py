@@ -91,6 +91,7 @@ class Template:
         differs: where chat is not the beginning of instruct; empty for a corrected template.
         media_marks: text before and after a media item, by kind.
         caption_end: closes a caption; the caption form is media, caption, this.
+        cuts_caption_end: a caption that is too long loses this end too, as published.
         stop: strings that end an answer, besides the eos token.
         forgeable: strings without white space that text from outside must not contain.
         frame_times: whether a video is followed by the seconds of its frames.
@@ -107,6 +108,7 @@ class Template:
     stop: tuple[str, ...]
     forgeable: tuple[str, ...]
     prompted_caption: Layout | None = None
+    cuts_caption_end: bool = False
     frame_times: bool = False
     frame_times_text: str = "The video contains {count} frames sampled at {times} seconds."
 

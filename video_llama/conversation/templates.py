@@ -166,6 +166,7 @@ VICUNA_V0_RELEASED = dataclasses.replace(
     ),
     media_marks=_RELEASED_MARKS,
     caption_end=_supervised("\n"),
+    cuts_caption_end=True,
     frame_times=True,
 )
 LLAMA_2 = Template(
@@ -210,6 +211,7 @@ LLAMA_2_RELEASED = dataclasses.replace(
     ),
     media_marks=_RELEASED_MARKS,
     caption_end=_supervised("\n"),
+    cuts_caption_end=True,
     frame_times=True,
 )
 
