@@ -13,7 +13,9 @@ from types import ModuleType
 from typing import Any
 
 VERBS = {
+    "get": "fetch what a run file needs, or published files by name",
     "inspect": "say what a file of weights is and what it still needs",
+    "merge-delta": "add a delta to LLaMA (also: python apply_delta.py)",
 }
 
 
