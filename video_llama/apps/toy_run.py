@@ -1,9 +1,10 @@
 """`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
 
 Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
-held-out clips, writes the report, and asks three questions about a clip nobody has seen. Every
-recipe trains on two ranks under torchrun, one core each. Whatever is finished is kept: a second
-call is quick, and a killed one goes on where it was.
+held-out clips, writes the report, and asks three questions about a clip nobody has seen. The two
+branches train side by side, one core each; the joint recipe and the evaluation take two ranks
+under torchrun. Whatever is finished is kept: a second call is quick, and a killed one goes on where
+it was.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def run_toy(
     write_world(folder / "world", seed=0, counts=counts)
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
-    recipes = open_recipes((*VISION, *AUDIO, *JOINT), overrides)
-    train_lanes([recipes], num_parallel=1, num_ranks=NUM_RANKS)
+    train_lanes([open_recipes(names, overrides) for names in (VISION, AUDIO)])
+    train_lanes([open_recipes(JOINT, overrides)], num_ranks=NUM_RANKS)
     call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 # x264's macroblock tree reads past the edge of pictures as small as ours, so the same frames would
 # not always give the same file; without lookahead there is no tree.
 VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "x264-params": "rc-lookahead=0:mbtree=0"}
-AUDIO_OPTIONS = {"aac_coder": "fast"}
+AUDIO_OPTIONS = {"aac_coder": "fast", "aac_tns": "0"}
 AUDIO_BITS_PER_S = 32_000
 AAC_FRAME_SIZE = 1024
 
