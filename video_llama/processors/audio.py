@@ -5,7 +5,7 @@ and the clip sampler of pytorchvideo 0.1.5. The mel is Kaldi's fbank; it agrees 
 `torchaudio.compliance.kaldi.fbank` but keeps its filter bank between calls. Nothing here knows
 what the sound is for.
 
-Shapes: N samples, S clips, F mel bins, W mel frames (10 ms each).
+Shapes: C channels, N samples, S clips, F mel bins, W mel frames (10 ms each).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_audio(
     end_s: float | None = None,
     channels: Channels = "mix",
 ) -> Tensor:
-    """Read the sound of a file as one channel.
+    """Read the sound of a file.
 
     Second zero is the first picture if the file has pictures, else the first sample; sound that
     sets in later is preceded by silence. The track ends where its container says: the padding of
@@ -112,10 +112,10 @@ def read_audio(
         sample_rate_hz: rate wanted; resampled as `torchaudio.functional.resample` does.
         start_s: first second to use, None for the beginning.
         end_s: last second to use, None for the end.
-        channels: "mix" takes the mean of all; "first" takes the first, as the published code.
+        channels: "mix" takes the mean of all, "separate" keeps them apart.
 
     Returns:
-        float32[N], N >= 1, -1..1 unless the file is louder.
+        float32[N], separate channels float32[C, N]; N >= 1, -1..1 unless the file is louder.
 
     Raises:
         MediaError: no audio stream, nothing decodable, or a span behind the end.
@@ -141,8 +141,8 @@ def read_audio(
             track.cut_padding(end_pts_s - zero_s, frame_size=stream.codec_context.frame_size)
     waveform, rate_hz = track.samples_from(origin_s), track.rate_hz
     if end_s is not None:
-        waveform = waveform[: max(0, round((Fraction(end_s) - origin_s) * rate_hz))]
-    if len(waveform) == 0:
+        waveform = waveform[..., : max(0, round((Fraction(end_s) - origin_s) * rate_hz))]
+    if waveform.shape[-1] == 0:
         where = "" if start_s is None and end_s is None else f" between {start_s} and {end_s} s"
         raise MediaError(f"no sound could be decoded{where}", path=name)
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
@@ -181,7 +181,8 @@ def log_mel(
     the normalisation, as published. A clip shorter than one 25 ms window is padded to one.
 
     Args:
-        waveform: float32[N], mono, -1..1, at `spec.sample_rate_hz`; never changed.
+        waveform: float32[N], -1..1, at `spec.sample_rate_hz`; never changed. Of float32[C, N] the
+            first channel is heard, after the mean of all was removed, as in ImageBind's loader.
         spec: clips, mel shape and normalisation.
         starts: first second of each clip, None for `spec.clip_policy`'s choice.
         mean_removal: "copy" centres every clip by itself. "in_place" centres overlapping clips
@@ -193,7 +194,7 @@ def log_mel(
     """
     if starts is None:
         starts = clip_starts(
-            len(waveform) / spec.sample_rate_hz,
+            waveform.shape[-1] / spec.sample_rate_hz,
             num_clips=spec.num_clips,
             clip_s=spec.clip_s,
             policy=spec.clip_policy,
@@ -203,12 +204,13 @@ def log_mel(
     for start_s in starts:
         first = int(start_s * spec.sample_rate_hz)
         last = int((start_s + Fraction(spec.clip_s)) * spec.sample_rate_hz)
-        clip = waveform[first:last]
-        if len(clip) > 0 and mean_removal == "in_place":
+        clip = waveform[..., first:last]
+        if clip.numel() and mean_removal == "in_place":
             clip -= clip.mean()
-        elif len(clip) > 0:
+        elif clip.numel():
             clip = clip - clip.mean()
-        mel = _fbank(clip, sample_rate_hz=spec.sample_rate_hz, num_mel_bins=spec.num_mel_bins)
+        heard = clip if clip.ndim == 1 else clip[0]
+        mel = _fbank(heard, sample_rate_hz=spec.sample_rate_hz, num_mel_bins=spec.num_mel_bins)
         mel = mel[: spec.num_mel_frames]
         pictures.append(functional.pad(mel, (0, 0, 0, spec.num_mel_frames - len(mel))))
     return (torch.stack(pictures).transpose(1, 2).unsqueeze(1) - spec.mean) / spec.std

@@ -17,11 +17,12 @@ from video_llama.common.registry import registry
 def blip_caption(caption: str, *, max_words: int = 50) -> str:
     """Clean a caption as BLIP's training does.
 
-    Lower case; each of . ! " ( ) * # : ; ~ becomes a space; runs of whitespace become one space;
-    the first `max_words` words are kept.
+    Lower case; each of . ! " ( ) * # : ; ~ becomes a space; two and more white characters become
+    one space, while a lone tab stays; the first `max_words` words between spaces are kept.
     """
-    words = re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()
-    return " ".join(words[:max_words])
+    text = re.sub(r"[.!\"()*#:;~]", " ", caption.lower())
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
 
 
 @registry.register_processor("blip_caption")

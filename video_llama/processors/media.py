@@ -69,7 +69,7 @@ class MediaCompat:
     @classmethod
     def released(cls) -> MediaCompat:
         """Return what Video-LLaMA's released weights were trained and shown with."""
-        return cls(bicubic_overshoot="wrap", mean_removal="in_place", channels="first")
+        return cls(bicubic_overshoot="wrap", mean_removal="in_place", channels="separate")
 
     @classmethod
     def named(cls, name: Literal["corrected", "released"]) -> MediaCompat:
@@ -159,7 +159,7 @@ class MediaLoader:
             channels=self._compat.channels,
         )
         starts = clip_starts(
-            len(waveform) / spec.sample_rate_hz,
+            waveform.shape[-1] / spec.sample_rate_hz,
             num_clips=spec.num_clips,
             clip_s=spec.clip_s,
             policy=spec.clip_policy,

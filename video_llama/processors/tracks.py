@@ -1,6 +1,6 @@
-"""Decoded blocks of sound joined to one channel on the time axis of their file.
+"""Decoded blocks of sound joined on the time axis of their file.
 
-Shapes: N samples of a track, n samples of a block.
+Shapes: C channels, N samples of a track, n samples of a block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
 
-Channels = Literal["mix", "first"]
+Channels = Literal["mix", "separate"]
 
 CLOCK_TOLERANCE_S = 0.05
 """Time stamps this far off are rounding or encoder delay; beyond, sound is missing or doubled."""
@@ -31,13 +31,14 @@ crash the process; they are interleaved first."""
 
 
 class Track:
-    """Blocks of one channel, laid where their time stamps say.
+    """Blocks of sound, laid where their time stamps say.
 
     Args:
-        channels: "mix" takes the mean of all channels, "first" the first.
+        channels: "mix" takes the mean of all channels, "separate" keeps them apart.
 
     Attributes:
-        rate_hz: of the first block; blocks at another rate are left out.
+        rate_hz: of the first block; blocks at another rate, or of another number of channels to
+            keep apart, are left out.
     """
 
     def __init__(self, *, channels: Channels) -> None:
@@ -52,19 +53,21 @@ class Track:
         self.rate_hz = self.rate_hz or frame.sample_rate
         if frame.sample_rate != self.rate_hz:
             return
-        block = _one_channel(frame, self._channels)
+        block = _block_of(frame, self._channels)
+        if self._blocks and len(block) != len(self._blocks[0]):
+            return
         ahead = 0 if at_s is None else round(at_s * self.rate_hz) - self._end
         if abs(ahead) <= CLOCK_TOLERANCE_S * self.rate_hz:
             ahead = 0
         if not self._blocks:
             self._start = self._end = ahead
         elif 0 < ahead < MAX_GAP_S * self.rate_hz:
-            self._blocks.append(np.zeros(ahead, dtype=np.float32))
+            self._blocks.append(np.zeros((len(block), ahead), dtype=np.float32))
             self._end += ahead
         elif -MAX_GAP_S * self.rate_hz < ahead < 0:
-            block = block[-ahead:]
+            block = block[:, -ahead:]
         self._blocks.append(block)
-        self._end += len(block)
+        self._end += block.shape[1]
 
     def cut_padding(self, end_s: Fraction, *, frame_size: int) -> None:
         """Shorten to the container's length if what is beyond is the codec's padding."""
@@ -74,14 +77,16 @@ class Track:
             self._end -= excess
 
     def samples_from(self, origin_s: Fraction) -> Tensor:
-        """Return float32[N] from second `origin_s` of the file on."""
+        """Return float32[N], separate channels float32[C, N], from second `origin_s` on."""
         if not self._blocks:
             return torch.zeros(0)
-        samples = np.concatenate(self._blocks)[: max(0, self._end - self._start)]
+        samples = np.concatenate(self._blocks, axis=1)[:, : max(0, self._end - self._start)]
         first = round(origin_s * self.rate_hz) - self._start
         if first < 0 and -first < MAX_GAP_S * self.rate_hz:
-            samples = np.concatenate([np.zeros(-first, dtype=np.float32), samples])
-        return torch.from_numpy(samples[max(0, first) :])
+            silence = np.zeros((len(samples), -first), dtype=np.float32)
+            samples = np.concatenate([silence, samples], axis=1)
+        track = torch.from_numpy(samples[:, max(0, first) :])
+        return track[0] if self._channels == "mix" else track
 
 
 def shown_at(frame: AudioFrame, zero_s: Fraction) -> Fraction | None:
@@ -91,8 +96,8 @@ def shown_at(frame: AudioFrame, zero_s: Fraction) -> Fraction | None:
     return frame.pts * frame.time_base - zero_s
 
 
-def _one_channel(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
-    """Return a block's samples as float32[n], -1..1."""
+def _block_of(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
+    """Return a block's samples as float32[C, n], -1..1; a mix has one channel."""
     if frame.format.is_planar and len(frame.layout.channels) >= MAX_PLANES:
         packer = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
         (frame,) = packer.resample(frame)
@@ -104,5 +109,4 @@ def _one_channel(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
         floats = (floats - 128.0) / 128.0
     elif np.issubdtype(samples.dtype, np.signedinteger):
         floats = floats / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
-    mono = floats[0] if channels == "first" else floats.mean(axis=0)
-    return np.ascontiguousarray(mono)
+    return np.ascontiguousarray(floats.mean(axis=0, keepdims=True) if channels == "mix" else floats)
