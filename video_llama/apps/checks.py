@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError, MediaError
+from video_llama.common.hub import local_path, way_to_get
 from video_llama.common.schema import Config, ModelConfig
 from video_llama.datasets.base import NUM_PROBED, DatasetReader
 from video_llama.datasets.mixture import unfit_media
 from video_llama.models.branch import num_steps
+from video_llama.models.decoders.readiness import why_not_ready
 from video_llama.models.loading import unfilled_parts
 from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint, named_parts
 from video_llama.models.trainable import learns
@@ -114,8 +116,10 @@ def missing_weights(model: ModelConfig) -> Iterator[MissingFile]:
     sources = model.paths.get("where_from") or {}
     for key, path in named_files(model):
         source = str(sources.get(key, "")).strip()
-        if not Path(path).exists():
-            yield MissingFile(f"model.{key}", f"there is no {path}", source)
+        if not local_path(path).exists():
+            yield MissingFile(f"model.{key}", f"there is no {path}{way_to_get(path)}", source)
+        elif path == model.decoder.file and (reason := why_not_ready(path)):
+            yield MissingFile(f"model.{key}", reason)
         elif key in CHECKPOINT_KEYS:
             try:
                 find_checkpoint(path)

@@ -21,13 +21,15 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.utils import logging as hf_logging
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.hub import local_path
 from video_llama.common.registry import registry
 from video_llama.common.schema import PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.common.weights import LoadReport, read_state
 from video_llama.models.decoders.base import TokenLosses
-from video_llama.models.precision import own_dtype
 from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory
+from video_llama.models.decoders.readiness import require_ready
+from video_llama.models.precision import own_dtype
 
 SIZE_KEYS = (
     "model_type",
@@ -107,7 +109,7 @@ class CausalLM(nn.Module):
                 architecture, attn_implementation=config.attention, dtype=dtype
             )
         else:
-            self.load_report = self._load(Path(part.file), dtype=dtype)
+            self.load_report = self._load(local_path(part.file), dtype=dtype)
         self.model.eval()
         self.width: int = architecture.hidden_size
         self.vocab_size: int = architecture.vocab_size
@@ -243,7 +245,9 @@ class CausalLM(nn.Module):
 def _architecture(config: CausalLM.Config, weights: str | None) -> PretrainedConfig:
     """Read config.json where there is one, and compare it with `architecture`."""
     wanted = dict(config.architecture or {})
-    file = None if weights is None else Path(weights) / "config.json"
+    if weights is not None and torch.get_default_device().type != "meta":
+        require_ready(weights, num_words=wanted.get("vocab_size"))
+    file = None if weights is None else local_path(weights) / "config.json"
     if file is not None and file.is_file():
         found = AutoConfig.from_pretrained(file.parent, local_files_only=True)
         differing = [
@@ -258,11 +262,6 @@ def _architecture(config: CausalLM.Config, weights: str | None) -> PretrainedCon
                 "directory of the preset's size"
             )
         return found
-    if weights is not None and torch.get_default_device().type != "meta":
-        raise CheckpointMismatch(
-            f"{weights}: no config.json there; expected a directory in Hugging Face's layout "
-            "(config.json, weights, tokenizer)"
-        )
     if "model_type" not in wanted:
         raise ConfigError(
             "model.decoder: neither a directory of weights nor an architecture with a model_type; "

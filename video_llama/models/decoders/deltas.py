@@ -22,6 +22,7 @@ from torch import Tensor
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.shard_writer import DTYPE_NAMES, TensorSpec
 from video_llama.common.weights import LLAMA_WIDTHS
+from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES
 
 RuleName = Literal["vicuna", "ziya", "billa"]
 RULES: tuple[RuleName, ...] = get_args(RuleName)
@@ -35,7 +36,6 @@ VOCABULARY = (EMBEDDING, "lm_head.weight")
 META_EMBEDDING = "tok_embeddings.weight"
 """The embedding in Meta's own files, `consolidated.*.pth`."""
 
-INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
 NORM_SUFFIX = "norm.weight"
 
 MAX_DELTA_NORM = 0.1

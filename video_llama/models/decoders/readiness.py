@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.hub import local_path
+from video_llama.common.logger import get_logger
 from video_llama.common.state_files import INDEX_FILES, WHOLE_FILES, read_state
 from video_llama.common.weights import LLAMA_WIDTHS
 from video_llama.models.decoders.deltas import (
@@ -38,7 +40,7 @@ def why_not_ready(directory: str | Path) -> str | None:
         A sentence that opens with the directory; None if nothing speaks against it. What is
         missing or broken in it is left to the loader.
     """
-    folder = Path(directory)
+    folder = local_path(directory)
     if not folder.is_dir():
         return None
     has_hf_weights = any((folder / name).is_file() for name in (*INDEX_FILES, *WHOLE_FILES))
@@ -69,6 +71,37 @@ def why_not_ready(directory: str | Path) -> str | None:
     except CheckpointMismatch:
         return None
     return None
+
+
+def require_ready(directory: str, *, num_words: int | None = None) -> None:
+    """Refuse a directory that a decoder cannot be loaded from.
+
+    Args:
+        directory: in Hugging Face's layout.
+        num_words: size of the vocabulary that the preset was made for; another one, which may be
+            another release of the decoder, is taken with a warning.
+
+    Raises:
+        CheckpointMismatch: with the cure.
+    """
+    reason = why_not_ready(directory)
+    config_file = Path(directory) / "config.json"
+    if reason is None and not config_file.is_file():
+        reason = (
+            f"{directory}: no config.json there; expected a directory in Hugging Face's layout "
+            "(config.json, weights, tokenizer)"
+        )
+    if reason is not None:
+        raise CheckpointMismatch(reason)
+    found = _read_json(config_file).get("vocab_size", num_words)
+    if num_words is not None and found != num_words:
+        get_logger().warning(
+            "%s: %s words, the preset expects %s (Vicuna v0 32,001, LLaMA and LLaMA-2 32,000, "
+            "BiLLa 46,943, Ziya 39,424); the directory's number is taken, but is it the right one?",
+            directory,
+            f"{found:,}",
+            f"{num_words:,}",
+        )
 
 
 def how_to_convert(folder: Path) -> str:
