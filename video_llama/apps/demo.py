@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from video_llama.apps.chat import TOY_RUN_FILE, add_generation_arguments, with_arguments
 from video_llama.apps.main import add_config_arguments
+from video_llama.common.config import load
 from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.types import VideoSpec
+from video_llama.common.yaml_files import assignments
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -56,8 +58,11 @@ def main(args: argparse.Namespace) -> int:
     from video_llama.apps.loading import load_chat
 
     device = [] if args.gpu_id is None else [f"run.device=cuda:{args.gpu_id}"]
-    chat = load_chat(args.cfg_path, options=[*args.options, *device])
-    check_family(args.model_type, template=chat.template.name)
+    options = [*assignments(args.options), *device]
+    if args.model_type is not None:
+        config = load(args.cfg_path, options=options)
+        check_family(args.model_type, template=config.model.template)
+    chat = load_chat(args.cfg_path, options=options)
     chat.settings = with_arguments(chat.settings, args)
     page = build_page(chat)
     page.launch(server_name=args.host, server_port=args.port, share=args.share, max_file_size="1gb")

@@ -14,15 +14,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from video_llama.common.errors import ConfigError
+from video_llama.common.legacy.translate import GUIDE, original_keys, set_key, translate
 from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
 from video_llama.common.schema import Config, RunConfig
 from video_llama.common.sections import parse_datasets, parse_model
+from video_llama.common.yaml_files import parse_options, read_yaml
 
 SHIPPED_RUN_FILES = (Path(__file__).parents[2], Path(sys.prefix) / "share" / "video_llama")
 """Where `train_configs` and `eval_configs` lie in a checkout, and where a wheel installs them."""
@@ -41,8 +42,8 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
         ConfigError: anything is wrong with any key; all mistakes are listed together.
     """
     path = find_run_file(cfg_path)
-    tree = _merge(_read_yaml(path), _parse_options(options))
-    problems = [
+    tree, problems = _read_run_file(path, parse_options(options))
+    problems += [
         f"{key}: unknown section{did_you_mean(str(key), SECTIONS)} (known: {', '.join(SECTIONS)})"
         for key in tree
         if key not in SECTIONS
@@ -60,6 +61,23 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
     if problems or model is None or datasets is None:
         raise ConfigError(problems, where=str(path))
     return Config(model=model, datasets=datasets, run=run, imports=imports, resolved=tree)
+
+
+def _read_run_file(
+    path: Path, options: Sequence[tuple[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a run file with its overrides in our form, and what is wrong with its form."""
+    tree = read_yaml(path)
+    if original_keys(tree):
+        return translate(tree, path=path, options=options), []
+    for key, value in options:
+        over: dict[str, Any] = {}
+        set_key(over, key, value)
+        tree = _merge(tree, over)
+    return tree, [
+        f"{key}: a key of the original Video-LLaMA's files, and this is none; {GUIDE}"
+        for key in original_keys(tree)
+    ]
 
 
 def find_run_file(cfg_path: str | Path) -> Path:
@@ -97,26 +115,9 @@ def read_preset(arch: str, model_type: str) -> dict[str, Any]:
     """Return a shipped preset, merged onto its `base`; interpolations are left as they are."""
     file = resources.files("video_llama") / "presets" / arch / f"{model_type}.yaml"
     with resources.as_file(file) as path:
-        preset = _read_yaml(path)
+        preset = read_yaml(path)
     base = preset.pop("base", None)
     return preset if base is None else _merge(read_preset(arch, base), preset)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file as plain containers, interpolations left as they are."""
-    try:
-        node = OmegaConf.load(path)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        text = getattr(error, "problem", None) or str(error)
-        lines = path.read_text(encoding="utf-8").splitlines()
-        offers_choice = mark is not None and '" or "' in "".join(lines[mark.line : mark.line + 1])
-        hint = '; the line offers a choice ("a" or "b"): keep one' if offers_choice else ""
-        raise ConfigError(f"not valid YAML: {text}{hint}", where=f"{path}{line}") from error
-    if not isinstance(node, DictConfig):
-        raise ConfigError(f"expected sections ({', '.join(SECTIONS)}) at the top", where=str(path))
-    return OmegaConf.to_container(node, resolve=False)  # type: ignore[return-value]
 
 
 def _import_modules(node: object, problems: list[str]) -> tuple[str, ...]:
@@ -163,20 +164,6 @@ def _unknown_names(tree: Mapping[str, Any]) -> list[str]:
             text = unknown_name(name, registry.names(kind), what=kind)
             problems.append(f"{section}.{key}: {text}")
     return problems
-
-
-def _parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Turn `a.b=c` words into a tree."""
-    wrong = [word for word in options if "=" not in word]
-    if wrong:
-        raise ConfigError(
-            [f"--options {word}: expected dotted.key=value, e.g. run.seed=1" for word in wrong]
-        )
-    try:
-        node = OmegaConf.from_dotlist(list(options))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--options: cannot read {' '.join(options)}: {error}") from error
-    return OmegaConf.to_container(node, resolve=False)  # type: ignore[return-value]
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,8 @@ class Template:
         source: where the text comes from.
         instruct: layout of training conversations.
         chat: layout of served conversations.
-        prompted_caption: layout of a caption that answers a prompt; None takes `instruct`.
+        prompted_caption: layout of a caption that answers a prompt, without seconds; None takes
+            `instruct`.
         differs: where chat is not the beginning of instruct; empty for a corrected template.
         media_marks: text before and after a media item, by kind.
         caption_end: closes a caption; the caption form is media, caption, this.

@@ -6,6 +6,7 @@ here; `conversation.encode` turns the pieces into ids and fits them into the con
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,8 +82,9 @@ def _conversation(
 ) -> list[Piece | Slot]:
     """System text and turns."""
     layout = template.chat if sample.form == "chat" else template.instruct
-    if sample.form == "caption":
-        layout = template.prompted_caption or layout
+    if sample.form == "caption" and template.prompted_caption is not None:
+        layout = template.prompted_caption
+        template = dataclasses.replace(template, frame_times=False)
     turns = [message for message in sample.messages if message.role != "system"]
     if generation_prompt and turns and turns[-1].role == "assistant":
         turns = turns[:-1]

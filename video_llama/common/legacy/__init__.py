@@ -1,0 +1,1 @@
+"""Run files of the original Video-LLaMA, translated: see `translate`."""
