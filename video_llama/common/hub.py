@@ -35,7 +35,7 @@ ADDRESS = re.compile(r"(?P<scheme>https?):/{1,2}(?P<rest>\S+)")
 # fmt: off
 LOCAL_FOLDERS = frozenset({
     "checkpoints", "ckpt", "ckpts", "configs", "data", "dataset", "datasets", "model", "models",
-    "output", "outputs", "pretrained", "results", "runs", "weights",
+    "output", "outputs", "path", "pretrained", "results", "runs", "weights",
 })
 # fmt: on
 """First words of paths that are never taken for the name of an organisation on the hub."""

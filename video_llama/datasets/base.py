@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.placeholders import is_placeholder, placeholder_hint
 from video_llama.common.types import MediaItem, MediaKind, Sample
 from video_llama.datasets.records import Mistake, PackedRecords, Record, unique_keys
 
@@ -216,6 +217,8 @@ def missing_path(path: str | Path) -> str | None:
     path = Path(path)
     if path.exists():
         return None
+    if is_placeholder(path):
+        return f"there is no {path}{placeholder_hint(path)}"
     folder, wanted = path.parent, path.name
     while not folder.is_dir() and folder != folder.parent:
         folder, wanted = folder.parent, folder.name
