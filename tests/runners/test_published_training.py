@@ -148,7 +148,7 @@ def test_four_iterations_end_at_the_published_weights(case, tmp_path):
         optimizer=build_optimizer(model, run),
         world=World(),
         device=torch.device("cpu"),
-        amp=False,
+        precision="fp32",
     )
     Runner(
         Config(config, {}, run),

@@ -185,7 +185,7 @@ def build(config, world, *, dropout=0.1, task=None, dataset=None, stop_before_st
         optimizer=build_optimizer(model, run),
         world=world,
         device=torch.device("cpu"),
-        amp=run.amp,
+        precision=run.precision,
     )
     data = TinyData(run, world, dataset or TinyDataset(), stop_before_step=stop_before_step)
     return Runner(

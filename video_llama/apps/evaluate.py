@@ -37,6 +37,7 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.sample_encoder import TextSettings
+from video_llama.models.precision import autocast
 from video_llama.runners.data import open_encoder
 from video_llama.tasks.predictions import PredictionStore
 from video_llama.tasks.probes import get_probes
@@ -97,7 +98,7 @@ def evaluate(config: Config) -> dict[str, list[KindScore]]:
     start_logging()
     settings = _settings(config)
     readers = _open_readers(config)
-    device = pick_device(config.run.device)
+    device = pick_device(config.run)
     with process_group(device) as world:
         if world.size > 1 and device == "cuda":
             device = f"cuda:{world.local_rank}"
@@ -111,7 +112,7 @@ def evaluate(config: Config) -> dict[str, list[KindScore]]:
             for asked in sets:
                 with (
                     progress_bar(asked.name) as show,
-                    torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.run.amp),
+                    autocast(config.run.precision, device=device),
                 ):
                     task.evaluate(
                         loaded.model, asked.questions, store=asked.store, on_progress=show

@@ -48,6 +48,11 @@ def run_file_schema() -> dict[str, Any]:
             "stages": stages,
         },
     }
+    run = of_dataclass(RunConfig)
+    run["properties"]["amp"] = {
+        "type": "boolean",
+        "description": "LAVIS's key: true is precision bf16, false is fp32.",
+    }
     presets = list_presets()
     extra = {
         key
@@ -76,7 +81,7 @@ def run_file_schema() -> dict[str, Any]:
                 "type": "object",
                 "additionalProperties": _nullable(_alternatives("dataset", DatasetEntry)),
             },
-            "run": of_dataclass(RunConfig),
+            "run": run,
             "imports": of_type(tuple[str, ...]),
         },
     }

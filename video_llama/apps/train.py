@@ -31,6 +31,7 @@ from video_llama.runners.folder import RunFolder
 from video_llama.runners.optim import build_optimizer
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner, RunSummary
+from video_llama.runners.sanity import StartCheck
 
 STOPPED = 130
 
@@ -77,7 +78,7 @@ def train(config: Config) -> RunSummary:
         return RunSummary(folder=path, state=start.state, num_steps=start.state.step)
     readers = open_readers(config)
     check_start(config, readers, learning=True)
-    device = pick_device(run.device)
+    device = pick_device(run)
     with process_group(device) as world:
         if world.size > 1 and device == "cuda":
             device = f"cuda:{world.local_rank}"
@@ -131,7 +132,15 @@ def build_runner(
         optimizer=build_optimizer(loaded.model, config.run),
         world=world,
         device=torch.device(device),
-        amp=config.run.amp,
+        precision=config.run.precision,
     )
     task = registry.get_task_class(config.run.task)()
-    return Runner(config, model=loaded.model, task=task, data=data, engine=engine, folder=folder)
+    return Runner(
+        config,
+        model=loaded.model,
+        task=task,
+        data=data,
+        engine=engine,
+        folder=folder,
+        start_check=StartCheck(loaded.model),
+    )

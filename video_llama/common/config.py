@@ -22,7 +22,7 @@ from video_llama.common.legacy.translate import GUIDE, original_keys, set_key, t
 from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
 from video_llama.common.schema import Config, RunConfig
-from video_llama.common.sections import parse_datasets, parse_model
+from video_llama.common.sections import parse_datasets, parse_model, translate_amp
 from video_llama.common.yaml_files import parse_options, read_yaml
 
 SHIPPED_RUN_FILES = (Path(__file__).parents[2], Path(sys.prefix) / "share" / "video_llama")
@@ -56,7 +56,8 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
         tree = _resolve(tree, problems, where=str(path))
         model = parse_model(tree["model"], preset_keys=set(preset), problems=problems)
         datasets = parse_datasets(tree.get("datasets"), problems)
-    run = parse(RunConfig, tree.get("run") or {}, where="run", problems=problems)
+    tree["run"] = translate_amp(tree.get("run") or {}, problems)
+    run = parse(RunConfig, tree["run"], where="run", problems=problems)
     problems += _unknown_names(tree)
     if problems or model is None or datasets is None:
         raise ConfigError(problems, where=str(path))

@@ -8,6 +8,9 @@ from typing import Any, Literal
 from video_llama.common.errors import ConfigError
 from video_llama.common.types import MediaKind
 
+Precision = Literal["bf16", "fp16", "fp32"]
+"""What the parts that learn compute in, see `models.precision`."""
+
 
 FRESH = "fresh"
 """In place of a file of weights: the part starts from random values, whatever `ckpt` holds."""
@@ -150,7 +153,7 @@ class RunConfig:
         grad_clip_norm: largest gradient norm, None for no clipping.
         seed: everything random is a function of it.
         device: auto, cpu, cuda, cuda:1, mps.
-        amp: bfloat16 autocast.
+        precision: what the parts that learn compute in; frozen parts keep their own dtype.
         log_freq: optimizer steps between log lines.
         save_freq: epochs between checkpoints.
         keep_last: checkpoints kept besides the best.
@@ -183,7 +186,7 @@ class RunConfig:
     grad_clip_norm: float | None = 1.0
     seed: int = 42
     device: str = "auto"
-    amp: bool = False
+    precision: Precision = "fp32"
     log_freq: int = 10
     save_freq: int = 1
     keep_last: int = 2

@@ -1,4 +1,4 @@
-"""The `model` and `datasets` sections of a run file, from merged containers to typed parts.
+"""The sections of a run file, from merged containers to typed parts.
 
 A part's own keys are those of the `Config` of the class its `type` names in the registry. Files
 and layers are the business of `config`.
@@ -14,6 +14,9 @@ from video_llama.common.errors import UnknownName
 from video_llama.common.parsing import build, parse, parse_value, type_hints
 from video_llama.common.registry import did_you_mean, registry
 from video_llama.common.schema import BranchConfig, DatasetEntry, ModelConfig, PartConfig
+
+AMP_PRECISIONS = {True: "bf16", False: "fp32"}
+"""What LAVIS's `run.amp` means where `run.precision` does not say it."""
 
 
 def parse_model(
@@ -56,6 +59,28 @@ def parse_model(
         paths=extra,
         **values,
     )
+
+
+def translate_amp(run: object, problems: list[str]) -> object:
+    """Write LAVIS's `run.amp` as `run.precision`; mistakes are appended to `problems`.
+
+    Returns:
+        The `run` section without `amp`.
+    """
+    if not isinstance(run, Mapping) or "amp" not in run:
+        return run
+    rest = {key: value for key, value in run.items() if key != "amp"}
+    amp = run["amp"]
+    if not isinstance(amp, bool):
+        problems.append(f"run.amp: expected true or false, found {amp!r}")
+        return rest
+    precision = rest.setdefault("precision", AMP_PRECISIONS[amp])
+    if amp == (precision == AMP_PRECISIONS[False]):
+        problems.append(
+            f"run.amp: {str(amp).lower()} contradicts run.precision: {precision}; leave amp out, "
+            "precision says it all"
+        )
+    return rest
 
 
 def parse_datasets(node: object, problems: list[str]) -> dict[str, DatasetEntry]:

@@ -1,7 +1,9 @@
 """Which parameters learn, and how a frozen part stays frozen.
 
-A frozen part is in eval mode for good: dropout or drop-path in a part that does not learn would
-make the feature cache lie and the loss noisy for nothing.
+What is frozen is in eval mode for good, be it a part or a module inside one that learns elsewhere:
+dropout or drop-path in it would make the feature cache lie and the loss noisy for nothing.
+
+What learns is float32: an optimizer step is smaller than what half precision can tell apart.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from video_llama.common.errors import ConfigError
@@ -45,7 +48,7 @@ def set_trainable(module: nn.Module, rule: bool | Sequence[str], *, where: str) 
         where: dotted key of the part, for messages.
 
     Raises:
-        ConfigError: a pattern matches no parameter.
+        ConfigError: a pattern matches no parameter, or what is to learn is not float32.
     """
     names = [name for name, _ in module.named_parameters()]
     if not isinstance(rule, bool):
@@ -58,6 +61,19 @@ def set_trainable(module: nn.Module, rule: bool | Sequence[str], *, where: str) 
     for name, parameter in module.named_parameters():
         learns = rule if isinstance(rule, bool) else matches(name, rule)
         parameter.requires_grad_(learns)
+    halves = [
+        (name, str(parameter.dtype).removeprefix("torch."))
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16)
+    ]
+    if halves:
+        name, dtype = halves[0]
+        raise ConfigError(
+            f"{where}.trainable: {len(halves)} parameters that shall learn are {dtype} (first "
+            f"{name}), which rounds the small steps of an optimizer away; set {where}.dtype: "
+            "float32 (run.precision: bf16 still computes in bfloat16), or, for a decoder, train "
+            "adapters with lora"
+        )
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -71,8 +87,23 @@ def learns(module: nn.Module) -> bool:
 
 
 def set_mode(module: nn.Module, training: bool) -> None:  # noqa: FBT001 - mirrors nn.Module.train
-    """Put a part into training mode if it learns, into eval mode otherwise."""
-    module.train(training and learns(module))
+    """Put what learns into training mode and what is frozen into eval mode.
+
+    Worked example, `training` with `trainable: ["second.*"]`:
+        {first: Linear, second: Linear, dropout: Dropout}   first eval; second, dropout and the
+                                                            part itself in training mode
+    A module without parameters goes with the one it stands in.
+    """
+    rules = {parameter.requires_grad for parameter in module.parameters()}
+    if rules != {True, False}:
+        module.train(training and True in rules)
+        return
+    module.training = training
+    for child in module.children():
+        if next(child.parameters(), None) is None:
+            child.train(training)
+        else:
+            set_mode(child, training)
 
 
 def part_row(module: nn.Module, *, name: str, type_name: str, weights: str) -> PartRow:

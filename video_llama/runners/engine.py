@@ -1,7 +1,11 @@
 """How the processes of a run make one optimizer step together.
 
-`Engine` is all the runner knows; this file has plain torch, alone or under DDP. Autocast is bf16,
-which needs no loss scaling. An engine knows nothing of data, schedules or files.
+`Engine` is all the runner knows; this file has plain torch, alone or under DDP. An engine knows
+nothing of data, schedules or files.
+
+float16 holds nothing below 6e-8, where most gradients are. So wherever it is used the loss is
+scaled up before the backward pass, and a step whose gradients overflow is left out and the scale
+halved (Micikevicius et al. 2018, section 3.2). bfloat16 reaches as low as float32 and needs none.
 """
 
 from __future__ import annotations
@@ -12,13 +16,21 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from video_llama.common.dist import World
 from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.schema import Precision
+from video_llama.models.precision import autocast
 
 SEPARATOR = "::"
 """Between a parameter's name and its optimizer moment in a checkpoint."""
+
+SCALER = f"loss_scaling{SEPARATOR}"
+"""Before the names of the loss scaling's state, beside the moments; no parameter is called so."""
+
+SCALE, NUM_GOOD_STEPS = f"{SCALER}scale", f"{SCALER}num_good_steps"
 
 
 class Engine(Protocol):
@@ -28,11 +40,18 @@ class Engine(Protocol):
         model: what a training step calls; it may wrap the model that was handed in.
         world: this process among the others.
         device: where the batches go.
+        loss_scale: what the loss is multiplied by before the backward pass; above 1 a step whose
+            gradients are not finite is left out, and the next has a smaller scale.
     """
 
     model: nn.Module
     world: World
     device: torch.device
+
+    @property
+    def loss_scale(self) -> float:
+        """See above."""
+        ...
 
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Surround forward and backward of an iteration; gradients travel in a step's last."""
@@ -47,19 +66,23 @@ class Engine(Protocol):
         ...
 
     def clip(self, max_norm: float | None) -> Tensor:
-        """Scale the gradients down to `max_norm` if given; return float[], the norm before."""
+        """Scale the gradients down to `max_norm` if given, once a step, before `step`.
+
+        Returns:
+            float[], the norm before, without the loss scale.
+        """
         ...
 
     def step(self, *, lr: float) -> None:
-        """Update the parameters and clear the gradients."""
+        """Update the parameters, unless the loss scale was too high, and clear the gradients."""
         ...
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Return the moments by name; every rank must call it."""
+        """Return the moments and the loss scaling by name; every rank must call it."""
         ...
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put the moments of a checkpoint back."""
+        """Put back what `optimizer_state` returned."""
         ...
 
 
@@ -71,7 +94,7 @@ class TorchEngine:
         optimizer: over the trainable parameters, its groups carry `names`.
         world: this process among the others.
         device: where the model is.
-        amp: bf16 autocast in forward.
+        precision: of the forward pass.
     """
 
     def __init__(
@@ -81,13 +104,21 @@ class TorchEngine:
         optimizer: torch.optim.Optimizer,
         world: World,
         device: torch.device,
-        amp: bool,
+        precision: Precision,
     ) -> None:
         self.world = world
         self.device = device
-        self.amp = amp
+        self.precision = precision
         self.optimizer = optimizer
+        # Gradients also pass through a frozen decoder that computes in float16.
+        has_float16 = any(parameter.dtype is torch.float16 for parameter in model.parameters())
+        self._scaler = GradScaler(device.type, enabled=precision == "fp16" or has_float16)
         self.model = model if world.size == 1 else _distribute(model)
+
+    @property
+    def loss_scale(self) -> float:
+        """See `Engine`."""
+        return self._scaler.get_scale()
 
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """See `Engine`."""
@@ -97,14 +128,15 @@ class TorchEngine:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """See `Engine`."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
+        return autocast(self.precision, device=self.device)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def clip(self, max_norm: float | None) -> Tensor:
         """See `Engine`."""
+        self._scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         return nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
 
@@ -112,27 +144,42 @@ class TorchEngine:
         """See `Engine`."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """See `Engine`."""
-        return {
+        moments = {
             f"{name}{SEPARATOR}{key}": value
             for name, parameter in self._named_parameters().items()
             for key, value in self.optimizer.state[parameter].items()
         }
+        scaling = self._scaler.state_dict()
+        if not scaling:
+            return moments
+        return moments | {
+            SCALE: torch.tensor(scaling["scale"]),
+            NUM_GOOD_STEPS: torch.tensor(scaling["_growth_tracker"]),
+        }
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put the moments of a checkpoint back.
+        """Put the moments and the loss scaling of a checkpoint back.
 
         Raises:
             CheckpointMismatch: they belong to other parameters.
         """
         by_name: dict[str, dict[str, Tensor]] = {}
         for key, value in state.items():
-            name, _, moment = key.rpartition(SEPARATOR)
-            by_name.setdefault(name, {})[moment] = value
+            if not key.startswith(SCALER):
+                name, _, moment = key.rpartition(SEPARATOR)
+                by_name.setdefault(name, {})[moment] = value
+        if SCALE in state:
+            found = {"scale": state[SCALE].item(), "_growth_tracker": state[NUM_GOOD_STEPS].item()}
+            self._scaler.load_state_dict(self._scaler.state_dict() | found)
+            if not by_name:
+                # All steps so far were left out, so there are no moments yet.
+                return
         names = list(self._named_parameters())
         if set(names) != set(by_name):
             odd = sorted(set(names) ^ set(by_name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import resource
 import time
 from collections import defaultdict
@@ -36,7 +37,8 @@ class Window:
         num_tokens: decoder positions that are not padding.
         num_samples: samples.
         data_wait_s: seconds the loop waited for batches.
-        grad_norm: of the last step, before clipping.
+        grad_norm: of the last step that was made, before clipping.
+        num_left_out: steps that were not made because their gradients overflowed.
         started_s: clock at the window's start.
     """
 
@@ -46,6 +48,7 @@ class Window:
     num_samples: int = 0
     data_wait_s: float = 0.0
     grad_norm: float = 0.0
+    num_left_out: int = 0
     started_s: float = field(default_factory=time.perf_counter)
 
     def add(
@@ -63,7 +66,10 @@ class Window:
         self.num_targets[dataset] += num_targets
         self.num_tokens += num_tokens
         self.num_samples += num_samples
-        self.grad_norm = grad_norm
+        if math.isfinite(grad_norm):
+            self.grad_norm = grad_norm
+        else:
+            self.num_left_out += 1
 
     def record(self) -> dict[str, float]:
         """Return the window as numbers to write; losses are in nats per supervised token."""
@@ -76,6 +82,7 @@ class Window:
             "loss": sum(self.loss_sum.values()) / max(sum(self.num_targets.values()), 1),
             **(losses if len(losses) > 1 else {}),
             "grad_norm": self.grad_norm,
+            **({"steps_left_out": self.num_left_out} if self.num_left_out else {}),
             "tokens_per_s": self.num_tokens / seconds,
             "samples_per_s": self.num_samples / seconds,
             "data_wait_share": self.data_wait_s / seconds,

@@ -24,12 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from video_llama.common import dist
-from video_llama.common.errors import VideoLlamaError
 from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.rng import fold
 from video_llama.common.schema import Config
-from video_llama.common.types import IGNORE_INDEX, Batch
+from video_llama.common.types import IGNORE_INDEX, Batch, LossOutput
 from video_llama.datasets.collate import LoadedBatch
 from video_llama.runners.checkpoint import RunState
 from video_llama.runners.data import CachingModel, RunData
@@ -37,6 +36,7 @@ from video_llama.runners.engine import Engine
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
 from video_llama.runners.metrics import ProgressBar, Window
 from video_llama.runners.optim import LearningRate
+from video_llama.runners.sanity import StartCheck, bad_samples, not_finite
 from video_llama.runners.signals import StopRequest
 from video_llama.runners.skips import SkipCounts
 from video_llama.tasks.base import Model, Task
@@ -76,6 +76,7 @@ class Runner:
         data: what is read.
         engine: how a step is made.
         folder: where the run is kept, and where it starts.
+        start_check: looks at the first steps, None for no look.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Runner:
         data: RunData,
         engine: Engine,
         folder: RunFolder,
+        start_check: StartCheck | None = None,
     ) -> None:
         self.config = config
         self.run = config.run
@@ -95,6 +97,7 @@ class Runner:
         self.data = data
         self.engine = engine
         self.folder = folder
+        self.start_check = start_check
         run, world = config.run, engine.world
         self._saved_step: int | None = None
         self.learning_rate = LearningRate(run, compat=config.model.compat)
@@ -111,7 +114,7 @@ class Runner:
         """Run the loop; on SIGTERM or SIGINT finish the step, save and return.
 
         Raises:
-            VideoLlamaError: the loss is not finite, too many samples cannot be used, or a
+            VideoLlamaError: a loss or gradient is not finite, too many samples cannot be used, or a
                 checkpoint cannot be written.
         """
         self.folder.load(self.model, engine=self.engine)
@@ -146,27 +149,30 @@ class Runner:
         assert len(loaded) == self.run.accum_grad_iters, "the plan ended before the run"
         num_targets = [count_targets(item.batch) for item in loaded]
         total = int(dist.sum_over_ranks(self._on_device([sum(num_targets)]))[0])
-        losses = []
+        outputs = []
         for index, item in enumerate(loaded):
             if self.config.model.compat == "released":
                 scale = 1.0 / max(num_targets[index], 1)
             else:
                 # The engine averages over the ranks; the step's tokens are to be averaged.
                 scale = self.engine.world.size / max(total, 1)
-            losses.append(self._iterate(item, index=index, scale=scale))
+            outputs.append(self._iterate(item, index=index, scale=scale))
         loss_sum, num_tokens, num_skipped, num_asked = dist.sum_over_ranks(
             self._on_device(
                 [
-                    float(torch.stack(losses).sum()),
+                    float(torch.stack([output.loss_sum for output in outputs]).sum()),
                     sum(int(item.batch.attention_mask.sum()) for item in loaded),
                     sum(len(item.skips) for item in loaded),
                     request.received is not None,
                 ]
             )
         ).tolist()
-        grad_norm = self.engine.clip(self.run.grad_clip_norm)
-        self._check_finite(loaded, losses=losses, loss_sum=loss_sum, grad_norm=float(grad_norm))
+        grad_norm = float(self.engine.clip(self.run.grad_clip_norm))
+        self._check_finite(loaded, outputs=outputs, loss_sum=loss_sum, grad_norm=grad_norm)
         self.engine.step(lr=lr)
+        if self.start_check is not None:
+            mean = loss_sum / max(total, 1)
+            self.start_check(self.state.step, loss=mean, batch=loaded[0].batch)
         self.state = dataclasses.replace(self.state, step=self.state.step + 1)
         window.add(
             dataset=loaded[0].batch.dataset,
@@ -174,14 +180,14 @@ class Runner:
             num_targets=total,
             num_tokens=int(num_tokens),
             num_samples=self.state.global_batch_size,
-            grad_norm=float(grad_norm),
+            grad_norm=grad_norm,
         )
         if num_skipped:
             self._count_skips(loaded)
         return bool(num_asked)
 
-    def _iterate(self, loaded: LoadedBatch, *, index: int, scale: float) -> Tensor:
-        """Add the gradients of one iteration; return float[], its summed loss."""
+    def _iterate(self, loaded: LoadedBatch, *, index: int, scale: float) -> LossOutput:
+        """Add the gradients of one iteration; return its losses without the graph."""
         rank = self.engine.world.rank
         torch.manual_seed(fold(self.run.seed, "dropout", self.state.step, index, rank))
         with self.engine.accumulate(is_last=index == self.run.accum_grad_iters - 1):
@@ -189,32 +195,26 @@ class Runner:
                 output = self.task.train_step(cast(Model, self.engine.model), loaded.batch)
             self.engine.backward(output.loss_sum * scale)
         self.data.keep(output.frontier, loaded)
-        return output.loss_sum.detach()
+        return dataclasses.replace(output, loss_sum=output.loss_sum.detach(), frontier={})
 
     def _check_finite(
         self,
         loaded: Sequence[LoadedBatch],
         *,
-        losses: Sequence[Tensor],
+        outputs: Sequence[LossOutput],
         loss_sum: float,
         grad_norm: float,
     ) -> None:
         """Stop before a step that would spoil the weights; every rank sees the same sums."""
         if math.isfinite(loss_sum) and math.isfinite(grad_norm):
             return
-        keys = [
-            key
-            for item, loss in zip(loaded, losses, strict=True)
-            if not math.isfinite(loss) or math.isfinite(loss_sum)
-            for key in item.batch.keys
-        ]
-        keys = [key for share in dist.gather_objects(keys) for key in share]
-        raise VideoLlamaError(
-            f"step {self.state.step}: loss sum {loss_sum}, gradient norm {grad_norm}, in a batch "
-            f"of '{loaded[0].batch.dataset}' with samples {', '.join(keys)}; the weights were not "
-            "changed and the last checkpoint is good. Look at these samples, or lower run.init_lr "
-            "or set run.grad_clip_norm"
-        )
+        step, scale = self.state.step, self.engine.loss_scale
+        if math.isfinite(loss_sum) and scale > 1:
+            get_logger().info("step %d left out: gradients overflow at loss scale %g", step, scale)
+            return
+        keys = bad_samples([item.batch for item in loaded], outputs)
+        where = f"'{loaded[0].batch.dataset}' with samples {', '.join(keys)}"
+        raise not_finite(step, loss_sum=loss_sum, grad_norm=grad_norm, where=where)
 
     def _count_skips(self, loaded: Sequence[LoadedBatch]) -> None:
         """Write down samples that could not be used; stop if there are too many."""

@@ -34,11 +34,13 @@ class Decoder(Protocol):
     Attributes:
         width: H.
         max_context: most positions it can read and write together.
+        vocab_size: V.
         end_ids: token ids that end an answer.
     """
 
     width: int
     max_context: int
+    vocab_size: int
     end_ids: frozenset[int]
 
     def embed(self, ids: Tensor) -> Tensor:
