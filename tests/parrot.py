@@ -11,6 +11,8 @@ from torch import Tensor
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, Shape, VideoSpec
 from video_llama.conversation.chat import Chat
+from video_llama.conversation.compat import ChatCompat
+from video_llama.conversation.stopping import StopRule
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
 from video_llama.processors.media import MediaLoader
@@ -79,13 +81,20 @@ class Parrot:
         slots: Sequence[int],
         media: Sequence[Tensor],
         settings: GenerationSettings,
+        stop: StopRule,
     ) -> Iterator[int]:
         self.heard.append(Heard(list(input_ids), list(slots), list(media), settings))
         for token_id in self.tokenizer.encode_run(self.says).ids[: settings.max_new_tokens]:
             self.spoken += 1
             yield token_id
 
-    def chat(self, *, template: str = "vicuna_v0", max_new_tokens: int = 100) -> Chat:
+    def chat(
+        self,
+        *,
+        template: str = "vicuna_v0",
+        max_new_tokens: int = 100,
+        compat: ChatCompat | None = None,
+    ) -> Chat:
         """Open a conversation with it."""
         return Chat(
             self,
@@ -93,6 +102,7 @@ class Parrot:
             template=get_template(template),
             loader=MediaLoader(self.branch_specs()),
             settings=GenerationSettings(max_new_tokens=max_new_tokens),
+            compat=compat,
         )
 
     def last_prompt(self) -> str:

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from video_llama.common.generation import GenerationSettings
-from video_llama.models.generation import sample_next, stream_ids
+from video_llama.models.generation import adjust_scores, sample_next, stream_ids
+
+
+def choose(logits, rows, *, settings, generator):
+    scores = adjust_scores(logits, rows, settings=settings, end_ids=())
+    return sample_next(scores, settings=settings, generator=generator)
 
 
 def draw(probabilities, *, rows=((),), num=1, **settings):
@@ -16,9 +21,7 @@ def draw(probabilities, *, rows=((),), num=1, **settings):
     logits = torch.tensor([probabilities]).log()
     generator = torch.Generator().manual_seed(0)
     settings = GenerationSettings(**settings)
-    return [
-        sample_next(logits, rows, settings=settings, generator=generator)[0] for _ in range(num)
-    ]
+    return [choose(logits, rows, settings=settings, generator=generator)[0] for _ in range(num)]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_the_penalty_divides_positive_and_multiplies_negative_scores_of_ids_seen
     logits = torch.tensor([[2.0, 1.4, 0.0], [-0.2, -0.25, -9.0]])
 
     def best(rows):
-        return sample_next(logits, rows, settings=settings, generator=generator)
+        return choose(logits, rows, settings=settings, generator=generator)
 
     assert best([[], []]) == [0, 0]
     assert best([[0], [0]]) == [1, 1]
@@ -70,7 +73,7 @@ def test_the_penalty_divides_positive_and_multiplies_negative_scores_of_ids_seen
 def test_the_penalty_of_an_id_does_not_grow_with_its_count():
     settings = GenerationSettings(repetition_penalty=1.5)
     logits = torch.tensor([[2.0, 1.3]])
-    chosen = sample_next(logits, [[0] * 9], settings=settings, generator=torch.Generator())
+    chosen = choose(logits, [[0] * 9], settings=settings, generator=torch.Generator())
     assert chosen == [0]
 
 
@@ -79,9 +82,7 @@ def test_equal_seeds_draw_equal_ids_and_logits_stay_untouched():
     kept = logits.clone()
     settings = GenerationSettings(temperature=1.0, repetition_penalty=1.3)
     first, second = (
-        sample_next(
-            logits, [[1], [2]], settings=settings, generator=torch.Generator().manual_seed(7)
-        )
+        choose(logits, [[1], [2]], settings=settings, generator=torch.Generator().manual_seed(7))
         for _ in range(2)
     )
     assert first == second
@@ -125,6 +126,17 @@ def stream(decoder, *, num_rows=1, length=3, stop=None, **settings):
 
 def test_an_answer_ends_with_the_decoders_end_token():
     assert stream(Counting(), max_new_tokens=9) == [[10], [11], [12], [13]]
+
+
+def test_an_end_token_is_not_chosen_before_the_shortest_answer():
+    scores = torch.tensor([[9.0, 0.0, 1.0]])
+    settings = GenerationSettings(min_new_tokens=2)
+
+    def best(ids):
+        adjusted = adjust_scores(scores, [ids], settings=settings, end_ids={0})
+        return sample_next(adjusted, settings=settings, generator=torch.Generator())
+
+    assert [best([]), best([2]), best([2, 2])] == [[2], [2], [0]]
 
 
 def test_an_answer_ends_where_the_context_ends():

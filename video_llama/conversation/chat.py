@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import BranchSpec, MediaItem, MediaKind, Message, Sample
+from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.encode import Encoded, encode
 from video_llama.conversation.layouts import Template
-from video_llama.conversation.stopping import AnswerStream
+from video_llama.conversation.stopping import AnswerStream, StopRule
 from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.processors.media import MediaLoader, probe
 
@@ -56,14 +57,17 @@ class ChatModel(Protocol):
         slots: Sequence[int],
         media: Sequence[Tensor],
         settings: GenerationSettings,
+        stop: StopRule,
     ) -> Iterator[int]:
-        """Yield the ids of an answer one by one, until the decoder's end token or the limit.
+        """Yield the ids of an answer one by one, until it ends or the limit is reached.
 
         Args:
             input_ids: int[L] of one prompt; 0 at media positions.
-            slots: int[L], 0 for text, k for the next token of `media[k - 1]`.
+            slots: int[L], 0 for text, k for a token of `media[k - 1]`; fewer than it has tokens
+                where the prompt was cut, then for its last ones.
             media: float[S, H] per item, as `encode_items` returned them.
             settings: length, temperature, seed.
+            stop: called with row 0 and its ids after each token.
 
         Yields:
             Token ids; closing the iterator ends the generation.
@@ -95,6 +99,7 @@ class Chat:
         loader: reads media for the model's branches.
         settings: of answers, unless a question brings its own; by default greedy, with at most
             the published 300 tokens, or a quarter of a context that is short.
+        compat: quirks to keep for released weights.
     """
 
     def __init__(
@@ -105,9 +110,12 @@ class Chat:
         template: Template,
         loader: MediaLoader,
         settings: GenerationSettings | None = None,
+        compat: ChatCompat | None = None,
     ) -> None:
+        self._compat = compat or ChatCompat()
+        self._max_context = min(model.max_context, self._compat.max_length or model.max_context)
         self.settings = settings or GenerationSettings(
-            max_new_tokens=max(1, min(300, model.max_context // 4))
+            max_new_tokens=max(1, min(300, self._max_context // 4))
         )
         self._model = model
         self._tokenizer = tokenizer
@@ -133,6 +141,7 @@ class Chat:
             template=self.template,
             loader=self._loader,
             settings=self.settings,
+            compat=self._compat,
         )
 
     def reset(self) -> None:
@@ -223,6 +232,7 @@ class Chat:
             slots=prompt.slots,
             media=[self._tokens[_key(item)] for turn in [*messages, asked] for item in turn.media],
             settings=settings,
+            stop=StopRule(self._tokenizer, self.template.stop),
         )
         try:
             for token_id in ids:
@@ -245,11 +255,11 @@ class Chat:
 
     def _prompt(self, messages: list[Message], *, settings: GenerationSettings) -> Encoded:
         """Lay the conversation out and note what had to be left out."""
-        room = self._model.max_context - settings.max_new_tokens
+        room = self._max_context - settings.max_new_tokens
         if room < 1:
             raise ConfigError(
                 f"max_new_tokens is {settings.max_new_tokens}, but the decoder's context holds "
-                f"{self._model.max_context} positions in all; lower it"
+                f"{self._max_context} positions in all; lower it"
             )
         sample = Sample("conversation", messages, form="chat")
         encoded = encode(
@@ -259,10 +269,11 @@ class Chat:
             num_slots=[len(self._tokens[_key(item)]) for item in sample.media],
             max_len=room,
             generation_prompt=True,
+            overflow=self._compat.overflow,
         )
         if encoded.dropped_rounds > self._num_dropped:
             self._notes.append(
-                f"The conversation no longer fits the model's {self._model.max_context} "
+                f"The conversation no longer fits the model's {self._max_context} "
                 f"positions: its first {encoded.dropped_rounds} question(s) are forgotten."
             )
         self._num_dropped = encoded.dropped_rounds

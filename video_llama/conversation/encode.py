@@ -51,7 +51,7 @@ def encode(
     num_slots: Sequence[int],
     max_len: int,
     generation_prompt: bool = False,
-    overflow: Literal["drop_rounds", "raise"] = "drop_rounds",
+    overflow: Literal["drop_rounds", "cut_left", "raise"] = "drop_rounds",
 ) -> Encoded:
     """Encode a sample in the form it asks for.
 
@@ -77,7 +77,8 @@ def encode(
             question and its answer): the last ones in training, the oldest ones before a
             generation prompt, whose media then open the next question. A caption loses its last
             words; its end mark stays, unless the template lets it go, as published. Media and the
-            bos token are never cut.
+            bos token are never cut. "cut_left" cuts the beginning off wherever that is, media
+            too, as the published chat does.
 
     Returns:
         Ids, labels and slots.
@@ -103,6 +104,10 @@ def encode(
         if sample.form == "caption" and overflow == "drop_rounds":
             num_kept = 0 if template.cuts_caption_end else _end_mark_len(pieces, tokenizer)
             encoded = _cut_caption(encoded, num_kept=num_kept, max_len=max_len)
+        if overflow == "cut_left":
+            return Encoded(
+                encoded.input_ids[-max_len:], encoded.labels[-max_len:], encoded.slots[-max_len:]
+            )
         if len(encoded) <= max_len:
             encoded.dropped_rounds = dropped
             return encoded

@@ -8,7 +8,7 @@ Shapes: B batch, L prompt, H decoder width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ def stream_ids(
     room = max(decoder.max_context - embeds.shape[1], 0)
     for _ in range(min(settings.max_new_tokens, room)):
         logits = decoder.step(embeds, attention_mask=attention_mask, cache=cache)
-        ids = sample_next(logits, rows, settings=settings, generator=generator)
+        scores = adjust_scores(logits, rows, settings=settings, end_ids=decoder.end_ids)
+        ids = sample_next(scores, settings=settings, generator=generator)
         new = [None if done[index] else token for index, token in enumerate(ids)]
         for index, token in enumerate(new):
             if token is not None:
@@ -58,24 +59,42 @@ def stream_ids(
         embeds = decoder.embed(torch.as_tensor(ids, device=embeds.device)[:, None])
 
 
-def sample_next(
+def adjust_scores(
     logits: Tensor,
     rows: Sequence[Sequence[int]],
     *,
     settings: GenerationSettings,
-    generator: torch.Generator,
-) -> list[int]:
-    """Choose the next id of every row.
+    end_ids: Collection[int],
+) -> Tensor:
+    """Make ids said before less likely (CTRL, Keskar et al. 2019), and an early end impossible.
 
     Args:
-        logits: float[B, V] of the last position.
-        rows: ids generated so far, for the repetition penalty (CTRL, Keskar et al. 2019).
-        settings: temperature 0 is greedy; otherwise top-p sampling (Holtzman et al. 2020).
-        generator: on the CPU, so that a seed gives the same answer on every device.
+        logits: float[B, V] of the last position, or log-probabilities.
+        rows: ids generated so far.
+        settings: penalty and shortest answer.
+        end_ids: ids that end an answer.
+
+    Returns:
+        float32[B, V] on the CPU; the argument is not changed.
     """
     scores = logits.detach().float().cpu()
     if settings.repetition_penalty != 1.0:
         scores = _penalise(scores, rows, penalty=settings.repetition_penalty)
+    if len(rows[0]) < settings.min_new_tokens:
+        scores = scores.index_fill(1, torch.tensor(sorted(end_ids), dtype=torch.int64), -torch.inf)
+    return scores
+
+
+def sample_next(
+    scores: Tensor, *, settings: GenerationSettings, generator: torch.Generator
+) -> list[int]:
+    """Choose the next id of every row.
+
+    Args:
+        scores: float32[B, V], as `adjust_scores` gave them.
+        settings: temperature 0 is greedy; otherwise top-p sampling (Holtzman et al. 2020).
+        generator: on the CPU, so that a seed gives the same answer on every device.
+    """
     if settings.temperature == 0:
         return [int(index) for index in scores.argmax(dim=-1)]
     probabilities = (scores / settings.temperature).softmax(dim=-1)

@@ -24,6 +24,7 @@ from video_llama.common.types import (
     LossOutput,
     MediaItem,
 )
+from video_llama.models.beams import stream_answer
 from video_llama.models.branch import Branch, BranchOutput, fold_shapes, num_steps
 from video_llama.models.generation import StopRule, stream_ids
 from video_llama.models.placing import place_tokens
@@ -155,13 +156,14 @@ class VideoLLM(nn.Module):
 
         Args:
             batch: prompts; labels are ignored.
-            settings: length, temperature, seed.
+            settings: length, temperature, seed; one beam.
             stop: called with a row and its ids after each token; by default only the decoder's
                 end token stops a row.
 
         Returns:
             The new ids of each row, its stop tokens included.
         """
+        assert settings.num_beams == 1, "beams answer one prompt at a time, see `stream_prompt`"
         rows: list[list[int]] = [[] for _ in batch.keys]
         embeds = self.embed(batch, self._run_branches(batch.media))
         mask = batch.attention_mask.to(self.device)
@@ -202,23 +204,29 @@ class VideoLLM(nn.Module):
         slots: Sequence[int],
         media: Sequence[Tensor],
         settings: GenerationSettings,
+        stop: StopRule | None = None,
     ) -> Iterator[int]:
-        """Yield the ids of an answer one by one, until the decoder's end token or the limit.
+        """Yield the ids of an answer one by one, until it ends; beams all at the end.
 
         Args:
             input_ids: one prompt of L ids; 0 at media positions.
-            slots: 0 for text, k for the next token of `media[k - 1]`; L of them.
+            slots: 0 for text, k for a token of `media[k - 1]`; L of them. Where a prompt was cut
+                there are fewer places than tokens, and the last tokens stand in them.
             media: float[S, H] per item, as `encode_items` gave them.
             settings: length, temperature, seed.
+            stop: called with row 0 and its ids after each token; by default only the decoder's
+                end token and the limit end an answer.
         """
         embeds = self.decoder.embed(torch.tensor([input_ids], device=self.device)).clone()
         places = torch.tensor(slots, device=self.device)
         for number, tokens in enumerate(media, start=1):
-            embeds[0, places == number] = tokens.to(embeds.dtype)
+            is_here = places == number
+            first = len(tokens) - int(is_here.sum())
+            embeds[0, is_here] = tokens[first:].to(embeds.dtype)
         mask = torch.ones(1, len(input_ids), dtype=torch.bool, device=self.device)
-        for ids in stream_ids(self.decoder, embeds, attention_mask=mask, settings=settings):
-            if ids[0] is not None:
-                yield ids[0]
+        yield from stream_answer(
+            self.decoder, embeds, attention_mask=mask, settings=settings, stop=stop
+        )
 
     def _run_branches(self, media: Mapping[str, BranchInput]) -> dict[str, BranchOutput]:
         """Run every branch of the step's plan."""

@@ -1,0 +1,128 @@
+"""Beam search against transformers' own and against trying every answer there is."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from video_llama.common.generation import GenerationSettings
+from video_llama.common.schema import PartConfig
+from video_llama.models.beams import search_beams, stream_answer
+from video_llama.models.decoders.causal_lm import CausalLM
+
+END = 2
+
+
+def decoder_of(vocabulary, seed):
+    architecture = {
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 32,
+        "eos_token_id": END,
+        "pad_token_id": END,
+    }
+    decoder = CausalLM(PartConfig("causal_lm", CausalLM.Config(architecture=architecture)))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in decoder.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return decoder.eval().requires_grad_(False)
+
+
+def answer(decoder, embeds, *, stop=None, **choices):
+    return search_beams(
+        decoder,
+        embeds,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.bool),
+        settings=GenerationSettings(**choices),
+        stop=stop,
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), num_beams=st.integers(2, 5), length=st.integers(1, 8))
+def test_it_finds_what_transformers_finds(seed, num_beams, length):
+    decoder = decoder_of(12, seed)
+    embeds = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(seed))
+    # Later releases count lengths without the opening token; without a penalty none are counted.
+    theirs = decoder.model.generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(1, 4, dtype=torch.int64),
+        max_new_tokens=length,
+        num_beams=num_beams,
+        do_sample=False,
+        length_penalty=0.0,
+    )[0].tolist()
+    ours = answer(decoder, embeds, max_new_tokens=length, num_beams=num_beams, length_penalty=0.0)
+    assert ours == theirs[: len(ours)]
+    assert set(theirs[len(ours) :]) <= {END}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_a_beam_for_every_answer_the_likeliest_of_all_is_found(seed):
+    decoder = decoder_of(4, seed)
+    embeds = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(seed))
+
+    def log_prob(ids):
+        words = torch.cat([embeds, decoder.embed(torch.tensor([ids]))], dim=1)
+        hidden = decoder(words, attention_mask=torch.ones(words.shape[:2], dtype=torch.bool))
+        scores = decoder.logits(hidden)[0, 2:-1].log_softmax(dim=-1)
+        return float(scores[torch.arange(len(ids)), torch.tensor(ids)].sum())
+
+    others = [i for i in range(4) if i != END]
+    answers = [[*ids, END] for n in range(3) for ids in itertools.product(others, repeat=n)]
+    answers += [list(ids) for ids in itertools.product(others, repeat=3)]
+    likeliest = max(answers, key=log_prob)
+    assert answer(decoder, embeds, max_new_tokens=3, num_beams=40, length_penalty=0.0) == likeliest
+
+
+def test_a_stop_rule_ends_the_search_at_the_best_beam():
+    decoder = decoder_of(12, 0)
+    embeds = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(1))
+    asked = []
+
+    def stop(row, ids):
+        asked.append((row, len(ids)))
+        return len(ids) == 2
+
+    said = answer(decoder, embeds, stop=stop, max_new_tokens=9, num_beams=3, min_new_tokens=9)
+    assert asked == [(0, 1), (0, 2)]
+    assert len(said) == 2
+
+
+def test_no_beam_ends_before_the_shortest_answer():
+    decoder = decoder_of(5, 3)
+    embeds = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(3))
+    said = answer(decoder, embeds, max_new_tokens=8, num_beams=3, min_new_tokens=6)
+    assert END not in said[:6]
+
+
+def test_one_beam_is_the_greedy_answer():
+    decoder = decoder_of(12, 5)
+    embeds = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(5))
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    greedy = stream_answer(
+        decoder, embeds, attention_mask=mask, settings=GenerationSettings(max_new_tokens=6)
+    )
+    beams = answer(decoder, embeds, max_new_tokens=6, num_beams=1)
+    assert list(greedy) == beams
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"num_beams": 2, "temperature": 1.0}, "beams are not drawn"),
+        ({"num_beams": 0}, "at least 1"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "between 0 and max_new_tokens, 8"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(choices, words):
+    with pytest.raises(ValueError, match=words):
+        GenerationSettings(**choices)

@@ -1,0 +1,157 @@
+"""The answer to one prompt: token by token, or by beam search.
+
+The search is that of transformers 4.28 (generation/beam_search.py, BeamSearchScorer) as Video-LLaMA
+uses it: of the continuations of all beams the best go on, one that ends is kept aside, and a stop
+rule is asked about the best beam only.
+
+Shapes: R beams, L prompt, H decoder width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from video_llama.common.generation import GenerationSettings
+from video_llama.models.decoders.base import Decoder
+from video_llama.models.generation import StopRule, adjust_scores, stream_ids
+
+
+@dataclass(frozen=True)
+class Beam:
+    """One way to answer.
+
+    Attributes:
+        ids: generated so far.
+        log_prob: sum over them.
+        parent: index of the beam it continues.
+    """
+
+    ids: tuple[int, ...]
+    log_prob: float
+    parent: int = 0
+
+    def score(self, penalty: float) -> float:
+        """Return what complete answers of different lengths are compared by."""
+        # Counted with the token that opens every answer, and without one that ends it.
+        return self.log_prob / (len(self.ids) + 1) ** penalty
+
+
+@dataclass
+class _Finished:
+    """The best complete answers."""
+
+    penalty: float
+    capacity: int
+    best: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)
+
+    def add(self, beam: Beam, *, end: tuple[int, ...] = ()) -> None:
+        """Keep a beam if it is among the best; `end` closes it but does not count."""
+        self.best.append((beam.score(self.penalty), beam.ids + end))
+        self.best = sorted(self.best, key=lambda entry: entry[0], reverse=True)[: self.capacity]
+
+    def beats(self, beam: Beam) -> bool:
+        """Say whether nothing can come of a beam that is better than all that is kept."""
+        return len(self.best) == self.capacity and self.best[-1][0] >= beam.score(self.penalty)
+
+
+def stream_answer(
+    decoder: Decoder,
+    embeds: Tensor,
+    *,
+    attention_mask: Tensor,
+    settings: GenerationSettings,
+    stop: StopRule | None = None,
+) -> Iterator[int]:
+    """Yield the ids of one answer as they are chosen; those of beams come when the search is over.
+
+    Args:
+        decoder: in eval mode.
+        embeds: float[1, L, H], one prompt.
+        attention_mask: bool[1, L].
+        settings: how they are chosen.
+        stop: called with row 0 and its ids after each token.
+    """
+    if settings.num_beams > 1:
+        yield from search_beams(
+            decoder, embeds, attention_mask=attention_mask, settings=settings, stop=stop
+        )
+        return
+    for ids in stream_ids(
+        decoder, embeds, attention_mask=attention_mask, settings=settings, stop=stop
+    ):
+        if ids[0] is not None:
+            yield ids[0]
+
+
+@torch.no_grad()
+def search_beams(
+    decoder: Decoder,
+    embeds: Tensor,
+    *,
+    attention_mask: Tensor,
+    settings: GenerationSettings,
+    stop: StopRule | None = None,
+) -> list[int]:
+    """Return the ids of the best answer found.
+
+    Args:
+        decoder: in eval mode.
+        embeds: float[1, L, H], one prompt.
+        attention_mask: bool[1, L].
+        settings: beams, length, penalties.
+        stop: called with row 0 and the ids of the best beam after each token.
+    """
+    beams = [Beam((), 0.0)]
+    finished = _Finished(settings.length_penalty, capacity=settings.num_beams)
+    cache = decoder.new_cache()
+    room = max(decoder.max_context - embeds.shape[1], 0)
+    for _ in range(min(settings.max_new_tokens, room)):
+        logits = decoder.step(embeds, attention_mask=attention_mask, cache=cache)
+        running, ended = _continue(beams, logits, settings=settings, end_ids=decoder.end_ids)
+        for beam in ended:
+            finished.add(Beam(beam.ids[:-1], beam.log_prob), end=beam.ids[-1:])
+        best = max([*running, *ended], key=lambda beam: beam.log_prob)
+        if not running or finished.beats(Beam(best.ids[:-1], best.log_prob)):
+            return list(finished.best[0][1])
+        beams = running
+        if stop is not None and stop(0, beams[0].ids):
+            break
+        parents = torch.tensor([beam.parent for beam in beams], device=embeds.device)
+        cache.reorder_cache(parents)  # type: ignore[arg-type]
+        attention_mask = attention_mask[parents]
+        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(beams), 1)], dim=1)
+        last = torch.tensor([[beam.ids[-1]] for beam in beams], device=embeds.device)
+        embeds = decoder.embed(last)
+    for beam in beams:
+        finished.add(beam)
+    return list(finished.best[0][1])
+
+
+def _continue(
+    beams: Sequence[Beam], logits: Tensor, *, settings: GenerationSettings, end_ids: frozenset[int]
+) -> tuple[list[Beam], list[Beam]]:
+    """Return the best continuations, best first: those that go on and those that end."""
+    num_beams = settings.num_beams
+    rows = [beam.ids for beam in beams]
+    scores = adjust_scores(
+        logits.float().log_softmax(dim=-1), rows, settings=settings, end_ids=end_ids
+    )
+    scores += torch.tensor([[beam.log_prob] for beam in beams])
+    # Twice as many, so that enough go on even if every beam has one that ends.
+    best, places = scores.flatten().topk(min(2 * num_beams, scores.numel()))
+    running: list[Beam] = []
+    ended: list[Beam] = []
+    for rank, (log_prob, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+        parent, token = divmod(place, scores.shape[1])
+        beam = Beam((*beams[parent].ids, token), log_prob, parent)
+        if token not in end_ids:
+            running.append(beam)
+        elif rank < num_beams:
+            ended.append(beam)
+        if len(running) == num_beams:
+            break
+    return running, ended
