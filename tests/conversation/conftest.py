@@ -18,6 +18,49 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
+def chinese_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece vocabulary of its own with Chinese, in which two marks were added later.
+
+    It is laid out as Ziya's is: LLaMA's settings, `<human>` and `<bot>` in added_tokens.json.
+    """
+    import io
+    import random
+
+    from sentencepiece import SentencePieceTrainer
+
+    draw = random.Random(0)
+    chars = [chr(0x4E00 + i) for i in range(120)]
+    words = ["Human:", "Assistant:", "the", "video", "a", "red", "boat", "</Video>", "###"]
+    lines = []
+    for _ in range(400):
+        chinese = "".join(draw.choices(chars, weights=range(120, 0, -1), k=draw.randint(2, 8)))
+        lines.append(" ".join([*draw.choices(words, k=4), chinese]))
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=640,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    folder = tmp_path_factory.mktemp("chinese")
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    (folder / "added_tokens.json").write_text(json.dumps({"<human>": 640, "<bot>": 641}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chinese_tokenizer(chinese_dir: Path) -> Tokenizer:
+    return load_tokenizer(chinese_dir)
+
+
+@pytest.fixture(scope="session")
 def fast_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level vocabulary in a tokenizer.json, without a bos token, as Qwen's is."""
     from tokenizers import Tokenizer as Library

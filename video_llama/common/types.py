@@ -160,6 +160,7 @@ class Sample:
         messages: the conversation; a caption is one assistant message that opens with the media.
         dataset: name of the data set it came from.
         form: which form of the template renders it.
+        frame_times: false keeps the seconds of frames out of the text, whatever the model says.
         meta: whatever the task needs again at scoring time (question kind, candidates, answer).
     """
 
@@ -167,6 +168,7 @@ class Sample:
     messages: list[Message]
     dataset: str = ""
     form: Form = "instruct"
+    frame_times: bool = True
     meta: dict[str, object] = field(default_factory=dict)
 
     @property

@@ -17,7 +17,7 @@ from typing import Literal
 
 from video_llama.common.errors import ContextOverflow
 from video_llama.common.types import IGNORE_INDEX, Message, Sample
-from video_llama.conversation.layouts import Cut, Piece, Template, Text, Token
+from video_llama.conversation.layouts import Cut, Piece, Template, Text, Token, Word
 from video_llama.conversation.rendering import Slot, render
 from video_llama.conversation.tokenizer import Tokenizer
 
@@ -143,7 +143,9 @@ def _assemble(
             put(token_id, supervised=texts[index].supervised)
 
     run: list[Text] = []
-    for piece in pieces:
+    for given in pieces:
+        is_unknown = isinstance(given, Word) and given.text not in tokenizer.added
+        piece = Text(given.text) if isinstance(given, Word) and is_unknown else given
         if isinstance(piece, Text):
             run.append(piece)
             continue
@@ -153,6 +155,8 @@ def _assemble(
             token_id = tokenizer.bos_id if piece.name == "bos" else tokenizer.eos_id
             if token_id is not None:
                 put(token_id, supervised=piece.supervised)
+        elif isinstance(piece, Word):
+            put(tokenizer.added[piece.text])
         elif not isinstance(piece, Cut):
             for _ in range(num_slots[piece.item - 1]):
                 put(0, slot=piece.item)

@@ -35,7 +35,14 @@ class Cut:
     """Text on its two sides is tokenised apart, as some published code does."""
 
 
-Piece = Text | Token | Cut
+@dataclass(frozen=True)
+class Word:
+    """A mark that some vocabularies have as one added token; spelled out where they have not."""
+
+    text: str
+
+
+Piece = Text | Token | Word | Cut
 BOS = Token("bos")
 EOS = Token("eos", supervised=True)
 

@@ -49,6 +49,8 @@ def render(
         MediaError: the template wants the seconds of frames and they are unknown.
     """
     marks = (*template.forgeable, *extra_marks)
+    if not sample.frame_times:
+        template = dataclasses.replace(template, frame_times=False)
 
     def clean(text: str) -> str:
         return neutralise(text, marks=marks)

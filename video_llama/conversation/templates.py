@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaKind
-from video_llama.conversation.layouts import BOS, EOS, Cut, Layout, Piece, Template, Text
+from video_llama.conversation.layouts import BOS, EOS, Cut, Layout, Piece, Template, Text, Word
 
 
 def get_template(
@@ -215,5 +215,41 @@ LLAMA_2_RELEASED = dataclasses.replace(
     frame_times=True,
 )
 
-for _template in (VICUNA_V0, VICUNA_V0_RELEASED, LLAMA_2, LLAMA_2_RELEASED):
+_BILLA = Layout(
+    lead=(),
+    user_before=(Text("Human: "),),
+    user_after=(Text("\n"),),
+    # "There must be a space after Assistant:"; the answer is tokenised apart from it.
+    header=(Text("Assistant: "),),
+    answer_before=(Cut(),),
+    answer_after=(EOS,),
+)
+_ZIYA = Layout(
+    lead=(),
+    user_before=(Word("<human>"), Text(":")),
+    user_after=(Text("\n"),),
+    header=(Word("<bot>"), Text(":")),
+    answer_before=(Cut(),),
+    answer_after=(EOS,),
+)
+BILLA = dataclasses.replace(
+    LLAMA_2,
+    name="billa",
+    source="Neutralzz/BiLLa 0850e9e: README and alignment_sft_main.py; it knows single turns only",
+    instruct=_BILLA,
+    chat=_BILLA,
+    stop=("</s>", "\nHuman:"),
+    forgeable=("Human:", "Assistant:", *_PLACEHOLDERS, *_SPECIAL),
+)
+ZIYA = dataclasses.replace(
+    LLAMA_2,
+    name="ziya",
+    source="Ziya-LLaMA-13B-v1's card; IDEA-CCNL/Fengshenbang-LM 1a2aafe, finetune_ziya_llama.py",
+    instruct=_ZIYA,
+    chat=_ZIYA,
+    stop=("</s>", "<human>"),
+    forgeable=("<human>", "<bot>", *_PLACEHOLDERS, *_SPECIAL),
+)
+
+for _template in (VICUNA_V0, VICUNA_V0_RELEASED, LLAMA_2, LLAMA_2_RELEASED, BILLA, ZIYA):
     registry.register_template(_template.name)(_template)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +63,7 @@ class Tokenizer:
         pad_id: fills a row; the unknown token's id, else `eos_id`, where a vocabulary has none.
         vocab_size: ids there are, added tokens included.
         special_texts: how special and added tokens look when spelled out.
+        added: ids of the tokens that were added after the vocabulary was made, by their text.
     """
 
     engine: Engine
@@ -72,6 +73,7 @@ class Tokenizer:
     pad_id: int
     vocab_size: int
     special_texts: tuple[str, ...]
+    added: Mapping[str, int] = field(default_factory=dict)
 
     def encode_run(self, text: str) -> Run:
         """Encode one run of text; no special token is added or recognised.
@@ -227,6 +229,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         pad_id=pad_id,
         vocab_size=max([engine.size, *(i + 1 for i in added.values())]),
         special_texts=tuple(sorted(text for text in texts if text)),
+        added=added,
     )
 
 

@@ -32,11 +32,14 @@ class VideoInstruct(DatasetReader):
             streams: what of a clip is used: its pictures, its own sound, or both in this order.
             max_turns: keep so many turns, chosen anew in every pass; None keeps all.
             turn_order: file as written, shuffled anew in every pass.
+            frame_times: whether the question may say at which seconds the frames were taken; the
+                sentence is English.
         """
 
         streams: tuple[Literal["video", "audio"], ...] = ("video",)
         max_turns: int | None = None
         turn_order: Literal["file", "shuffled"] = "file"
+        frame_times: bool = True
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -63,7 +66,8 @@ class VideoInstruct(DatasetReader):
         video = require_text(record.fields["video"], what="video", where=record.where)
         media = stream_items(Path(self.config.media) / video, self.config.streams)
         turns = self._choose_turns(record.fields["turns"], seed=fold(seed, "turns", record.key))
-        return Sample(key=record.key, messages=dialogue(turns, media=media, where=record.where))
+        messages = dialogue(turns, media=media, where=record.where)
+        return Sample(key=record.key, messages=messages, frame_times=self.config.frame_times)
 
     def _choose_turns(self, turns: list[dict[str, Any]], *, seed: int) -> list[dict[str, Any]]:
         """Take `max_turns` of the turns, in file order or shuffled."""
@@ -71,6 +75,20 @@ class VideoInstruct(DatasetReader):
         if self.config.turn_order == "file":
             order.sort()
         return [turns[index] for index in order]
+
+
+@registry.register_dataset("webvid_instruct_zh")
+class WebvidInstructZh(VideoInstruct):
+    """The same layout, translated into Chinese: no English sentence about seconds goes in."""
+
+    @dataclass(frozen=True)
+    class Config(VideoInstruct.Config):
+        """Keys of a webvid_instruct_zh entry."""
+
+        frame_times: bool = False
+
+    config: Config
+    where_from = "VideoChat's conversations, translated; Video-LLaMA names no place for its own"
 
 
 def _read_row(row: Record) -> Record | Mistake:
