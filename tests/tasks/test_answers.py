@@ -83,3 +83,30 @@ def test_a_free_answer_names_one_candidate_or_none(prediction, index):
 
 def test_candidates_of_which_one_contains_the_other_are_ambiguous_inside_a_sentence():
     assert matching_candidate("it is dark green", OPTIONS) is None
+
+
+# In Chinese: "red", "blue", "dark green"; "the ball is red."; a full-width colon in between.
+CHINESE = ["\u7ea2\u8272", "\u84dd\u8272", "\u6df1\u7eff\u8272"]
+
+
+def test_punctuation_of_other_scripts_does_not_count_either():
+    assert is_correct("\u300c\u7ea2\u8272\u300d\u3002", "\u7ea2\u8272")
+    assert is_correct("\u7b54\u6848\uff1a\u7ea2\u8272\u3002", "\u7ea2\u8272")
+
+
+def test_a_candidate_stands_inside_a_sentence_without_spaces():
+    sentence = "\u7403\u662f{}\u7684\u3002"
+    found = [matching_candidate(sentence.format(option), CHINESE) for option in CHINESE]
+    assert found == [0, 1, 2]
+    assert matching_candidate("\u7ea2\u8272\u6216\u84dd\u8272", CHINESE) is None
+
+
+def test_words_of_scripts_with_spaces_are_not_found_inside_other_words():
+    assert matching_candidate("it is coloured", OPTIONS) is None
+    assert (
+        matching_candidate(
+            "\u044d\u0442\u043e \u043a\u0440\u0430\u0441\u043d\u044b\u0439",
+            ["\u043a\u0440\u0430\u0441\u043d"],
+        )
+        is None
+    )

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 
 STOP_MARK = "###"
 """Ends a turn in the Vicuna-v0 style templates; whatever follows is not part of the answer."""
 
 _ARTICLES = re.compile(r"^(?:(?:a|an|the)\s+)+(?=\S)")
-_EVIDENCE_COLON = re.compile(r"(?<!\d):|:(?!\d)")
+_EVIDENCE_COLON = re.compile(r"(?<!\d):|:(?!\d)|\uff1a")
 _LETTER = re.compile(r"^\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[.):]|\s*$))")
-_EDGES = string.punctuation + string.whitespace
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    r"\U00020000-\U0003ffff]"
+)
+"""Letters of scripts that put no space between words: Thai, Lao, Burmese, Khmer, Chinese, Japanese;
+and Korean, whose words carry their particles."""
 
 
 def normalise(text: str) -> str:
@@ -33,8 +39,8 @@ def normalise(text: str) -> str:
     Returns:
         The comparable form, possibly empty.
     """
-    words = " ".join(text.split(STOP_MARK, 1)[0].casefold().split()).strip(_EDGES)
-    return _ARTICLES.sub("", words)
+    words = " ".join(text.split(STOP_MARK, 1)[0].casefold().split())
+    return _ARTICLES.sub("", _without_edges(words))
 
 
 def verdict(text: str) -> str:
@@ -46,7 +52,7 @@ def verdict(text: str) -> str:
     Args:
         text: as generated, or as written in a data set.
     """
-    answer = text.split(STOP_MARK, 1)[0].rstrip(_EDGES)
+    answer = _without_edges(text.split(STOP_MARK, 1)[0])
     return normalise(_EVIDENCE_COLON.split(answer)[-1])
 
 
@@ -84,9 +90,23 @@ def matching_candidate(prediction: str, candidates: Sequence[str]) -> int | None
     if letter:
         index = string.ascii_lowercase.index((letter[1] or letter[2]).lower())
         return index if index < len(options) else None
-    named = [
-        index
-        for index, option in enumerate(options)
-        if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", found)
-    ]
+    named = [index for index, option in enumerate(options) if option and _stands_in(option, found)]
     return named[0] if len(named) == 1 else None
+
+
+def _stands_in(option: str, answer: str) -> bool:
+    """Say whether an option stands in an answer as whole words, where a script has such."""
+    before = "" if _UNSPACED.match(option[0]) else r"(?<!\w)"
+    after = "" if _UNSPACED.match(option[-1]) else r"(?!\w)"
+    return re.search(before + re.escape(option) + after, answer) is not None
+
+
+def _without_edges(text: str) -> str:
+    """Take white space and punctuation of any script off both ends."""
+    kept = [index for index, char in enumerate(text) if not _is_edge(char)]
+    return text[kept[0] : kept[-1] + 1] if kept else ""
+
+
+def _is_edge(char: str) -> bool:
+    is_punctuation = char in string.punctuation or unicodedata.category(char).startswith("P")
+    return is_punctuation or char.isspace()
