@@ -21,7 +21,6 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import BranchConfig, PartConfig
 from video_llama.common.types import AudioSpec, BranchInput, BranchSpec, Features, Shape
 from video_llama.models.precision import own_dtype
-from video_llama.models.precision import own_dtype
 from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
 
 
@@ -155,7 +154,6 @@ class Branch(nn.Module):
         if self.num_frozen == 0:
             # Also without any row: an encoder that learns must stay in the graph.
             with own_dtype(head[0]):
-                with own_dtype(head[0]):
                 return head[0](raw, mask)
         if len(raw) == 0:
             return _empty(self.frontier_shape, like=next(self.parameters()))
@@ -216,16 +214,6 @@ def _build(kind: str, part: PartConfig, *args: object) -> nn.Module:
     with torch.device(device):
         module: nn.Module = cls(part.config, *args)
     return module
-
-
-def _run_stage(module: nn.Module, features: Features) -> Features:
-    """Run a stage behind the frontier; without autocast it is fed in its own dtype."""
-    tokens = features.tokens
-    with own_dtype(module):
-        if not torch.is_autocast_enabled(tokens.device.type):
-            dtype = next((parameter.dtype for parameter in module.parameters()), tokens.dtype)
-            features = dataclasses.replace(features, tokens=tokens.to(dtype))
-        return module(features)
 
 
 def _run_stage(module: nn.Module, features: Features) -> Features:

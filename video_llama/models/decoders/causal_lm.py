@@ -27,7 +27,6 @@ from video_llama.common.schema import PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.common.weights import LoadReport, read_state
 from video_llama.models.decoders.base import TokenLosses
-from video_llama.models.precision import own_dtype
 from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory
 from video_llama.models.decoders.readiness import require_ready
 from video_llama.models.precision import own_dtype
@@ -113,7 +112,6 @@ class CausalLM(nn.Module):
             self.load_report = self._load(local_path(part.file), dtype=dtype)
         self.model.eval()
         self.width: int = architecture.hidden_size
-        self.vocab_size: int = architecture.vocab_size
         self.vocab_size: int = architecture.vocab_size
         self.max_context = _max_context(config, architecture)
         self.end_ids = _end_ids(self.model)
@@ -203,7 +201,6 @@ class CausalLM(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states float[..., H] to float32[..., V]."""
         with own_dtype(self.model):
-            with own_dtype(self.model):
             scores: Tensor = self.model.get_output_embeddings()(hidden)
         return scores.float()
 
