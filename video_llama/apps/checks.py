@@ -12,15 +12,22 @@ from pathlib import Path
 
 import torch
 
+from video_llama.apps.vocabulary import vocabulary_problems
 from video_llama.common.errors import CheckpointMismatch, ConfigError, MediaError
 from video_llama.common.hub import local_path, way_to_get
+from video_llama.common.placeholders import is_placeholder, placeholder_hint
 from video_llama.common.schema import Config, ModelConfig
 from video_llama.datasets.base import NUM_PROBED, DatasetReader
 from video_llama.datasets.mixture import unfit_media
 from video_llama.models.branch import num_steps
 from video_llama.models.decoders.readiness import why_not_ready
 from video_llama.models.loading import unfilled_parts
-from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint, named_parts
+from video_llama.models.sources import (
+    CHECKPOINT_KEYS,
+    find_checkpoint,
+    named_parts,
+    sources,
+)
 from video_llama.models.trainable import learns
 from video_llama.models.video_llm import VideoLLM
 
@@ -33,13 +40,17 @@ class MissingFile:
         key: dotted key that names it.
         text: what was looked for, as a sentence.
         source: where it can be had, "" if nobody knows.
+        path: as it was named.
     """
 
     key: str
     text: str
     source: str = ""
+    path: str = ""
 
     def __str__(self) -> str:
+        if self.source and is_placeholder(self.path):
+            return f"{self.key}: {self.text}: {self.source}"
         way_out = " (--dry-run says where it can be had)" if self.source else ""
         return f"{self.key}: {self.text}{way_out}"
 
@@ -77,7 +88,7 @@ def meta_model(config: ModelConfig) -> VideoLLM:
 def misfits(model: VideoLLM, readers: Mapping[str, DatasetReader]) -> list[str]:
     """Say what does not go together in a model and its data, files apart."""
     specs = model.branch_specs()
-    problems = unfilled_parts(model) + _overflows(model)
+    problems = unfilled_parts(model) + _overflows(model) + vocabulary_problems(model)
     for reader in readers.values():
         problems += unfit_media(reader, specs=specs, max_len=model.config.max_txt_len)
     return problems
@@ -108,23 +119,34 @@ def missing_files(config: Config, readers: Mapping[str, DatasetReader]) -> Itera
         for problem in reader.missing():
             key, _, text = problem.partition(": ")
             source = sources.get("datasets") or reader.where_from
-            yield MissingFile(key, text, source if text.startswith("there is no") else "")
+            path = getattr(reader.config, key.rsplit(".", 1)[-1], "")
+            yield MissingFile(
+                key, text, source if text.startswith("there is no") else "", path=path
+            )
 
 
 def missing_weights(model: ModelConfig) -> Iterator[MissingFile]:
     """Yield every weight file that a model section names and that does not exist."""
-    sources = model.paths.get("where_from") or {}
+    where_from = model.paths.get("where_from") or {}
     for key, path in named_files(model):
-        source = str(sources.get(key, "")).strip()
-        if not local_path(path).exists():
-            yield MissingFile(f"model.{key}", f"there is no {path}{way_to_get(path)}", source)
-        elif path == model.decoder.file and (reason := why_not_ready(path)):
-            yield MissingFile(f"model.{key}", reason)
-        elif key in CHECKPOINT_KEYS:
-            try:
-                find_checkpoint(path)
-            except CheckpointMismatch as error:
-                yield MissingFile(f"model.{key}", str(error), source)
+        text, source = _why_missing(model, key, path), str(where_from.get(key, "")).strip()
+        if text:
+            yield MissingFile(f"model.{key}", text, source, path=path)
+
+
+def _why_missing(model: ModelConfig, key: str, path: str) -> str:
+    """Say why a named path cannot be used; "" if it can."""
+    if not local_path(path).exists():
+        return f"there is no {path}{placeholder_hint(path) or way_to_get(path)}"
+    if path == model.decoder.file:
+        return why_not_ready(path) or ""
+    if key in CHECKPOINT_KEYS:
+        try:
+            find_checkpoint(path)
+        except CheckpointMismatch as error:
+            return str(error)
+    files = [source.file for source in sources(model) if str(source.path) == str(Path(path))]
+    return next((f"there is no {file}" for file in files if not local_path(file).exists()), "")
 
 
 def named_files(model: ModelConfig) -> Iterator[tuple[str, str]]:

@@ -14,14 +14,15 @@ import torch
 
 from video_llama.apps.checks import missing_weights
 from video_llama.apps.plan import show_parts, wide_console
+from video_llama.apps.vocabulary import check_vocabulary, load_model_tokenizer
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
-from video_llama.common.schema import Config, ModelConfig, RunConfig
+from video_llama.common.schema import Config, RunConfig
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.templates import get_template
-from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
+from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.media import MediaCompat, MediaLoader
@@ -85,29 +86,19 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     loaded = build_model(config.model)
     for report in loaded.reports:
         get_logger().info("loaded %s", report)
+    for text in loaded.replaced:
+        get_logger().warning("replaced: %s", text)
     for part in loaded.fresh:
         get_logger().info("%s starts from random weights", part)
     model = loaded.model.to(pick_device(config.run) if device is None else device)
     model.eval()
+    tokenizer = load_model_tokenizer(config.model)
+    check_vocabulary(tokenizer, rows=model.decoder.vocab_size, end_ids=model.decoder.end_ids)
     return LoadedModel(
         model=model,
-        tokenizer=load_model_tokenizer(config.model),
+        tokenizer=tokenizer,
         template=get_template(config.model.template, frame_times=config.model.frame_times),
     )
-
-
-def load_model_tokenizer(config: ModelConfig) -> Tokenizer:
-    """Return the tokenizer a model section means: its own directory, or the decoder's.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    directory = config.tokenizer or config.decoder.file
-    if directory is None:
-        raise ConfigError(
-            "model.tokenizer: the decoder has no directory; name one with a tokenizer"
-        )
-    return load_tokenizer(Path(directory))
 
 
 def load_chat(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Chat:

@@ -5,12 +5,14 @@ The model is built on the meta device, so that full size costs no memory and no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from video_llama.apps.checks import meta_model, misfits, missing_files
+from video_llama.apps.checks import MissingFile, meta_model, misfits, missing_files
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.models.branch import num_steps
@@ -34,17 +36,22 @@ def show_plan(config: Config) -> int:
     }
     missing, problems = list(missing_files(config, readers)), misfits(model, readers)
     if missing:
-        table = Table(title=f"{len(missing)} missing files", show_lines=True)
-        for header in ("key", "not found", "where to get it"):
-            table.add_column(header, overflow="fold")
-        for file in missing:
-            table.add_row(file.key, file.text, file.source)
-        console.print(table)
+        show_missing(missing, console=console)
     else:
         console.print("every file is there")
     for problem in problems:
         console.print(problem, style="bold red", markup=False)
     return 2 if missing or problems else 0
+
+
+def show_missing(missing: Sequence[MissingFile], *, console: Console) -> None:
+    """Print a row for every file that is not there."""
+    table = Table(title=f"{len(missing)} missing files", show_lines=True)
+    for header in ("key", "not found", "where to get it"):
+        table.add_column(header, overflow="fold")
+    for file in missing:
+        table.add_row(file.key, file.text, file.source)
+    console.print(table)
 
 
 def wide_console() -> Console:

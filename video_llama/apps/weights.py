@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 VERBS = {
+    "check": "prove that the weights of a run file fit, from names and shapes alone",
     "get": "fetch what a run file needs, or published files by name",
     "inspect": "say what a file of weights is and what it still needs",
     "merge-delta": "add a delta to LLaMA (also: python apply_delta.py)",

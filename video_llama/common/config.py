@@ -21,6 +21,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.legacy.translate import GUIDE, original_keys, set_key, translate
 from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
+from video_llama.common.released import take_released
 from video_llama.common.schema import Config, RunConfig
 from video_llama.common.sections import parse_datasets, parse_model, translate_amp
 from video_llama.common.yaml_files import parse_options, read_yaml
@@ -42,13 +43,16 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
         ConfigError: anything is wrong with any key; all mistakes are listed together.
     """
     path = find_run_file(cfg_path)
-    tree, problems = _read_run_file(path, parse_options(options))
+    overrides = parse_options(options)
+    tree, problems = _read_run_file(path, overrides)
     problems += [
         f"{key}: unknown section{did_you_mean(str(key), SECTIONS)} (known: {', '.join(SECTIONS)})"
         for key in tree
         if key not in SECTIONS
     ]
     imports = _import_modules(tree.get("imports"), problems)
+    if isinstance(tree.get("model"), Mapping):
+        tree["model"] = take_released(tree["model"], on_command_line=[key for key, _ in overrides])
     preset = _preset_of(tree.get("model"), problems)
     model = datasets = None
     if preset is not None:

@@ -104,12 +104,14 @@ class FileTable:
         parts: prefixes of our names; each part is one module that the file fills.
         may_be_partial: the file may lack whole parts, never a piece of one.
         meant_for: prefix of our names of which the file must fill some, "" if any will do.
+        inside: name of the file where a directory may stand for it, "" if none may.
     """
 
     key_map: KeyMap
     parts: tuple[str, ...]
     may_be_partial: bool = False
     meant_for: str = ""
+    inside: str = ""
 
     def parts_in(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the parts that a file with these names must fill, for `load_weights(only=)`."""

@@ -35,6 +35,7 @@ FOLDERS = {
     "lr_scheduler": "video_llama.runners.optim",
     "model": "video_llama.models.video_llm",
     "release": "video_llama.models.released",
+    "released_folder": "video_llama.models.released",
 }
 """Where the parts of each kind live: a package (all its modules are imported) or a module."""
 

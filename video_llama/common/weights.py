@@ -31,6 +31,7 @@ class LoadReport:
     Attributes:
         source: the file.
         matched: tensors that went into the module.
+        num_bytes: that they take in the file; 0 if nobody counted.
         dropped: how many keys of the file were left out, by reason.
         absent: how many of our names the file did not hold, by reason.
         filled: our names of what was loaded.
@@ -41,6 +42,7 @@ class LoadReport:
     dropped: Mapping[str, int] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
     filled: frozenset[str] = frozenset()
+    num_bytes: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.matched} tensors from {self.source}"]
@@ -126,7 +128,12 @@ def _prove(
     if missing or plan.leftover or plan.misshapen:
         raise CheckpointMismatch(_describe(source, missing, plan, len(wanted)))
     return LoadReport(
-        source, len(plan.sources), dict(plan.dropped), dict(absent), frozenset(plan.sources)
+        source,
+        matched=len(plan.sources),
+        dropped=dict(plan.dropped),
+        absent=dict(absent),
+        filled=frozenset(plan.sources),
+        num_bytes=plan.num_bytes,
     )
 
 
@@ -156,6 +163,7 @@ class _Plan:
     dropped: Counter[str] = field(default_factory=Counter)
     leftover: list[str] = field(default_factory=list)
     misshapen: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list)
+    num_bytes: int = 0
 
 
 def _plan(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key_map: KeyMap) -> _Plan:
@@ -174,6 +182,7 @@ def _plan(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key_map: Ke
         if found != target and _adapted(state[key], ours, wanted[ours], key_map).shape != target:
             plan.misshapen.append((key, found, target))
         plan.sources[ours] = key
+        plan.num_bytes += state[key].nbytes
     return plan
 
 

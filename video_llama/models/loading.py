@@ -96,32 +96,36 @@ def build_model(config: ModelConfig) -> Loaded:
     return loaded
 
 
-def check_model(config: ModelConfig) -> tuple[Loaded, list[str]]:
+def check_model(config: ModelConfig, *, missing: Collection[str] = ()) -> tuple[Loaded, list[str]]:
     """Prove what `build_model` would do, from names and shapes alone.
 
     Args:
         config: the typed `model` section.
+        missing: paths that are known not to be there; what is left without weights is then no
+            mistake.
 
     Returns:
         The model on the meta device with where its weights would come from, and everything that
-        is wrong; a file that is not there is wrong too.
+        is wrong.
     """
     with torch.device("meta"):
         model = VideoLLM(config)
     loaded, problems = Loaded(model), []
-    if config.decoder.file is not None:
+    if config.decoder.file is not None and config.decoder.file not in missing:
         try:
             loaded.reports.append(model.decoder.check(config.decoder.file))
         except CheckpointMismatch as error:
             problems.append(str(error))
     for source in sources(config):
+        if str(source.path) in missing:
+            continue
         try:
             loaded.add(_take(model, source, step=check_weights))
         except CheckpointMismatch as error:
             problems.append(str(error))
-    if not problems:
+    if not problems and not missing:
         problems = unfilled_parts(model, filled=loaded.origin.keys())
-    if not problems:
+    if not problems and not missing:
         try:
             loaded.fresh = _fresh_parts(model, filled=loaded.origin.keys())
         except CheckpointMismatch as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -24,7 +25,6 @@ RUN_CHECKPOINTS = ("checkpoints/best", "checkpoints/last", "")
 """Where a run folder keeps what `ckpt` means, in this order; "" for the folder itself."""
 
 WEIGHTS_FILE = "trainable.safetensors"
-IMAGEBIND_FILE = "imagebind_huge.pth"
 OWN_PREFIXES = ("branches.", "decoder.")
 
 
@@ -41,6 +41,13 @@ class Source:
     key: str
     path: Path
     table: FileTable | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file itself where a directory stands for it."""
+        if self.table is None or not self.table.inside or not local_path(self.path).is_dir():
+            return self.path
+        return local_path(self.path) / self.table.inside
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def sources(config: ModelConfig) -> Iterator[Source]:
         published = [name for name in names if f"{name}." in table.parts]
         if published:
             parts = tuple(f"{name}." for name in published)
-            yield Source(role, _inside(Path(path)), replace(table, parts=parts))
+            yield Source(role, Path(path), replace(table, parts=parts))
         for name in names:
             if name not in published:
                 yield Source(f"{name}.weights", Path(path), _own_table(name, configs[name]))
@@ -92,9 +99,11 @@ def open_source(source: Source, config: ModelConfig) -> OpenSource:
         CheckpointMismatch: it cannot be read, or is a checkpoint of the wrong branch.
     """
     if source.table is not None:
+        source = replace(source, path=source.file)
         state = read_state(source.path)
-        parts = source.table.parts_in(state)
-        return OpenSource(source, state, _without_others(source.table.key_map, parts), parts)
+        table = cast(FileTable, source.table)
+        parts = table.parts_in(state)
+        return OpenSource(source, state, _without_others(table.key_map, parts), parts)
     source = replace(source, path=find_checkpoint(source.path))
     state = read_state(source.path)
     if state and all(name.startswith(OWN_PREFIXES) for name in state):
@@ -133,12 +142,6 @@ def named_parts(config: ModelConfig) -> Iterator[tuple[str, PartConfig]]:
         yield f"branches.{name}.encoder", branch.encoder
         for stage, part in branch.stages.items():
             yield f"branches.{name}.stages.{stage}", part
-
-
-def _inside(path: Path) -> Path:
-    """Return a role's file; ImageBind's may be named by its directory, as published."""
-    inside = local_path(path) / IMAGEBIND_FILE
-    return inside if inside.is_file() else path
 
 
 def _own_table(name: str, part: PartConfig) -> FileTable:

@@ -7,6 +7,7 @@ trained parameters together with every buffer. The decoder's directory is read b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
@@ -65,6 +66,9 @@ BUFFERS = KeyMap(
 )
 """What the published runner saved besides trained parameters."""
 
+IMAGEBIND_FILE = "imagebind_huge.pth"
+"""In the directory that the published configs name."""
+
 CHECKPOINT_BRANCHES = {"ckpt": "video", "ckpt_2": "audio"}
 """Which branch each key is for where both are built, as in the published eval configs."""
 
@@ -89,7 +93,8 @@ def published_files(config: ModelConfig) -> Mapping[str, FileTable]:
         )
         tables["llama_proj_model"] = FileTable(LLAMA_PROJ, parts=(f"{VIDEO}.projection.",))
     if "audio" in config.branches:
-        tables["imagebind_ckpt_path"] = _encoder_table(config, "audio")
+        table = _encoder_table(config, "audio")
+        tables["imagebind_ckpt_path"] = replace(table, inside=IMAGEBIND_FILE)
     for key, branch in CHECKPOINT_BRANCHES.items():
         meant_for = f"branches.{branch}." if len(config.branches) > 1 else ""
         tables[key] = _checkpoint_table(config, meant_for=meant_for)

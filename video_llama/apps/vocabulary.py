@@ -1,0 +1,86 @@
+"""Does a tokenizer belong to a decoder? What is certain is refused, what is doubtful is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from video_llama.common.errors import ConfigError
+from video_llama.common.hub import local_path
+from video_llama.common.logger import get_logger
+from video_llama.common.schema import ModelConfig
+from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
+from video_llama.models.video_llm import VideoLLM
+
+MOST_PADDING = 1024
+"""Rows of an embedding beyond its vocabulary that are ordinary: tables are rounded up to multiples
+of 64 to 256, and some families leave a few hundred rows free."""
+
+
+def load_model_tokenizer(config: ModelConfig) -> Tokenizer:
+    """Return the tokenizer a model section means: its own directory, or the decoder's.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    directory = config.tokenizer or config.decoder.file
+    if directory is None:
+        raise ConfigError(
+            "model.tokenizer: the decoder has no directory; name one with a tokenizer"
+        )
+    return load_tokenizer(local_path(directory))
+
+
+def vocabulary_problems(model: VideoLLM) -> list[str]:
+    """Say why a model and its tokenizer do not go together; one that is not there is no problem.
+
+    Args:
+        model: may be on the meta device.
+    """
+    directory = model.config.tokenizer or model.config.decoder.file
+    if directory is None or not local_path(directory).is_dir():
+        return []
+    decoder = model.decoder
+    try:
+        tokenizer = load_model_tokenizer(model.config)
+        check_vocabulary(tokenizer, rows=decoder.vocab_size, end_ids=decoder.end_ids)
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
+def check_vocabulary(
+    tokenizer: Tokenizer, *, rows: int, end_ids: frozenset[int] = frozenset()
+) -> None:
+    """Refuse a tokenizer whose ids the decoder cannot look up; warn of one that looks foreign.
+
+    Args:
+        tokenizer: that writes the ids.
+        rows: of the decoder's embedding.
+        end_ids: that the decoder says end an answer; empty if it does not say.
+
+    Raises:
+        ConfigError: text would become ids behind the last row.
+    """
+    size = tokenizer.engine.size
+    if size > rows:
+        raise ConfigError(
+            f"model.tokenizer: it has {size:,} tokens and the decoder's embedding {rows:,} rows, "
+            f"so ids from {rows:,} on cannot be looked up: a tokenizer of another vocabulary; "
+            "leave model.tokenizer out to take the one in the decoder's directory"
+        )
+    for doubt in _doubts(tokenizer, rows=rows, end_ids=end_ids):
+        get_logger().warning("%s; is it the decoder's own?", doubt)
+
+
+def _doubts(tokenizer: Tokenizer, *, rows: int, end_ids: frozenset[int]) -> Iterator[str]:
+    unused = rows - tokenizer.vocab_size
+    if unused > MOST_PADDING:
+        yield (
+            f"model.tokenizer: {unused:,} of the decoder's {rows:,} embedding rows belong to no "
+            f"token of a tokenizer with {tokenizer.vocab_size:,}"
+        )
+    if end_ids and tokenizer.eos_id not in end_ids:
+        listed = ", ".join(str(i) for i in sorted(end_ids))
+        yield (
+            f"model.tokenizer: its end token is {tokenizer.eos_id}, the decoder ends at {listed}"
+        )
