@@ -93,6 +93,19 @@ def test_an_answer_grows_on_the_page(handlers: demo.Handlers, sounding_clip: Pat
     assert all(later.startswith(sooner) for sooner, later in zip(states, states[1:], strict=False))
 
 
+@pytest.mark.parametrize(("temperature", "num_beams"), [(0.0, 3), (0.7, 1)])
+def test_beams_are_followed_at_temperature_zero(
+    handlers: demo.Handlers,
+    parrot: Parrot,
+    sounding_clip: Path,
+    temperature: float,
+    num_beams: int,
+) -> None:
+    chat, turns, *_ = handlers.start(str(sounding_clip), None, [])
+    list(handlers.answer([*turns, {"role": "user", "content": "What?"}], chat, temperature, 50, 3))
+    assert parrot.heard[-1].settings.num_beams == num_beams
+
+
 def test_a_question_in_gradios_list_form_is_understood(
     handlers: demo.Handlers, parrot: Parrot, sounding_clip: Path
 ) -> None:

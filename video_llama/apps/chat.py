@@ -50,6 +50,12 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, metavar="T", help="0 (default) gives the likeliest answer"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of the draws above temperature 0")
+    parser.add_argument(
+        "--num-beams",
+        type=int,
+        metavar="N",
+        help="answers followed side by side; 1 (default) is off",
+    )
 
 
 def with_arguments(settings: GenerationSettings, args: argparse.Namespace) -> GenerationSettings:
@@ -58,7 +64,7 @@ def with_arguments(settings: GenerationSettings, args: argparse.Namespace) -> Ge
     Raises:
         ConfigError: a value makes no sense.
     """
-    names = ("max_new_tokens", "temperature", "seed")
+    names = ("max_new_tokens", "temperature", "seed", "num_beams")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     try:
         return dataclasses.replace(settings, **given)

@@ -129,14 +129,25 @@ class Handlers:
         return "", [*turns, {"role": "user", "content": question}]
 
     def answer(
-        self, turns: Turns, chat: Chat | None, temperature: float, max_new_tokens: int
+        self,
+        turns: Turns,
+        chat: Chat | None,
+        temperature: float,
+        max_new_tokens: int,
+        num_beams: int = 1,
     ) -> Iterator[Turns]:
-        """Answer the last question, growing the conversation piece by piece."""
+        """Answer the last question, growing the conversation piece by piece.
+
+        Beams are not drawn, so they are followed at temperature 0 only.
+        """
         if chat is None:
             raise self._gradio.Error("Upload a file first.")
         question = turns[-1]["content"]
         settings = dataclasses.replace(
-            chat.settings, temperature=temperature, max_new_tokens=int(max_new_tokens)
+            chat.settings,
+            temperature=temperature,
+            max_new_tokens=int(max_new_tokens),
+            num_beams=int(num_beams) if temperature == 0 else 1,
         )
         said = ""
         try:
@@ -210,6 +221,7 @@ def build_page(chat: Chat) -> Blocks:
                     longest = gr.Slider(
                         1, 1000, value=chat.settings.max_new_tokens, step=1, label="Longest answer"
                     )
+                    beams = gr.Slider(1, 10, value=chat.settings.num_beams, step=1, label="Beams")
             with gr.Column(scale=3):
                 turns = gr.Chatbot(label=TITLE, height=480, buttons=["copy"])
                 question = gr.Textbox(
@@ -226,7 +238,7 @@ def build_page(chat: Chat) -> Blocks:
             **one_at_a_time,
         )
         question.submit(handlers.ask, [question, turns], [question, turns]).success(
-            handlers.answer, [turns, session, temperature, longest], turns, **one_at_a_time
+            handlers.answer, [turns, session, temperature, longest, beams], turns, **one_at_a_time
         )
         stop.click(handlers.stop, session, None, queue=False)
         for forget in (clear.click, turns.clear):
