@@ -20,6 +20,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
 from video_llama.common.schema import Config, RunConfig
 from video_llama.conversation.chat import Chat
+from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer
@@ -110,12 +111,13 @@ def load_chat(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Chat:
     """
     config = load(cfg_path, options=options)
     loaded = load_model(config)
-    compat = MediaCompat.named(config.model.compat)
+    media_compat = MediaCompat.named(config.model.compat)
     return Chat(
         loaded.model,
         tokenizer=loaded.tokenizer,
         template=loaded.template,
-        loader=MediaLoader(loaded.model.branch_specs(), compat=compat),
+        loader=MediaLoader(loaded.model.branch_specs(), compat=media_compat),
+        compat=ChatCompat.named(config.model.compat),
     )
 
 
