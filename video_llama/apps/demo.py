@@ -17,6 +17,7 @@ from video_llama.apps.chat import TOY_RUN_FILE, add_generation_arguments, with_a
 from video_llama.apps.main import add_config_arguments
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError, VideoLlamaError
+from video_llama.common.logger import start_logging
 from video_llama.common.types import VideoSpec
 from video_llama.common.yaml_files import assignments
 
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Load the model and serve the page until interrupted."""
     gradio_or_error()
+    start_logging()
     from video_llama.apps.loading import load_chat
 
     device = [] if args.gpu_id is None else [f"run.device=cuda:{args.gpu_id}"]

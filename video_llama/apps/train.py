@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         VideoLlamaError: the run file, the files it names or the data are wrong.
     """
+    start_logging()
     config = load(args.cfg_path, options=args.options)
     if args.dry_run:
         return show_plan(config)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from video_llama.common.errors import ConfigError
-from video_llama.common.legacy.translate import GUIDE, original_keys, set_key, translate
+from video_llama.common.legacy.translate import is_original, misplaced, set_key, translate
 from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
 from video_llama.common.released import take_released
@@ -73,16 +73,13 @@ def _read_run_file(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a run file with its overrides in our form, and what is wrong with its form."""
     tree = read_yaml(path)
-    if original_keys(tree):
+    if is_original(tree):
         return translate(tree, path=path, options=options), []
     for key, value in options:
         over: dict[str, Any] = {}
         set_key(over, key, value)
         tree = _merge(tree, over)
-    return tree, [
-        f"{key}: a key of the original Video-LLaMA's files, and this is none; {GUIDE}"
-        for key in original_keys(tree)
-    ]
+    return tree, misplaced(tree)
 
 
 def find_run_file(cfg_path: str | Path) -> Path:

@@ -18,6 +18,9 @@ READERS = {
 }
 """Data sets of the original, and our readers."""
 
+SECONDS_TOLD = {"webvid_instruct": True, "webvid_instruct_zh": False}
+"""Whether our readers of conversations about clips tell when frames were taken."""
+
 TARS = ("cc_sbu", "laion")
 """Data sets that the original reads from tar files over the net."""
 
@@ -56,8 +59,6 @@ def choose_datasets(original: Original) -> None:
         elif original.trains:
             _choose_entry(original, name, uniform=uniform)
     _choose_frames(original)
-    if original.trains:
-        _choose_seconds(original)
 
 
 def _choose_entry(original: Original, name: str, *, uniform: bool) -> None:
@@ -84,6 +85,9 @@ def _choose_entry(original: Original, name: str, *, uniform: bool) -> None:
         words = original.of(name, "text_processor.train.max_words")
         if words is not None:
             original.ours[f"{entry}.max_words"] = words
+    told = "cn" not in str(original.of(name, "data_type"))
+    if name in SECONDS_TOLD and told != SECONDS_TOLD[name]:
+        original.ours[f"{entry}.frame_times"] = told
     slots = original.of(name, "num_video_query_token", original.num_slots)
     if name not in CAPTIONS and slots != original.num_slots:
         branch = "audio" if original.hears else "video"
@@ -148,23 +152,6 @@ def _choose_frames(original: Original) -> None:
             original.ours[f"{branch}.encoder.num_frames"] = next(iter(numbers.values()))
 
 
-def _choose_seconds(original: Original) -> None:
-    """Leave out the seconds of frames where `data_type` says so, as for Chinese."""
-    untold = {
-        name: "cn" in str(original.of(name, "data_type"))
-        for name in original.datasets
-        if name.startswith("webvid_instruct")
-    }
-    if len(set(untold.values())) > 1:
-        original.refuse(
-            f"datasets.{next(name for name, is_untold in untold.items() if is_untold)}.data_type",
-            "'cn' leaves the seconds of the frames out, and another data set tells them; here a "
-            "run does one of both",
-        )
-    elif any(untold.values()):
-        original.ours["model.frame_times"] = False
-
-
 def _check_pictures(original: Original, name: str) -> None:
     """Refuse sizes that the encoder does not take, and a normalisation it was not trained with."""
     if name not in PROCESSORS:
@@ -190,7 +177,7 @@ def choose_schedule(original: Original) -> None:
         "task": "video_text_pretrain",
         "output_dir": f"output/{original.path.stem}",
         # The original autocasts whatever `amp` says, which switches the scaling of the loss.
-        "amp": True,
+        "precision": "bf16",
     }
     if original.trains:
         warmup = original.keys.get("run.warmup_lr", -1)

@@ -89,7 +89,7 @@ def _kept(key: str, convert: Callable[[Any], Any] = _same, note: str = "") -> Ru
 
 def _checked(*accepted: Any, why: str) -> Rule:
     """Take only values that change nothing."""
-    return Rule((), f"only `{accepted[0]}`: {why}", _only(*accepted, why=why))
+    return Rule((), f"only `{accepted[0]!r}`: {why}", _only(*accepted, why=why))
 
 
 def _jointly(*ours: str, note: str = "", shared: bool = False) -> Rule:
@@ -169,7 +169,7 @@ MODEL = {
 }
 DATASETS = {
     "data_type": _jointly(
-        "model.frame_times", note="`cn` in that of a conversation about clips: false"
+        "datasets.*.frame_times", note="of conversations about clips: false if `cn` is in it"
     ),
     "build_info.storage": _jointly(
         "datasets.*.annotations", "datasets.*.media", note="filter_cap.json in it, and itself"
@@ -219,8 +219,8 @@ RUN = {
     },
     "warmup_lr": _jointly("run.warmup_lr", note="-1, the default, is `init_lr`", shared=True),
     "amp": _jointly(
-        "run.amp",
-        note="true: the original autocasts whatever it says, and here bfloat16 needs no scaling",
+        "run.precision",
+        note="`bf16`: the original autocasts whatever `amp` says, which only scales the loss",
         shared=True,
     ),
     "batch_size_eval": _unread("the original evaluates nothing", shared=True),

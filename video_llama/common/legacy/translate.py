@@ -9,7 +9,8 @@ original never reads is named. Everything is translated to `model.compat: releas
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,13 @@ from video_llama.common.registry import did_you_mean
 from video_llama.common.schema import DatasetEntry, ModelConfig, RunConfig
 
 GUIDE = "docs/original_configs.md has the table"
+TELLING = re.compile(r"model\.|datasets\.[^.]+\.(build_info|vis_processor|text_processor)\.")
+"""Where keys tell an original; other places have names that anybody's part may have too."""
+
 OURS = {
-    "model": {"audio_branch_media", *(field.name for field in fields(ModelConfig))},
+    "model": {"audio_branch_media", "released", *(field.name for field in fields(ModelConfig))},
     "datasets": {
-        *("annotations", "media", "streams", "prompts", "cleaning", "max_samples"),
+        *("annotations", "media", "streams", "prompts", "cleaning", "max_samples", "frame_times"),
         *(field.name for field in fields(DatasetEntry)),
     },
     "run": {field.name for field in fields(RunConfig)},
@@ -40,9 +44,19 @@ OURS = {
 """Keys of our form, by section."""
 
 
-def original_keys(tree: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a run file that only originals have."""
-    return [key for key in _leaves(tree) if (rule := _rule_of(key)) is not None and not rule.shared]
+def is_original(tree: Mapping[str, Any]) -> bool:
+    """Tell whether a run file has a key that only originals have."""
+    return bool(_telling(_leaves(tree)))
+
+
+def misplaced(tree: Mapping[str, Any]) -> list[str]:
+    """Say of every key of the original, in a file that is none, what it is called here."""
+    return [
+        f"{key}: a key of the original Video-LLaMA's run files; in a file of our form it is "
+        f"{' and '.join(rule.ours) if rule.ours else 'left out'} ({GUIDE})"
+        for key in _telling(_leaves(tree))
+        if (rule := _rule_of(key)) is not None
+    ]
 
 
 def translate(
@@ -113,6 +127,15 @@ def _leaves(node: Mapping[str, Any], *, above: str = "") -> dict[str, Any]:
     return leaves
 
 
+def _telling(keys: Iterable[str]) -> list[str]:
+    """Return the keys by which an original is known."""
+    return [
+        key
+        for key in keys
+        if TELLING.match(key) and (rule := _rule_of(key)) is not None and not rule.shared
+    ]
+
+
 def _general(key: str) -> str:
     """Put `*` for the name of a data set."""
     parts = key.split(".")
@@ -144,7 +167,7 @@ def _convert(original: Original) -> list[str]:
     unread = []
     mixed = [key for key in original.keys if _is_ours(key)]
     if mixed:
-        theirs = [key for key in original.keys if (rule := _rule_of(key)) and not rule.shared]
+        theirs = _telling(original.keys)
         original.problems.append(
             f"a file is in the original's form or in ours: {', '.join(theirs[:3])} are keys of "
             f"the original, {', '.join(mixed[:3])} of ours; {GUIDE}"
