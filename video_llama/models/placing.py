@@ -56,7 +56,9 @@ def place_tokens(embeds: Tensor, batch: Batch, outputs: Mapping[str, Features]) 
         chosen = is_valid.flatten().nonzero()[:, 0].to(features.tokens.device)
         tokens.append(features.tokens.flatten(0, 2).index_select(0, chosen).to(embeds.dtype))
     index = torch.cat(positions) if positions else torch.zeros(0, dtype=torch.int64)
-    flat = embeds.flatten(0, 1).index_copy(0, index.to(embeds.device), torch.cat(tokens))
+    # Autocast to another half precision refuses to touch these, and here nothing is computed.
+    with torch.autocast(embeds.device.type, enabled=False):
+        flat = embeds.flatten(0, 1).index_copy(0, index.to(embeds.device), torch.cat(tokens))
     return flat.view_as(embeds)
 
 
