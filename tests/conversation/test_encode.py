@@ -116,6 +116,42 @@ def test_a_chat_prompt_is_cut_into_the_recorded_runs(tokenizer: Tokenizer, scena
     assert segments == turn["segment_ids"]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vicuna_v0_released", "a boat\n### no\n###"),
+        ("llama_2_released", "a boat  no "),
+    ],
+)
+def test_corrected_labels_of_a_released_text_are_the_answers_alone(
+    tokenizer: Tokenizer, name: str, expected: str
+) -> None:
+    sample = conversation("what?", "a boat", "sure?", "no")
+    released, corrected = (
+        encode(
+            sample,
+            template=get_template(name, compat=compat),
+            tokenizer=tokenizer,
+            num_slots=[],
+            max_len=LONG,
+        )
+        for compat in ("released", "corrected")
+    )
+    assert corrected.input_ids == released.input_ids
+    assert tokenizer.decode(supervised(corrected)) == expected
+
+
+@pytest.mark.parametrize(("compat", "last"), [("released", " a"), ("corrected", "\n")])
+def test_a_long_caption_keeps_its_end_unless_compat_is_released(
+    tokenizer: Tokenizer, compat: str, last: str
+) -> None:
+    sample = Sample("key", [Message("assistant", ["a a a a a a a"])], form="caption")
+    template = get_template("vicuna_v0_released", compat=compat)
+    encoded = encode(sample, template=template, tokenizer=tokenizer, num_slots=[], max_len=5)
+    assert len(encoded) == 5
+    assert encoded.labels[-1] == tokenizer.encode_run(f"a{last}").ids[-1]
+
+
 @pytest.mark.parametrize("vocabulary", ["tokenizer", "fast_tokenizer"])
 @pytest.mark.parametrize("name", CORRECTED)
 def test_labels_decode_exactly_to_the_answers(

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from video_llama.apps.checks import missing_weights
-from video_llama.apps.plan import show_parts, wide_console
+from video_llama.apps.console import wide_console
+from video_llama.apps.plan import show_parts
 from video_llama.apps.vocabulary import check_vocabulary, load_model_tokenizer
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
@@ -98,7 +99,11 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        template=get_template(config.model.template, frame_times=config.model.frame_times),
+        template=get_template(
+            config.model.template,
+            frame_times=config.model.frame_times,
+            compat=config.model.compat,
+        ),
     )
 
 

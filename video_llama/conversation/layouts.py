@@ -7,7 +7,7 @@ Data only; the templates that ship stand in `conversation.templates`, the code t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from video_llama.common.errors import MediaError
@@ -83,6 +83,24 @@ class Layout:
     join: str = " "
     joint: str | None = None
     drops_unpaired_answers: bool = False
+
+    def only_answers(self) -> Layout:
+        """Return the layout with nothing supervised but answers and what closes them."""
+        return replace(
+            self,
+            lead=_unsupervised(self.lead),
+            user_before=_unsupervised(self.user_before),
+            user_after=_unsupervised(self.user_after),
+            header=_unsupervised(self.header),
+        )
+
+
+def _unsupervised(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """Return the same text without targets."""
+    return tuple(
+        replace(piece, supervised=False) if isinstance(piece, Text | Token) else piece
+        for piece in pieces
+    )
 
 
 @dataclass(frozen=True)

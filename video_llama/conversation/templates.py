@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import unicodedata
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaKind
@@ -21,7 +22,11 @@ from video_llama.conversation.layouts import BOS, EOS, Cut, Layout, Piece, Templ
 
 
 def get_template(
-    name: str, *, frame_times: bool | None = None, system: str | None = None
+    name: str,
+    *,
+    frame_times: bool | None = None,
+    system: str | None = None,
+    compat: Literal["corrected", "released"] = "released",
 ) -> Template:
     """Look a template up and set its switches.
 
@@ -29,6 +34,8 @@ def get_template(
         name: registry name, e.g. "vicuna_v0".
         frame_times: whether videos tell the seconds of their frames; None keeps the default.
         system: system text of every form; None keeps the default.
+        compat: a run file's `model.compat`. "corrected" supervises nothing but answers and keeps
+            the end of a long caption, in the same text; "released" takes a template as it is.
 
     Raises:
         UnknownName: no such template; the text lists the known ones.
@@ -41,6 +48,10 @@ def get_template(
             template,
             instruct=dataclasses.replace(template.instruct, system=system, systems={}),
             chat=dataclasses.replace(template.chat, system=system, systems={}),
+        )
+    if compat == "corrected":
+        template = dataclasses.replace(
+            template, instruct=template.instruct.only_answers(), cuts_caption_end=False
         )
     return template
 
