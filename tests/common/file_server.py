@@ -29,12 +29,13 @@ class Served:
 
 
 class FileServer:
-    """The files by path, and the requests that came: (method, path, Range)."""
+    """The files by path; the requests that came, (method, path, Range), and their tokens."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, str, str | None]] = []
+        self.tokens: list[str | None] = []
 
     def ranges(self, path: str) -> list[str | None]:
         """Return the Range of every GET of a path."""
@@ -55,6 +56,7 @@ def serving() -> Iterator[FileServer]:
         def _answer(self, *, with_body: bool) -> None:
             path, asked = self.path.split("?")[0], self.headers.get("Range")
             files.requests.append((self.command, path, asked))
+            files.tokens.append(self.headers.get("Authorization"))
             served = files.files.get(path, Served(b"gone", status=404))
             start, status = 0, served.status
             if asked and served.knows_ranges:

@@ -11,7 +11,7 @@ import sys
 from rich.table import Table
 
 from video_llama import __version__
-from video_llama.apps.plan import wide_console
+from video_llama.apps.console import wide_console
 
 PACKAGES = (
     "torch",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from video_llama.apps.checks import named_files
+from video_llama.common.hub import local_path
 from video_llama.common.schema import Config
 from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint
 from video_llama.tasks.question_answering import QuestionAnswering
@@ -35,7 +36,7 @@ def identity_of(
         (str(file), file.stat().st_size)
         for key, path in named_files(config.model)
         if key not in CHECKPOINT_KEYS
-        for file in _files(Path(path))
+        for file in _files(local_path(path))
     ]
     questions = b"".join(file.read_bytes() for file in _files(annotations))
     return {

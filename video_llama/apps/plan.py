@@ -13,6 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from video_llama.apps.checks import MissingFile, meta_model, misfits, missing_files
+from video_llama.apps.console import wide_console
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.models.branch import num_steps
@@ -52,12 +53,6 @@ def show_missing(missing: Sequence[MissingFile], *, console: Console) -> None:
     for file in missing:
         table.add_row(file.key, file.text, file.source)
     console.print(table)
-
-
-def wide_console() -> Console:
-    """Return a console that does not cut tables when its output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=180)
 
 
 def show_parts(model: VideoLLM, *, console: Console) -> None:

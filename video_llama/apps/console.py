@@ -1,0 +1,11 @@
+"""Where tables are printed."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def wide_console() -> Console:
+    """Return a console that does not cut tables when its output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
