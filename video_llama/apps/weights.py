@@ -14,6 +14,7 @@ from typing import Any
 
 VERBS = {
     "check": "prove that the weights of a run file fit, from names and shapes alone",
+    "export": "write trained branches in the published layout",
     "get": "fetch what a run file needs, or published files by name",
     "inspect": "say what a file of weights is and what it still needs",
     "merge-delta": "add a delta to LLaMA (also: python apply_delta.py)",

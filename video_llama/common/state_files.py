@@ -48,6 +48,21 @@ def read_state(path: str | Path) -> Mapping[str, Tensor]:
     return SafetensorsFile(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """Return what the published training code saved beside the weights; empty for other files.
+
+    Args:
+        path: a file that `read_state` can open.
+    """
+    path = local_path(path)
+    if not path.is_file() or path.suffix == ".safetensors":
+        return {}
+    content = _unpickle(path)
+    if not isinstance(content, dict) or not isinstance(content.get(WRAPPER), dict):
+        return {}
+    return {key: value for key, value in content.items() if key != WRAPPER}
+
+
 class SafetensorsFile(Mapping[str, Tensor]):
     """One safetensors file; a tensor is mapped into memory when it is asked for."""
 

@@ -1,0 +1,138 @@
+"""Writes trained branches under their published names; no encoder, no decoder.
+
+What is written is proved to load again before a byte goes to its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.key_map import FileTable
+from video_llama.common.registry import registry
+from video_llama.common.schema import ModelConfig
+from video_llama.common.state_files import WRAPPER
+from video_llama.common.weights import check_weights
+from video_llama.models.sources import CHECKPOINT_KEYS, open_source, sources
+from video_llama.models.video_llm import VideoLLM
+
+
+def _write_released(state: Mapping[str, Tensor], path: Path) -> None:
+    torch.save({WRAPPER: dict(state)}, path)
+
+
+def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
+    save_file(dict(state), path)
+
+
+FORMATS: dict[str, Callable[[Mapping[str, Tensor], Path], None]] = {
+    "released": _write_released,
+    "safetensors": _write_safetensors,
+}
+SUFFIXES = {"released": (".pth", ".pt", ".bin"), "safetensors": (".safetensors",)}
+"""Readers go by these."""
+
+
+def export_branches(
+    config: ModelConfig, *, out: Path, file_format: str, branch: str | None = None
+) -> list[str]:
+    """Write what the checkpoints of a config hold as one file in the published layout.
+
+    Args:
+        config: with `ckpt`, `ckpt_2` or both; a later one replaces what it brings again.
+        out: the file; an existing one is replaced once the new one is whole.
+        file_format: one of `FORMATS`.
+        branch: write this one only.
+
+    Returns:
+        The names in the file.
+
+    Raises:
+        CheckpointMismatch: a checkpoint cannot be read, holds what has no published name, or a
+            part is not whole; or `out` does not end as its format does.
+    """
+    if out.suffix not in SUFFIXES[file_format]:
+        raise CheckpointMismatch(
+            f"{out}: a file in the format '{file_format}' must end in "
+            f"{' or '.join(SUFFIXES[file_format])}, or it would not be read as one"
+        )
+    table: FileTable = registry.get_release(config.arch)(config)[CHECKPOINT_KEYS[0]]
+    ours = {
+        name: tensor
+        for name, tensor in _trained(config).items()
+        if branch is None or name.startswith(f"branches.{branch}.")
+    }
+    if not ours:
+        which = f"the branch '{branch}'" if branch else "a branch"
+        raise CheckpointMismatch(
+            f"model.ckpt: holds nothing of {which}; name a checkpoint that does (--ckpt)"
+        )
+    state = _published(ours, table)
+    _prove(config, state, table=table, out=out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".partial_{os.getpid()}_{out.name}")
+    try:
+        FORMATS[file_format](state, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return list(state)
+
+
+def _trained(config: ModelConfig) -> dict[str, Tensor]:
+    """Return the tensors of the checkpoints by our names."""
+    ours: dict[str, Tensor] = {}
+    for source in sources(config):
+        if source.key not in CHECKPOINT_KEYS:
+            continue
+        opened = open_source(source, config)
+        for name in opened.state:
+            ours_name = opened.key_map.translate(name)
+            if opened.key_map.dropped_because(name) is None and ours_name is not None:
+                ours[ours_name] = opened.state[name]
+    return ours
+
+
+def _published(ours: Mapping[str, Tensor], table: FileTable) -> dict[str, Tensor]:
+    """Return tensors under their published names, in memory of their own.
+
+    Raises:
+        CheckpointMismatch: one has none.
+    """
+    inverse = table.key_map.invert()
+    state, unnamed = {}, []
+    for name, tensor in ours.items():
+        published = inverse.translate(name)
+        if published is None:
+            unnamed.append(name)
+        else:
+            # A copy: a tensor mapped from a file would drag the whole file into the new one.
+            state[published] = tensor.detach().clone().contiguous()
+    if unnamed:
+        raise CheckpointMismatch(
+            f"{len(unnamed)} of {len(ours)} tensors have no name in the published layout, e.g. "
+            f"{unnamed[0]}: this model is not Video-LLaMA's; its run folder loads as model.ckpt"
+        )
+    return state
+
+
+def _prove(
+    config: ModelConfig, state: Mapping[str, Tensor], *, table: FileTable, out: Path
+) -> None:
+    """Let the model say that it could be filled from the file again.
+
+    Raises:
+        CheckpointMismatch: a part is not whole, or is of another size.
+    """
+    with torch.device("meta"):
+        model = VideoLLM(config)
+    table = replace(table, may_be_partial=True)
+    parts = table.parts_in(state)
+    check_weights(model, state, key_map=table.key_map, source=str(out), only=parts)
