@@ -27,7 +27,15 @@ PUBLISHED = {
 }
 """The published names, and the recipe for both branches together."""
 
-WIDTHS = {"vicuna7b": 4096, "llama2_7b": 4096, "vicuna13b": 5120, "llama2_13b": 5120, "toy": 128}
+WIDTHS = {
+    "vicuna7b": 4096,
+    "llama2_7b": 4096,
+    "billa7b": 4096,
+    "vicuna13b": 5120,
+    "llama2_13b": 5120,
+    "ziya13b": 5120,
+    "toy": 128,
+}
 """Hidden sizes of the decoders (Touvron et al. 2023, table 2); the toy's is ours."""
 
 

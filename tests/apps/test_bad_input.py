@@ -81,7 +81,7 @@ def test_the_project_itself_can_be_trained(project):
         ("run.task=pretrain", ["run.task: unknown task 'pretrain'", "video_text_pretrain"]),
         ("run.lr_sched=cosine", ["run.lr_sched: unknown lr_scheduler", "linear_warmup_cosine_lr"]),
         ("model.template=vicuna", ["model.template: unknown template", "vicuna_v0"]),
-        ("model.model_type=vicuna", ["model.model_type", "(known: llama2_13b", "vicuna7b"]),
+        ("model.model_type=vicuna", ["model.model_type", "(known: billa7b", "vicuna7b"]),
         ("model.arch=video_lama", ["model.arch: unknown arch", "did you mean 'video_llama'?"]),
         ("datasets.clips.type=webvids", ["datasets.clips.type", "did you mean 'webvid'?", "mvb"]),
         ("datasets.clips.sample_rato=1", ["sample_rato", "did you mean 'sample_ratio'?"]),

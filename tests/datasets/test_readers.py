@@ -249,6 +249,19 @@ def test_a_conversation_keeps_all_turns_and_opens_with_the_clip(tmp_path):
     assert sample.form == "instruct"
 
 
+@pytest.mark.parametrize(
+    ("name", "tells"), [("video_instruct", True), ("webvid_instruct_zh", False)]
+)
+def test_only_the_chinese_conversations_keep_the_seconds_of_frames_out(tmp_path, name, tells):
+    question, answer = "\u8fd9\u662f\u4ec0\u4e48\uff1f", "\u4e00\u53ea\u8239\u3002"
+    rows = [{"video": "page/1.mp4", "QA": [{"i": "", "q": question, "a": answer}]}]
+    reader_class = registry.get_dataset_class(name)
+    config = reader_class.Config(annotations=write_json(tmp_path / "qa.json", rows), media="m")
+    sample = reader_class(config, name="qa").sample(0)
+    assert sample.frame_times is tells
+    assert [message.text for message in sample.messages] == [question, answer]
+
+
 def test_turns_are_chosen_anew_by_seed_and_keep_their_order(tmp_path):
     reader = instruct(tmp_path, max_turns=2)
     chosen = [[m.text for m in reader.sample(0, seed=s).messages[::2]] for s in range(40)]
@@ -297,7 +310,8 @@ def test_an_answer_that_is_no_candidate_is_refused(tmp_path):
 
 
 def test_every_reader_can_be_written_in_a_run_file():
-    for name in ("webvid", "cc_sbu_align", "llava_instruct", "video_instruct", "mvbench"):
+    names = ("webvid", "cc_sbu_align", "llava_instruct", "video_instruct", "webvid_instruct_zh")
+    for name in (*names, "mvbench"):
         problems: list[str] = []
         config = parse(
             registry.get_dataset_class(name).Config,
