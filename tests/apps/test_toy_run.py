@@ -9,7 +9,7 @@ from video_llama.apps.toy_run import FRESH_KINDS, fresh_scene, open_recipes, tra
 from video_llama.common.errors import VideoLlamaError
 from video_llama.toy import questions
 
-REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=2", "run.batch_size_train=4"]
+REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=3", "run.batch_size_train=4"]
 
 
 def test_about_the_fresh_clip_every_kind_of_question_can_be_asked():
@@ -32,6 +32,9 @@ def test_a_rehearsal_ends_with_answers_and_a_second_one_trains_nothing(tmp_path,
     assert (tmp_path / "toy" / "report.html").stat().st_size > 10_000
     metrics = json.loads((tmp_path / "toy" / "eval_withaudio" / "metrics.json").read_text())
     assert set(metrics) == {"test"}
+    logs = [path.read_text() for path in (tmp_path / "toy").rglob("log.txt")]
+    assert logs
+    assert not any("no better than guessing" in log for log in logs)
     changed = {path: path.stat().st_mtime_ns for path in (tmp_path / "toy").rglob("*.safetensors")}
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in changed} == changed

@@ -12,6 +12,7 @@ from video_llama.apps.main import main
 from video_llama.common.registry import registry
 from video_llama.processors.media import MediaLoader
 from video_llama.runners.metrics import read_lines
+from video_llama.toy.captions import visual_caption
 from video_llama.toy.codec import encode_mp4
 from video_llama.toy.render import FRAMES_PER_S, render_clip
 from video_llama.toy.scenes import sample_scene
@@ -23,6 +24,10 @@ NUM_CLIPS = 6
 FRESH = {"weights": None, "trainable": True}
 
 
+def clip_scene(index):
+    return sample_scene(index, seed=0, split="train")
+
+
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     """Six captioned clips in WebVid's layout, one of them broken, and a frozen encoder."""
@@ -30,9 +35,7 @@ def material(tmp_path_factory):
     (folder / "clips").mkdir()
     rows = ["videoid,name,page_dir"]
     for index in range(NUM_CLIPS):
-        clip = encode_mp4(
-            render_clip(sample_scene(index, seed=0, split="train")), frames_per_s=FRAMES_PER_S
-        )
+        clip = encode_mp4(render_clip(clip_scene(index)), frames_per_s=FRAMES_PER_S)
         (folder / "clips" / f"{index}.mp4").write_bytes(clip if index else b"not a film")
         rows.append(f"{index},clip number {'very ' * index}{index}.,clips")
     (folder / "train.csv").write_text("\n".join(rows))
@@ -128,6 +131,29 @@ def test_features_from_the_cache_train_the_same_model_and_no_media_are_read(
     for name in ("first", "second"):
         weights = last_weights(tmp_path / name)
         assert all(torch.equal(weights[key], plain[key]) for key in plain)
+
+
+def test_a_decoder_that_only_guesses_is_warned_of_once(run_file, tmp_path):
+    assert run(run_file) == 0
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert log.count("no better than guessing among 1,000 tokens, and the decoder's loss") == 1
+    assert f"{DECODER} is a delta that was never merged" in log
+
+
+def test_the_toy_decoder_with_fresh_bridges_gives_no_cause_for_a_warning(run_file, tmp_path):
+    tree = yaml.safe_load(run_file.read_text())
+    stages = {name: {"trainable": True} for name in ("video_qformer", "projection")}
+    branches = {"audio": None, "video": {"stages": stages}}
+    tree["model"] = {"arch": "video_llama", "model_type": "toy", "branches": branches}
+    captions = [visual_caption(clip_scene(index)) for index in range(NUM_CLIPS)]
+    rows = [f'{index},"{text}",clips' for index, text in enumerate(captions)]
+    table = tmp_path / "captions.csv"
+    table.write_text("\n".join(["videoid,name,page_dir", *rows]))
+    tree["datasets"]["clips"] |= {"annotations": str(table), "cleaning": "none"}
+    del tree["datasets"]["held_out"]
+    run_file.write_text(yaml.safe_dump(tree))
+    assert run(run_file) == 0
+    assert "no better than guessing" not in (tmp_path / "out" / "log.txt").read_text()
 
 
 def test_the_broken_clip_is_named(run_file, tmp_path):

@@ -57,6 +57,45 @@ def test_a_part_is_in_training_mode_only_if_it_learns(part, rule, mode):
     assert not part["first"].training
 
 
+def test_what_is_frozen_inside_a_part_that_learns_stays_in_eval():
+    part = nn.ModuleDict(
+        {
+            "frozen": nn.Sequential(nn.Linear(2, 2), nn.Dropout()),
+            "learning": nn.Sequential(nn.Linear(2, 2), nn.Dropout()),
+            "dropout": nn.Sequential(nn.Dropout()),
+        }
+    )
+    set_trainable(part, ["learning.*"], where="model.x")
+    set_mode(part, True)
+    in_training = {name for name, module in part.named_modules() if module.training}
+    assert in_training == {"", "learning", "learning.0", "learning.1", "dropout", "dropout.0"}
+    set_mode(part, False)
+    assert not any(module.training for module in part.modules())
+
+
+class Stubborn(nn.Dropout):
+    """Keeps its own mode, as published frozen encoders do."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_a_module_with_a_rule_of_its_own_keeps_it(part):
+    part["stubborn"] = Stubborn()
+    set_mode(part, True)
+    assert part["first"].training
+    assert not part["stubborn"].training
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_to_learn_in_half_precision_is_refused_with_a_way_out(part, dtype):
+    part["second"].to(getattr(torch, dtype))
+    set_trainable(part, ["first.*"], where="model.x")
+    with pytest.raises(ConfigError, match=f"model.x.trainable: 2 parameters .* {dtype}") as caught:
+        set_trainable(part, True, where="model.x")
+    assert "set model.x.dtype: float32" in str(caught.value)
+
+
 def test_the_row_of_a_part_counts_its_parameters(part):
     set_trainable(part, ["second.*"], where="model.x")
     part["second"].to(torch.bfloat16)

@@ -62,7 +62,7 @@ class TinyModel(nn.Module):
         rows = self.dropout(self.bridge(self.encoder(batch.media["video"].raw.flatten(2)))).mean(1)
         clip = torch.zeros(len(batch.keys), 6)
         sample = torch.tensor([item.sample for item in batch.items], dtype=torch.int64)
-        clip = clip.index_add(0, sample, rows[[item.row for item in batch.items]])
+        clip = clip.index_add(0, sample, rows[[item.row for item in batch.items]].float())
         hidden = self.norm(self.words(batch.input_ids) + clip[:, None])
         logits = self.head(self.dropout(hidden))[:, :-1]
         targets = batch.labels[:, 1:]
