@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from video_llama.common.errors import VideoLlamaError
 
 DEFAULT_REVISION = "main"
 
@@ -35,7 +39,7 @@ ADDRESS = re.compile(r"(?P<scheme>https?):/{1,2}(?P<rest>\S+)")
 # fmt: off
 LOCAL_FOLDERS = frozenset({
     "checkpoints", "ckpt", "ckpts", "configs", "data", "dataset", "datasets", "model", "models",
-    "output", "outputs", "path", "pretrained", "results", "runs", "weights",
+    "output", "outputs", "path", "pretrained", "results", "runs", "weights", "your_path",
 })
 # fmt: on
 """First words of paths that are never taken for the name of an organisation on the hub."""
@@ -141,6 +145,35 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def hub_errors(ref: HubRef) -> Iterator[None]:
+    """Turn the errors of the hub's library into sentences about `ref`."""
+    from huggingface_hub import errors
+
+    # httpx's own error, whichever release of httpx the hub's library stands on.
+    connection_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise VideoLlamaError(
+            f"{ref}: access must be asked for at https://huggingface.co/{ref.repo}; then set "
+            "HF_TOKEN or run `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise VideoLlamaError(
+            f"{ref}: the hub knows no such repository; a private one needs HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise VideoLlamaError(f"{ref}: the repository has no such revision") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise VideoLlamaError(
+            f"{ref}: HF_HUB_OFFLINE is set, so nothing is fetched; unset it"
+        ) from error
+    except (connection_error, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise VideoLlamaError(f"{ref}: {lines[0]}; run the command again, it goes on") from error
 
 
 def _is_local(repo: str) -> bool:
