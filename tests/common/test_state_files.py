@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from video_llama.common.errors import CheckpointMismatch
-from video_llama.common.state_files import read_state
+from video_llama.common.state_files import read_notes, read_state
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([7, 8])}
 
@@ -165,3 +165,40 @@ def test_a_directory_with_two_candidates_asks_for_one(tmp_path):
     write_safetensors(tmp_path)
     with pytest.raises(CheckpointMismatch, match=r"found: x\.pth, x\.safetensors"):
         read_state(tmp_path)
+
+
+def resident_bytes(path: Path) -> int:
+    """How much of a mapped file is in this process's memory."""
+    total, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and not words[0].endswith(":"):
+            is_ours = words[-1] == str(path)
+        elif is_ours and words[0] == "Rss:":
+            total += int(words[1]) * 1024
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's smaps")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_only_the_bytes_of_tensors_that_are_asked_for_are_read(suffix, tmp_path):
+    path = tmp_path / f"x{suffix}"
+    tensors = {name: torch.ones(1 << 20) for name in ("trunk", "text", "depth", "thermal")}
+    if suffix == ".pth":
+        torch.save(tensors, path)
+    else:
+        save_file(tensors, path)
+    state = read_state(path)
+    assert all(state[name].shape == (1 << 20,) for name in tensors)
+    assert resident_bytes(path) < (1 << 20)
+    assert state["trunk"].sum() == 1 << 20
+    # The kernel maps the pages around a page too.
+    assert tensors["trunk"].nbytes <= resident_bytes(path) < 1.3 * tensors["trunk"].nbytes
+
+
+def test_what_was_saved_beside_the_weights_can_be_read(tmp_path):
+    assert read_notes(write_runner_checkpoint(tmp_path)) == {
+        "optimizer": {"step": 3}, "scaler": None,
+    }  # fmt: skip
+    assert read_notes(write_safetensors(tmp_path)) == {}
+    assert read_notes(write_old_pth(tmp_path)) == {}

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.errors import CheckpointMismatch, VideoLlamaError
 from video_llama.common.key_map import FileTable
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
@@ -57,6 +58,7 @@ def export_branches(
     Raises:
         CheckpointMismatch: a checkpoint cannot be read, holds what has no published name, or a
             part is not whole; or `out` does not end as its format does.
+        VideoLlamaError: the file cannot be written.
     """
     if out.suffix not in SUFFIXES[file_format]:
         raise CheckpointMismatch(
@@ -81,6 +83,10 @@ def export_branches(
     try:
         FORMATS[file_format](state, partial)
         partial.replace(out)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise VideoLlamaError(
+            f"{out}: cannot be written: {error}; make room, or name another place"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return list(state)
