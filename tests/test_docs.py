@@ -13,7 +13,7 @@ import yaml
 from pages import PAGES, README, ROOT, blocks, commands, table
 
 from video_llama.apps.main import VERBS
-from video_llama.common.config import load
+from video_llama.common.config import list_presets, load
 from video_llama.common.registry import registry
 from video_llama.tasks.probes import PROBES
 from video_llama.toy.plan import Counts
@@ -27,7 +27,12 @@ RECIPES = (
     "audiobranch_stage2_finetune",
     "audiovisual_stage3_joint",
 )
-DOORS = {"train.py": "train", "evaluate.py": "evaluate", "demo_audiovideo.py": "demo"}
+DOORS = {
+    "train.py": ["train"],
+    "evaluate.py": ["evaluate"],
+    "demo_audiovideo.py": ["demo"],
+    "apply_delta.py": ["weights", "merge-delta"],
+}
 
 
 def anchors(page: Path) -> set[str]:
@@ -65,7 +70,7 @@ def test_commands_name_verbs_flags_and_run_files_that_exist(page):
             assert all(re.search(rf"^{goal}:", makefile, re.MULTILINE) for goal in words[1:])
         elif words[0] == "video-llama" or door:
             rest = words[words.index(door or words[0]) + 1 :]
-            verb, rest = (DOORS[door], rest) if door else (rest[0], rest[1:])
+            verb, *rest = [*DOORS.get(door, ()), *rest]
             assert verb in VERBS
             check_flags(verb, rest)
             for word in rest:
@@ -86,6 +91,16 @@ def test_every_verb_is_in_the_docs():
     text = "\n".join(page.read_text("utf-8") for page in PAGES)
     said = set(re.findall(r"video-llama ([a-z]+)", text))
     assert said == set(VERBS)
+
+
+def test_the_words_of_a_decoder_are_those_of_its_preset():
+    rows = table(ROOT / "docs" / "decoders.md", "| decoder |").values()
+    named = {preset: row[3] for row in rows for preset in re.findall(r"`(\w+)`", row[2])}
+    assert set(named) == set(list_presets()["video_llama"]) - {"toy"}
+    for preset, words in named.items():
+        path = ROOT / "eval_configs" / "video_llama_eval_only_vl.yaml"
+        model = load(path, options=[f"model.model_type={preset}"]).model
+        assert f"{model.decoder.config.architecture['vocab_size']:,}" in words
 
 
 def test_every_run_file_of_the_docs_is_yaml():

@@ -23,6 +23,7 @@ from released_decoders import (
     write_meta,
     ziya_delta,
 )
+from tiny_project import write_project
 from transformers import AutoModelForCausalLM
 
 from video_llama.apps.main import main
@@ -145,6 +146,25 @@ def test_metas_files_as_base_of_a_delta_are_answered_with_their_conversion(
     said = capsys.readouterr().err
     assert "convert_llama_weights_to_hf" in said
     assert f"--input_dir {meta} --num_shards {num_files}" in said
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+@pytest.mark.parametrize("what", ["delta", "meta"])
+def test_a_run_refuses_what_is_not_ready_before_weights_are_read(
+    what, flags, llama, released, tmp_path, capsys
+):
+    if what == "delta":
+        folder, cure = released("vicuna")[0], "apply_delta.py --base"
+    else:
+        folder = write_meta(tmp_path / "7B", llama.state_dict())
+        cure = "convert_llama_weights_to_hf"
+    sizes = {"intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": WORDS + 1}
+    options = [f"model.decoder.architecture.{key}={value}" for key, value in sizes.items()]
+    words = ["train", "--cfg-path", str(write_project(tmp_path)), *flags, "--options", *options]
+    assert main([*words, f"model.decoder.weights={folder}"]) == 2
+    said = "".join(capsys.readouterr())
+    assert cure in "".join(said.split("\n"))
+    assert "model.decoder" in said
 
 
 def test_a_forced_rule_is_applied(base, released, tmp_path):
