@@ -11,6 +11,7 @@ from parrot import VIDEO, Parrot
 from video_llama.apps import chat as app
 from video_llama.apps import loading
 from video_llama.common.errors import ConfigError, MediaError
+from video_llama.conversation.templates import get_template
 
 
 def run(monkeypatch: pytest.MonkeyPatch, parrot: Parrot, *words: str, typed: str = "") -> int:
@@ -106,3 +107,21 @@ def test_generation_flags_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> No
     parrot = Parrot("one two three")
     run(monkeypatch, parrot, "--question", "Count", "--max-new-tokens", "2", "--seed", "7")
     assert (parrot.heard[0].settings.max_new_tokens, parrot.heard[0].settings.seed) == (2, 7)
+
+
+@pytest.mark.parametrize("compat", ["corrected", "released"])
+def test_compat_decides_what_a_full_context_loses(
+    monkeypatch: pytest.MonkeyPatch, compat: str
+) -> None:
+    parrot = Parrot("a boat###", max_context=150)
+    monkeypatch.setattr(
+        loading,
+        "load_model",
+        lambda config: loading.LoadedModel(parrot, parrot.tokenizer, get_template("vicuna_v0")),
+    )
+    chat = loading.load_chat(app.TOY_RUN_FILE, options=[f"model.compat={compat}"])
+    for number in range(9):
+        chat.ask(f"Question number {number}?")
+    prompt = parrot.last_prompt()
+    assert prompt.startswith("###Human: Question") == (compat == "corrected")
+    assert prompt.endswith("Question number 8?###Assistant:")

@@ -69,7 +69,8 @@ class ModelConfig:
         max_txt_len: longest training sample in decoder positions, slots included.
         ckpt: trained branches to start from: a run's checkpoint or a published file.
         ckpt_2: a second one, read after `ckpt` (the audio branch, as published).
-        compat: `released` gives the published training quirks, `corrected` does not.
+        compat: `released` gives the published quirks of training, media and chat, `corrected`
+            does not; see docs/parity.md.
         paths: the preset's own keys for files, e.g. `llama_model`.
     """
 
