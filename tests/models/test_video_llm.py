@@ -105,6 +105,19 @@ def test_frozen_parts_stay_in_eval_while_the_model_trains():
     assert video.stages["joint"].training
 
 
+def test_adapters_follow_the_mode_while_the_layers_they_wrap_stay_in_eval():
+    pytest.importorskip("peft")
+    lora = {"rank": 2, "dropout": 0.5, "targets": ["q_proj"]}
+    model = build(lambda tree: tree["decoder"].update(lora=lora, trainable=["*lora_*"])).train()
+    modes = {name: module.training for name, module in model.decoder.named_modules()}
+    dropout = [mode for name, mode in modes.items() if "lora_dropout.default" in name]
+    base = [mode for name, mode in modes.items() if name.endswith(("base_layer", "mlp", "norm"))]
+    assert (len(dropout), set(dropout)) == (2, {True})
+    # Two wrapped layers, two MLPs, and five norms.
+    assert (len(base), set(base)) == (9, {False})
+    assert not any(module.training for module in model.eval().modules())
+
+
 def test_slots_and_tokens_that_disagree_are_named():
     batch = batch_of(1, with_audio=False)
     batch.slots[0, 2] = 0
