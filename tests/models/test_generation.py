@@ -139,6 +139,11 @@ def test_an_end_token_is_not_chosen_before_the_shortest_answer():
     assert [best([]), best([2]), best([2, 2])] == [[2], [2], [0]]
 
 
+def test_a_row_that_stopped_early_does_not_keep_another_from_ending():
+    said = stream(Counting(), num_rows=2, stop=lambda row, _ids: row == 0, min_new_tokens=3)
+    assert said == [[10, 10], [None, 11], [None, 12], [None, 13]]
+
+
 def test_an_answer_ends_where_the_context_ends():
     assert stream(Counting(), length=6) == [[10], [11]]
     assert stream(Counting(), length=8) == []

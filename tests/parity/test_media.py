@@ -18,7 +18,7 @@ from video_llama.processors.captions import BlipCaption
 from video_llama.processors.media import MediaCompat
 from video_llama.processors.pictures import read_picture
 from video_llama.processors.transforms import crop_box, normalise, random_resized_crop, resize
-from video_llama.processors.video import sample_frames
+from video_llama.processors.video import read_frames, sample_frames
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "processors"
 SAMPLERS = json.loads((GOLDENS / "samplers.json").read_text())
@@ -101,23 +101,34 @@ def test_captions_are_cleaned_as_published(case):
 
 class TestFrames:
     @pytest.mark.parametrize(
-        "case", SAMPLERS["uniform"], ids=lambda case: f"{case['n_frms']}of{case['total']}"
+        "case",
+        [case for case in SAMPLERS["uniform"] if case["total"]],
+        ids=lambda case: f"{case['n_frms']}of{case['total']}",
     )
     def test_frames_and_the_sentence_of_their_seconds_are_the_published_ones(self, case):
-        if "indices" not in case:
-            assert case["total"] == 0
-            return
-        found = sample_frames(
-            case["total"], num_frames=case["n_frms"], policy="segment_start"
-        ).tolist()
-        # Published, a float range sometimes gives a frame too many, which may not exist.
-        num_frames = min(case["n_frms"], case["total"])
-        assert found == case["indices"][:num_frames]
-        if len(case["indices"]) > num_frames:
-            return
-        item = MediaItem("video", "v", times_s=tuple(i / case["fps"] for i in found))
-        template = get_template("vicuna_v0_released")
-        assert template.seconds_of(item) + " " == case["msg"]
+        frames = sample_frames(case["total"], num_frames=case["n_frms"], policy="segment_start")
+        assert frames.tolist() == case["indices"]
+        times_s = tuple(int(i) / case["fps"] for i in frames)
+        sentence = get_template("vicuna_v0_released").seconds_of(
+            MediaItem("video", "v", times_s=times_s)
+        )
+        assert sentence + " " == case["msg"]
+
+    @pytest.mark.parametrize("name", ["n8_hw56", "n4_hw56", "n100_hw-1"])
+    def test_the_seconds_of_a_clip_are_the_published_ones(self, name):
+        num_frames = int(name[1:].split("_")[0])
+        clip = read_frames(GOLDENS / "clip.mp4", num_frames=num_frames, policy="segment_start")
+        item = MediaItem("video", "v", times_s=clip.times_s)
+        sentence = get_template("vicuna_v0_released").seconds_of(item)
+        assert sentence + " " == SAMPLERS["clip"][name]["msg"]
+
+    @pytest.mark.parametrize(
+        "case", SAMPLERS["uniform_count_mismatch_scan"]["cases"], ids=lambda case: case["total"]
+    )
+    def test_where_rounding_gave_a_frame_too_many_it_is_left_out(self, case):
+        frames = sample_frames(case["total"], num_frames=case["n_frms"], policy="segment_start")
+        assert len(case["indices"]) == case["n_frms"] + 1
+        assert frames.tolist() == case["indices"][:-1]
 
     @pytest.mark.parametrize(
         "case",
@@ -125,18 +136,14 @@ class TestFrames:
         ids=lambda case: f"{case['n_frms']}of{case['total']}seed{case['seed']}",
     )
     def test_drawn_frames_are_the_published_ones_and_none_is_lost(self, case):
-        if case["total"] == 0:
-            return
-        found = sample_frames(
+        frames = sample_frames(
             case["total"], num_frames=case["n_frms"], policy="headtail", seed=case["seed"]
         ).tolist()
         num_frames = min(case["n_frms"], case["total"])
-        assert len(found) == num_frames
-        num_head = num_frames // 2
-        assert found[:num_head] == case["indices"][:num_head]
+        assert len(frames) == num_frames
+        assert frames[: num_frames // 2] == case["indices"][: num_frames // 2]
         # Published, an odd number of frames loses one of the tail.
-        if num_frames % 2 == 0:
-            assert found == case["indices"]
+        assert num_frames % 2 or frames == case["indices"]
 
 
 class TestSound:

@@ -80,7 +80,8 @@ def adjust_scores(
     scores = logits.detach().float().cpu()
     if settings.repetition_penalty != 1.0:
         scores = _penalise(scores, rows, penalty=settings.repetition_penalty)
-    if len(rows[0]) < settings.min_new_tokens:
+    # Rows that go on are the longest.
+    if max(map(len, rows)) < settings.min_new_tokens:
         scores = scores.index_fill(1, torch.tensor(sorted(end_ids), dtype=torch.int64), -torch.inf)
     return scores
 
