@@ -17,22 +17,17 @@ from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
-from video_llama.common.types import (
-    Batch,
-    BranchInput,
-    BranchSpec,
-    LossOutput,
-    MediaItem,
-)
+from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
 from video_llama.models.beams import stream_answer
 from video_llama.models.branch import Branch, BranchOutput, fold_shapes, num_steps
 from video_llama.models.generation import StopRule, stream_ids
 from video_llama.models.placing import place_tokens
+from video_llama.models.pretrained import Pretrained
 from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
 
 
 @registry.register_model("video_llama")
-class VideoLLM(nn.Module):
+class VideoLLM(Pretrained):
     """Branches and a decoder.
 
     Args:
@@ -162,8 +157,12 @@ class VideoLLM(nn.Module):
 
         Returns:
             The new ids of each row, its stop tokens included.
+
+        Raises:
+            ValueError: more than one beam.
         """
-        assert settings.num_beams == 1, "beams answer one prompt at a time, see `stream_prompt`"
+        if settings.num_beams > 1:
+            raise ValueError("beams answer one prompt at a time; use `stream_prompt`")
         rows: list[list[int]] = [[] for _ in batch.keys]
         embeds = self.embed(batch, self._run_branches(batch.media))
         mask = batch.attention_mask.to(self.device)
