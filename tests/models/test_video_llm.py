@@ -115,7 +115,7 @@ def test_adapters_follow_the_mode_while_the_layers_they_wrap_stay_in_eval():
     assert (len(dropout), set(dropout)) == (2, {True})
     # Two wrapped layers, two MLPs, and five norms.
     assert (len(base), set(base)) == (9, {False})
-    assert not any(module.training for module in model.eval().modules())
+    assert not any(module.training for module in model.eval().decoder.modules())
 
 
 def test_slots_and_tokens_that_disagree_are_named():
