@@ -1,4 +1,3 @@
-import json
 from fractions import Fraction
 
 import av
@@ -8,15 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_media import GOLDENS, shade, tone
-from safetensors.torch import load_file
 from torchaudio.compliance.kaldi import fbank
 
 from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec
 from video_llama.processors.audio import CLIP_POLICIES, clip_starts, log_mel, read_audio
 
-PUBLISHED = json.loads((GOLDENS / "audio_mel.json").read_text())
-MELS = load_file(GOLDENS / "audio_mel.safetensors")
 MEAN, STD = -4.268, 9.138
 
 
@@ -50,13 +46,6 @@ def loudest_hz(waveform, rate_hz=16000):
 
 
 class TestClipStarts:
-    @pytest.mark.parametrize(
-        "row", PUBLISHED["clip_sampler"], ids=lambda r: f"{r['clips']}in{r['duration']}s"
-    )
-    def test_clips_equals_the_published_sampler_to_the_last_bit(self, row):
-        starts = clip_starts(row["duration"], num_clips=row["clips"], clip_s=2, policy="clips")
-        assert [float(s) for s in starts] == [start for start, _ in row["timepoints"]]
-
     def test_clips_minus_one_reaches_the_end(self):
         starts = clip_starts(9.0, num_clips=8, clip_s=2.0, policy="clips_minus_one")
         assert starts == tuple(Fraction(i) for i in range(8))
@@ -87,23 +76,6 @@ class TestClipStarts:
 
 
 class TestLogMel:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "dc_16k_mono_5s.clips8",
-            "dc_16k_mono_5s.clips2",
-            "short_16k_1p5s.clips2",
-            "44k_stereo_2p2s.clips3",
-        ],
-    )
-    def test_in_place_equals_the_published_pictures(self, name):
-        path = GOLDENS / f"{name.split('.')[0]}.flac"
-        spec = imagebind_spec(PUBLISHED[name]["clips_per_video"])
-        waveform = read_audio(path, sample_rate_hz=16000, channels="separate")
-        assert waveform.shape[1] == PUBLISHED[name]["samples16k"]
-        mel = log_mel(waveform, spec, mean_removal="in_place")
-        torch.testing.assert_close(mel, MELS[f"{name}.mel"][0], atol=1e-5, rtol=0)
-
     def test_a_mix_is_heard_where_the_first_channel_is_as_published(self):
         path = GOLDENS / "44k_stereo_2p2s.flac"
         mixed = read_audio(path, sample_rate_hz=16000)
@@ -112,14 +84,6 @@ class TestLogMel:
         first = log_mel(separate[0], imagebind_spec(3))
         torch.testing.assert_close(log_mel(separate, imagebind_spec(3)), first, atol=0.1, rtol=0)
         assert not torch.allclose(log_mel(mixed, imagebind_spec(3)), first, atol=0.1)
-
-    def test_copies_differ_from_in_place_as_much_as_published(self):
-        waveform = read_audio(GOLDENS / "dc_16k_mono_5s.flac", sample_rate_hz=16000)
-        copied, shared = (
-            log_mel(waveform, imagebind_spec(8), mean_removal=rule) for rule in ("copy", "in_place")
-        )
-        effect = PUBLISHED["dc_inplace_effect_max_abs_diff"]
-        assert float((copied - shared).abs().max()) == pytest.approx(effect, abs=1e-4)
 
     @pytest.mark.parametrize("rule", ["copy", "in_place"])
     def test_the_waveform_is_not_changed(self, rule):

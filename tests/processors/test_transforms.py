@@ -1,13 +1,12 @@
 import numpy as np
-import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_media import GOLDENS
 from safetensors.torch import load_file
+from torchvision.transforms import RandomResizedCrop
 
 from video_llama.common.types import VideoSpec
-from video_llama.processors.pictures import read_picture
 from video_llama.processors.transforms import crop_box, normalise, random_resized_crop, resize
 
 SPEC = VideoSpec(
@@ -18,9 +17,6 @@ SPEC = VideoSpec(
     std=(0.26862954, 0.26130258, 0.27577711),
 )
 VIDEO = load_file(GOLDENS / "processors_video.safetensors")
-PICTURE = load_file(GOLDENS / "processors_picture.safetensors")
-# Crop boxes the published transform drew for a 40 x 52 clip: seed, (top, left, height, width).
-BOXES = [(0, (1, 0, 37, 43)), (1, (3, 1, 36, 41))]
 
 
 def frames_of(name):
@@ -28,29 +24,15 @@ def frames_of(name):
     return VIDEO[f"video.{name}_u8"].permute(1, 2, 3, 0).numpy()
 
 
-def as_published(pixels):
-    return pixels.permute(1, 0, 2, 3)
-
-
-def test_evaluation_normalises_as_published():
-    found = as_published(normalise(frames_of("noise"), SPEC))
-    torch.testing.assert_close(found, VIDEO["video.eval.noise"], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(("seed", "box"), BOXES)
-def test_the_crop_box_is_the_one_torchvision_draws(seed, box):
-    found = crop_box(40, width=52, seed=seed)
-    assert (found.top, found.left, found.height, found.width) == box
-
-
-@pytest.mark.parametrize("name", ["noise.seed0", "noise.seed1", "smooth.seed0"])
-def test_wrapping_equals_the_published_training_crop(name):
-    content, seed = name.split(".seed")
-    crop = random_resized_crop(frames_of(content), image_size=56, seed=int(seed), overshoot="wrap")
-    difference = (as_published(normalise(crop, SPEC)) - VIDEO[f"video.train.{name}"]).abs()
-    # A value within 1e-5 of an integer may be cut the other way: one step of 255.
-    assert int((difference > 1e-4).sum()) <= 3
-    assert float(difference.max()) < 0.016
+@settings(deadline=None)
+@given(height=st.integers(1, 400), width=st.integers(1, 400), seed=st.integers(0, 2**31))
+def test_a_box_is_the_one_torchvision_draws(height, width, seed):
+    picture = torch.zeros(3, 1, 1).expand(3, height, width)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        expected = RandomResizedCrop.get_params(picture, scale=[0.5, 1.0], ratio=[3 / 4, 4 / 3])
+    box = crop_box(height, width=width, seed=seed)
+    assert (box.top, box.left, box.height, box.width) == expected
 
 
 def test_clamping_changes_no_pixel_by_more_than_the_overshoot():
@@ -65,19 +47,6 @@ def test_a_flat_picture_stays_flat():
     flat = np.full((2, 30, 40, 3), 200, dtype=np.uint8)
     assert (random_resized_crop(flat, image_size=16, seed=3) == 200).all()
     assert (resize(flat, image_size=16) == 200).all()
-
-
-def test_a_picture_is_squashed_as_published():
-    pixels = normalise(resize(read_picture(GOLDENS / "image.png")[None], image_size=56), SPEC)
-    torch.testing.assert_close(pixels[0], PICTURE["image.eval56"], atol=1e-6, rtol=0)
-
-
-def test_the_training_crop_of_a_picture_is_the_published_one():
-    picture = read_picture(GOLDENS / "image.png")[None]
-    crop = random_resized_crop(picture, image_size=56, seed=0, method="bicubic_smooth")
-    torch.testing.assert_close(
-        normalise(crop, SPEC)[0], PICTURE["image.train56.seed0"], atol=1e-6, rtol=0
-    )
 
 
 def test_all_frames_of_a_clip_get_the_same_box():
