@@ -107,8 +107,8 @@ class StartCheck:
             return
         get_logger().warning(
             "%s, and the decoder's loss for the text alone is %.2f, so no branch can learn from "
-            "it. Either %s is a delta that was never merged (python apply_delta.py), or its weights "
-            "are damaged or untrained, or model.tokenizer is that of another model",
+            "it. Either %s is a delta that was never merged (python apply_delta.py), or its "
+            "weights are damaged or untrained, or model.tokenizer is that of another model",
             found,
             alone,
             self._model.config.decoder.weights,
