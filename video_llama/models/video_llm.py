@@ -17,22 +17,17 @@ from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
-from video_llama.common.types import (
-    Batch,
-    BranchInput,
-    BranchSpec,
-    LossOutput,
-    MediaItem,
-)
+from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
 from video_llama.models.beams import stream_answer
 from video_llama.models.branch import Branch, BranchOutput, fold_shapes, num_steps
 from video_llama.models.generation import StopRule, stream_ids
 from video_llama.models.placing import place_tokens
+from video_llama.models.pretrained import Pretrained
 from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
 
 
 @registry.register_model("video_llama")
-class VideoLLM(nn.Module):
+class VideoLLM(Pretrained):
     """Branches and a decoder.
 
     Args:
@@ -46,6 +41,7 @@ class VideoLLM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.restored = frozenset()
         decoder_class = registry.get_decoder_class(config.decoder.type)
         self.decoder = decoder_class(config.decoder)
         set_trainable(self.decoder, config.decoder.trainable, where="model.decoder")
