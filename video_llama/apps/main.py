@@ -85,7 +85,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, default: str | None
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="overrides, e.g. run.seed=1 model.model_type=llama2_7b",
+        help="overrides, e.g. run.seed=1 model.model_type=llama2_7b; or key and value in turn",
     )
 
 

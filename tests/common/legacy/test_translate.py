@@ -267,6 +267,7 @@ def test_a_tokenizer_elsewhere_is_taken_and_two_are_refused():
         (VISION_1, ["datasets.webvid.vis_procesor.train.n_frms=8"], "webvid.vis_processor.train"),
         (VISION_1, ["datasets.web.data_type=video"], "datasets.web: unknown, the original has"),
         (VISION_1, ["datasets.laion.data_type=images"], "datasets.laion: its tar files"),
+        (VISION_1, ["run.seed=null"], "run.seed: missing, the original has no default for it"),
         (VISION_1, ["run.evalute=False"], "did you mean 'run.evaluate'?"),
         (VISION_1, ["run.evaluate=True"], "run.evaluate: expected False, found True; evaluate.py"),
         (VISION_1, ["run.train_splits=[val]"], "run.train_splits: expected ['train']"),

@@ -47,6 +47,9 @@ ITERS_PER_EPOCH = 10_000
 LOG_FREQ = 50
 """Where `log_freq` is not set."""
 
+REQUIRED = ("init_lr", "min_lr", "weight_decay", "batch_size_train", "num_workers", "seed")
+"""Keys of the schedule that have no default in the original."""
+
 
 def choose_datasets(original: Original) -> None:
     """Turn data sets into entries; an evaluation file only names a processor, and has none."""
@@ -173,13 +176,16 @@ def _check_pictures(original: Original, name: str) -> None:
 
 def choose_schedule(original: Original) -> None:
     """Set what the original does where a file does not say it."""
-    run = {
+    run: dict[str, Any] = {
         "task": "video_text_pretrain",
         "output_dir": f"output/{original.path.stem}",
         # The original autocasts whatever `amp` says, which switches the scaling of the loss.
         "precision": "bf16",
     }
     if original.trains:
+        for key in REQUIRED:
+            if f"run.{key}" not in original.keys:
+                original.refuse(f"run.{key}", "missing, the original has no default for it")
         warmup = original.keys.get("run.warmup_lr", -1)
         run |= {"iters_per_epoch": ITERS_PER_EPOCH, "log_freq": LOG_FREQ, "grad_clip_norm": None}
         run["warmup_lr"] = original.keys.get("run.init_lr") if warmup == -1 else warmup

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from video_llama.common.hub import local_path
 from video_llama.common.legacy.original import (
     AUDIO,
     CAPTIONS,
@@ -81,7 +82,7 @@ def _size(original: Original) -> str | None:
     """Read the decoder's size from its directory, or from the directory's name."""
     folder = str(original.keys.get("model.llama_model", "ckpt/vicuna-7b"))
     original.ours["model.llama_model"] = folder.rstrip("/")
-    file = Path(folder) / "config.json"
+    file = local_path(folder) / "config.json"
     if file.is_file():
         try:
             found = json.loads(file.read_text(encoding="utf-8")).get("hidden_size")
@@ -152,6 +153,10 @@ def choose_texts(original: Original) -> None:
     prompts = _prompts(original)
     for name in captions if prompts else ():
         original.ours[f"datasets.{name}.prompts"] = prompts
+        if name == "webvid":
+            original.notes.append(
+                "datasets.webvid: a prompt opens with <Video>, where the original has <Image>"
+            )
     if captions and original.family is not None:
         _check_caption_texts(original, *CAPTION_TEXTS[original.family], prompted=bool(prompts))
     length = original.number("model.max_txt_len", default=CAPTION_LENGTH)

@@ -80,7 +80,7 @@ def translate(
     for key, value in options:
         if not _is_ours(key):
             keys = {old: kept for old, kept in keys.items() if not f"{old}.".startswith(f"{key}.")}
-            keys[key] = value
+            keys |= _leaves({key: value})
     original = Original(path, keys={key: value for key, value in keys.items() if value is not None})
     unread = _convert(original)
     for choose in (
@@ -212,8 +212,8 @@ def _lines(original: Original, ours: Mapping[str, Any]) -> Iterator[str]:
         if became == {key: value}:
             kept.append(key)
         elif became:
-            shown = ", ".join(f"{name}: {json.dumps(new)}" for name, new in became.items())
-            yield f"{key}: {json.dumps(value)} -> {shown}"
+            shown = ", ".join(f"{name}: {_shown(new)}" for name, new in became.items())
+            yield f"{key}: {_shown(value)} -> {shown}"
         else:
             (idle if rule.ours else checked).append(key)
     yield f"as they stand: {', '.join(kept)}"
@@ -221,10 +221,17 @@ def _lines(original: Original, ours: Mapping[str, Any]) -> Iterator[str]:
     yield f"without effect on what is built here: {', '.join(idle)}"
 
 
+def _shown(value: Any) -> str:
+    """Write a value as in a run file."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _targets(rule: Rule, key: str, ours: Mapping[str, Any]) -> list[str]:
     """Return those of our keys that a key's rule names and that were set."""
     parts = key.split(".")
     named = [name.replace("*", parts[1]) if parts[0] == "datasets" else name for name in rule.ours]
+    if parts[0] == "datasets" and not parts[1].startswith("webvid"):
+        named = [name for name in named if ".encoder." not in name]
     return [name for name in ours if name in named or _general(name) in named]
 
 
