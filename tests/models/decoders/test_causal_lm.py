@@ -13,6 +13,7 @@ from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.schema import PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.models.decoders.causal_lm import CausalLM
+from video_llama.models.decoders.lora import Lora
 
 TINY = {
     "model_type": "llama",
@@ -232,7 +233,7 @@ class TestLora:
 
     def test_fresh_adapters_change_nothing(self, directory):
         plain = build(weights=directory)
-        adapted = build(weights=directory, lora=CausalLM.Lora(rank=2))
+        adapted = build(weights=directory, lora=Lora(rank=2))
         embeds = torch.randn(1, 5, 16)
         torch.testing.assert_close(
             adapted(embeds, attention_mask=ones(1, 5)), plain(embeds, attention_mask=ones(1, 5))
@@ -240,7 +241,7 @@ class TestLora:
 
     def test_adapters_sit_on_the_targets_of_every_block_and_nowhere_else(self):
         decoder = build(
-            architecture=TINY, lora=CausalLM.Lora(rank=2, targets=("q_proj", "up_proj"))
+            architecture=TINY, lora=Lora(rank=2, targets=("q_proj", "up_proj"))
         )
         found = {
             name.split(".lora_")[0] for name, _ in decoder.named_parameters() if "lora" in name
@@ -252,7 +253,7 @@ class TestLora:
         }
 
     def test_adapters_are_float32_on_a_low_precision_base_and_learn(self):
-        decoder = build(architecture=TINY, dtype="bfloat16", lora=CausalLM.Lora(rank=2))
+        decoder = build(architecture=TINY, dtype="bfloat16", lora=Lora(rank=2))
         adapters = {n: p for n, p in decoder.named_parameters() if "lora_B" in n}
         assert {p.dtype for p in adapters.values()} == {torch.float32}
         labels = torch.tensor([[1, 2, 3, 4]])
@@ -263,4 +264,4 @@ class TestLora:
 
     def test_targets_that_exist_nowhere_are_refused(self):
         with pytest.raises(ConfigError, match="no layer of LlamaForCausalLM is called qq"):
-            build(architecture=TINY, lora=CausalLM.Lora(targets=("qq",)))
+            build(architecture=TINY, lora=Lora(targets=("qq",)))

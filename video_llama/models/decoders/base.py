@@ -46,8 +46,15 @@ class Decoder(Protocol):
     def embed(self, ids: Tensor) -> Tensor:
         """Look up int64[B, L], giving float[B, L, H]."""
 
-    def loss(self, inputs_embeds: Tensor, *, attention_mask: Tensor, labels: Tensor) -> TokenLosses:
-        """Compute the loss where labels are not `IGNORE_INDEX`."""
+    def loss(
+        self,
+        inputs_embeds: Tensor,
+        *,
+        attention_mask: Tensor,
+        labels: Tensor,
+        cache: Cache | None = None,
+    ) -> TokenLosses:
+        """Compute the loss where labels are not `IGNORE_INDEX`, behind what the cache holds."""
 
     def new_cache(self) -> Cache:
         """Return an empty cache for `step`."""

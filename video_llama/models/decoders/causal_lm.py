@@ -28,6 +28,7 @@ from video_llama.common.types import IGNORE_INDEX
 from video_llama.common.weights import LoadReport, read_state
 from video_llama.models.decoders.base import TokenLosses
 from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory
+from video_llama.models.decoders.lora import Lora, add_lora
 from video_llama.models.decoders.readiness import require_ready
 from video_llama.models.precision import own_dtype
 
@@ -58,26 +59,6 @@ class CausalLM(nn.Module):
     """
 
     @dataclass(frozen=True)
-    class Lora:
-        """Low-rank adapters (Hu et al. 2021) on linear layers of the transformer blocks.
-
-        Attributes:
-            rank: inner width of an adapter.
-            alpha: an adapter's output is scaled by alpha / rank.
-            dropout: on an adapter's input.
-            targets: last part of the layers' names.
-        """
-
-        rank: int = 64
-        alpha: float = 16.0
-        dropout: float = 0.0
-        targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-        def __post_init__(self) -> None:
-            if self.rank < 1 or not self.targets:
-                raise ValueError("LoRA needs a rank of at least 1 and at least one target.")
-
-    @dataclass(frozen=True)
     class Config:
         """Settings.
 
@@ -94,7 +75,7 @@ class CausalLM(nn.Module):
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
         max_context: int | None = None
-        lora: CausalLM.Lora | None = None
+        lora: Lora | None = None
 
     def __init__(self, part: PartConfig) -> None:
         super().__init__()
@@ -116,7 +97,7 @@ class CausalLM(nn.Module):
         self.max_context = _max_context(config, architecture)
         self.end_ids = _end_ids(self.model)
         if config.lora is not None:
-            _add_lora(self.model, config.lora)
+            add_lora(self.model, config.lora)
 
     def _load(self, directory: Path, *, dtype: torch.dtype) -> LoadReport:
         """Load the whole directory, strictly."""
@@ -204,19 +185,27 @@ class CausalLM(nn.Module):
             scores: Tensor = self.model.get_output_embeddings()(hidden)
         return scores.float()
 
-    def loss(self, inputs_embeds: Tensor, *, attention_mask: Tensor, labels: Tensor) -> TokenLosses:
+    def loss(
+        self,
+        inputs_embeds: Tensor,
+        *,
+        attention_mask: Tensor,
+        labels: Tensor,
+        cache: Cache | None = None,
+    ) -> TokenLosses:
         """Compute the loss at supervised positions, and logits nowhere else.
 
         Args:
             inputs_embeds: float[B, L, H].
-            attention_mask: bool[B, L], false on padding.
+            attention_mask: bool[B, P + L], false on padding; P positions are in the cache.
             labels: int64[B, L], `IGNORE_INDEX` where nothing is supervised; the label of a
                 position is predicted from the position before it.
+            cache: what was read before; grows by L.
 
         Returns:
             One float32 loss for every supervised position.
         """
-        hidden = self(inputs_embeds, attention_mask=attention_mask)
+        hidden = self(inputs_embeds, attention_mask=attention_mask, cache=cache)
         targets = labels[:, 1:]
         is_supervised = targets != IGNORE_INDEX
         logits_SV = self.logits(hidden[:, :-1][is_supervised])
@@ -297,31 +286,3 @@ def _end_ids(model: PreTrainedModel) -> frozenset[int]:
     if ids is None:
         return frozenset()
     return frozenset([ids] if isinstance(ids, int) else ids)
-
-
-def _add_lora(model: PreTrainedModel, lora: CausalLM.Lora) -> None:
-    """Wrap the target layers in place; the adapters are float32 whatever the base is."""
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError(
-            "model.decoder.lora needs peft; run: pip install 'video-llama[train]'"
-        ) from error
-    names = "|".join(lora.targets)
-    settings = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=lora.dropout,
-        # Anchored: a name alone would also match layers of the same name outside the blocks.
-        target_modules=rf"(.*\.)?layers\.\d+\.\w+\.({names})",
-    )
-    try:
-        peft.inject_adapter_in_model(settings, model)
-    except ValueError as error:
-        raise ConfigError(
-            f"model.decoder.lora.targets: no layer of {type(model).__name__} is called "
-            f"{' or '.join(lora.targets)}"
-        ) from error
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.float()
