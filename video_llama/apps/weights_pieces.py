@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from video_llama.common.download import Remote, download, file_digest, look_up
 from video_llama.common.errors import VideoLlamaError
-from video_llama.common.hub import HubRef
+from video_llama.common.hub import HubRef, hub_errors
 
 NOT_WEIGHTS = (".msgpack", ".h5", ".onnx", ".ot", ".gguf", ".tflite")
 """Suffixes of weights for other libraries."""
@@ -133,35 +132,6 @@ def chosen_files(names: Iterable[str], *, below: str = "") -> list[str]:
         if not again and not other and path.name != ".gitattributes":
             chosen.append(name)
     return sorted(chosen)
-
-
-@contextmanager
-def hub_errors(ref: HubRef) -> Iterator[None]:
-    """Turn the hub's errors into sentences."""
-    from huggingface_hub import errors
-
-    # httpx's own error, whichever release of httpx the hub's library stands on.
-    connection_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise VideoLlamaError(
-            f"{ref}: access must be asked for at https://huggingface.co/{ref.repo}; then set "
-            "HF_TOKEN or run `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise VideoLlamaError(
-            f"{ref}: the hub knows no such repository; a private one needs HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise VideoLlamaError(f"{ref}: the repository has no such revision") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise VideoLlamaError(
-            f"{ref}: HF_HUB_OFFLINE is set, so nothing is fetched; unset it"
-        ) from error
-    except (connection_error, OSError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise VideoLlamaError(f"{ref}: {lines[0]}; run the command again, it goes on") from error
 
 
 def _root(target: Path, ref: HubRef) -> Path:

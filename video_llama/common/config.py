@@ -22,7 +22,7 @@ from video_llama.common.legacy.translate import is_original, misplaced, set_key,
 from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
 from video_llama.common.released import take_released
-from video_llama.common.schema import Config, RunConfig
+from video_llama.common.schema import Config, ModelConfig, RunConfig
 from video_llama.common.sections import parse_datasets, parse_model, translate_amp
 from video_llama.common.yaml_files import parse_options, read_yaml
 
@@ -66,6 +66,57 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
     if problems or model is None or datasets is None:
         raise ConfigError(problems, where=str(path))
     return Config(model=model, datasets=datasets, run=run, imports=imports, resolved=tree)
+
+
+def load_preset(arch: str, model_type: str, *, options: Sequence[str] = ()) -> ModelConfig:
+    """Type a preset's `model` section without a run file.
+
+    Args:
+        arch: system, e.g. `video_llama`.
+        model_type: preset of it, e.g. `vicuna7b`.
+        options: overrides, each `model.dotted.key=value`.
+
+    Raises:
+        ConfigError: there is no such preset, or a key is wrong; all mistakes are listed together.
+    """
+    where = f"{arch}/{model_type}"
+    problems: list[str] = []
+    tree: dict[str, Any] = {"model": {"arch": arch, "model_type": model_type}}
+    overrides = parse_options(options)
+    for key, value in overrides:
+        set_key(tree, key, value)
+    preset = _preset_of(tree["model"], problems)
+    if preset is None:
+        raise ConfigError(problems, where=where)
+    given = take_released(tree["model"], on_command_line=[key for key, _ in overrides])
+    return type_model_section(_merge(preset, given), where=where)
+
+
+def type_model_section(
+    section: Mapping[str, Any], *, options: Sequence[str] = (), where: str
+) -> ModelConfig:
+    """Type a whole `model` section, as `sections.model_section` wrote it; no preset is read.
+
+    Args:
+        section: the section.
+        options: overrides, each `model.dotted.key=value`.
+        where: the file it stands in, for messages.
+
+    Raises:
+        ConfigError: anything is wrong with any key; all mistakes are listed together.
+    """
+    tree: dict[str, Any] = {"model": dict(section)}
+    problems: list[str] = []
+    for key, value in parse_options(options):
+        over: dict[str, Any] = {}
+        set_key(over, key, value)
+        problems += [f"{name}: not part of a model" for name in over if name != "model"]
+        tree = _merge(tree, over)
+    tree = _resolve(tree, problems, where=where)
+    model = parse_model(tree["model"], preset_keys=set(section), problems=problems)
+    if problems or model is None:
+        raise ConfigError(problems, where=where)
+    return model
 
 
 def _read_run_file(

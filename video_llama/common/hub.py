@@ -140,6 +140,11 @@ def url_cache(url: str) -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints" / name
 
 
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: `video_llama` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "video_llama"
+
+
 def is_offline() -> bool:
     """Tell whether `HF_HUB_OFFLINE` forbids to fetch anything."""
     from huggingface_hub import constants

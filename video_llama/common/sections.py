@@ -61,6 +61,31 @@ def parse_model(
     )
 
 
+def model_section(config: ModelConfig) -> dict[str, Any]:
+    """Write a typed `model` section as plain containers, which `parse_model` reads back as equal.
+
+    Args:
+        config: the typed section.
+
+    Returns:
+        The section, every key of every part in it, so that no preset is needed.
+    """
+    plain = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in ("branches", "decoder", "paths")
+    }
+    branches = {
+        name: {
+            "media": list(branch.media),
+            "encoder": _part_section(branch.encoder),
+            "stages": {stage: _part_section(part) for stage, part in branch.stages.items()},
+        }
+        for name, branch in config.branches.items()
+    }
+    return {**plain, **config.paths, "branches": branches, "decoder": _part_section(config.decoder)}
+
+
 def translate_amp(run: object, problems: list[str]) -> object:
     """Write LAVIS's `run.amp` as `run.precision`; mistakes are appended to `problems`.
 
@@ -160,6 +185,16 @@ def _parse_registered(
     if len(problems) > before:
         return None
     return build(into, {"config": config, **values}, where=where, problems=problems)
+
+
+def _part_section(part: PartConfig) -> dict[str, Any]:
+    """Write a part as plain containers."""
+    trainable = part.trainable if isinstance(part.trainable, bool) else list(part.trainable)
+    own = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(part.config).items()
+    }
+    return {"type": part.type, "weights": part.weights, "trainable": trainable, **own}
 
 
 def _entries(node: object, where: str, problems: list[str]) -> list[tuple[str, Any]]:

@@ -88,7 +88,10 @@ def build_model(config: ModelConfig) -> Loaded:
     if model.decoder.load_report is not None:
         loaded.reports.append(model.decoder.load_report)
     for source in sources(config):
-        loaded.add(_take(model, source, step=load_weights))
+        report = _take(model, source, step=load_weights)
+        loaded.add(report)
+        if source.key in CHECKPOINT_KEYS:
+            model.restored |= report.filled
     problems = unfilled_parts(model, filled=loaded.origin.keys())
     if problems:
         raise ConfigError(problems)
