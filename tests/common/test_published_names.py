@@ -61,3 +61,10 @@ def test_an_unknown_name_is_not_known():
     assert not registry.knows("task", "captioning")
     with pytest.raises(UnknownName, match="captioning"):
         registry.get_task_class("captioning")
+
+
+def test_a_name_that_nothing_stands_for_gives_way_to_a_part_of_that_name():
+    mine = Registry()
+    own = type("Own", (), {})
+    mine.register_dataset("cc_sbu")(own)
+    assert mine.get_dataset_class("cc_sbu") is own

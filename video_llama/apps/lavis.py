@@ -37,10 +37,10 @@ KINDS = {IMAGES: "image", VIDEOS: "video"}
 """LAVIS's `data_type`, and our kinds of media."""
 
 
-def load_model(  # noqa: PLR0913 - LAVIS's signature
+def load_model(
     name: str,
     model_type: str,
-    is_eval: bool = False,  # noqa: FBT001, FBT002 - LAVIS's signature
+    is_eval: bool = False,
     device: str | torch.device = "cpu",
     checkpoint: str | None = None,
     *,
@@ -72,10 +72,10 @@ def load_model(  # noqa: PLR0913 - LAVIS's signature
     return model.train(not is_eval)
 
 
-def load_model_and_preprocess(  # noqa: PLR0913 - LAVIS's signature
+def load_model_and_preprocess(
     name: str,
     model_type: str,
-    is_eval: bool = False,  # noqa: FBT001, FBT002 - LAVIS's signature
+    is_eval: bool = False,
     device: str | torch.device = "cpu",
     checkpoint: str | None = None,
     *,

@@ -89,9 +89,9 @@ class Registry:
         ours = name
         if name not in self._parts[kind]:
             ours = PUBLISHED_NAMES.get(kind, {}).get(name, name)
-        if ours in NOT_THERE.get(kind, {}):
-            raise UnknownName(f"{kind} '{name}': {NOT_THERE[kind][ours]}")
         if ours not in self._parts[kind]:
+            if name in NOT_THERE.get(kind, {}):
+                raise UnknownName(f"{kind} '{name}': {NOT_THERE[kind][name]}")
             raise UnknownName(unknown_name(name, self._parts[kind], what=kind))
         return self._parts[kind][ours]
 
