@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from models.tiny_model import batch_of, build, frames, raw_input
+from torch.nn.utils.rnn import pad_sequence
 
 from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.generation import GenerationSettings
-from video_llama.common.types import Batch, BatchItem, BranchInput
+from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem, BranchInput
 
 
 def test_a_batch_gives_the_losses_of_its_samples_one_by_one():
@@ -228,6 +229,69 @@ def test_generation_ends_where_the_context_ends():
     batch = batch_of(1, with_audio=False, text=tuple(range(3, 30)))
     ids = model.generate(batch, settings=GenerationSettings(max_new_tokens=50))[0]
     assert len(ids) == 32 - batch.input_ids.shape[1]
+
+
+@pytest.mark.parametrize("rows", [(0, 1), (1, 0, 1), (1,)])
+def test_scores_behind_prompts_are_the_losses_of_both_in_one(rows):
+    model = build().eval()
+    prompts, rest = cut_behind_media(batch_of(2))
+    for name in ("input_ids", "attention_mask", "labels"):
+        setattr(rest, name, getattr(rest, name)[list(rows)])
+    scored = model.score(prompts, continuations=rest, rows=rows)
+    whole = batch_of(2)
+    whole.labels[[0, 1], [4, 3]] = IGNORE_INDEX  # the first word behind the media
+    expected = model(whole)
+    torch.testing.assert_close(
+        scored.sample_loss, expected.sample_loss[list(rows)], atol=1e-5, rtol=0
+    )
+    assert scored.sample_targets.tolist() == [3] * len(rows)
+    torch.testing.assert_close(scored.loss_sum, scored.sample_loss.sum())
+    assert scored.frontier.keys() == expected.frontier.keys()
+
+
+def test_only_a_prompt_with_its_own_continuation_must_fit_the_context():
+    model = build().eval()
+    short, long = [1, 5, 6], [1, *range(3, 27)]
+    prompts, rest = text_batch([short, long], side="left"), text_batch([long, short])
+    assert prompts.input_ids.shape[1] + rest.input_ids.shape[1] > model.max_context
+    scored = model.score(prompts, continuations=rest, rows=[0, 1])
+    for index, (row, end) in enumerate([(short, long), (long, short)]):
+        whole = text_batch([row + end])
+        whole.labels[0, : len(row) + 1] = IGNORE_INDEX
+        expected = model(whole).sample_loss[0]
+        torch.testing.assert_close(scored.sample_loss[index], expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ContextOverflow, match="50 positions, .* holds 32"):
+        model.score(prompts, continuations=rest, rows=[1, 0])
+
+
+def cut_behind_media(batch):
+    """The rows of a batch up to their last slot, padded on the left, and what follows there."""
+    prompts, rest = copy.copy(batch), copy.copy(batch)
+    rest.items, rest.media = [], {}
+    ends = [int(slots.nonzero().max()) + 1 for slots in batch.slots]
+    for name in ("input_ids", "attention_mask", "labels", "slots"):
+        rows = getattr(batch, name)
+        heads = [row[:end] for row, end in zip(rows, ends, strict=True)]
+        tails = [
+            r[end:][m[end:]] for r, m, end in zip(rows, batch.attention_mask, ends, strict=True)
+        ]
+        setattr(prompts, name, pad_sequence(heads, batch_first=True, padding_side="left"))
+        setattr(rest, name, pad_sequence(tails, batch_first=True))
+    rest.labels[:, 0] = IGNORE_INDEX
+    return prompts, rest
+
+
+def text_batch(rows, *, side="right"):
+    """A batch without media; all but the first token of a row is supervised."""
+    rows = [torch.tensor(row) for row in rows]
+
+    def pad(values, fill):
+        return pad_sequence(values, batch_first=True, padding_value=fill, padding_side=side)
+
+    ids, mask = pad(rows, 0), pad([torch.ones_like(row).bool() for row in rows], False)
+    labels = pad([torch.cat([torch.tensor([IGNORE_INDEX]), row[1:]]) for row in rows], IGNORE_INDEX)
+    keys = [f"s{i}" for i in range(len(rows))]
+    return Batch(ids, mask, labels, torch.zeros_like(ids), items=[], media={}, keys=keys)
 
 
 def select(batch, row):

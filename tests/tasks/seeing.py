@@ -79,11 +79,20 @@ class SeeingModel:
         self.tokenizer = tokenizer
         self.num_encoded = 0
         self.batch_sizes = []
+        self.num_scored = []
 
     def __call__(self, batch):
-        answers = self._answers(batch)
+        return self._losses(batch.labels, self._answers(batch), self._frontier(batch))
+
+    def score(self, prompts, *, continuations, rows):
+        self.num_scored.append((len(prompts.keys), len(rows)))
+        assert prompts.attention_mask[:, -1].all(), "prompts are padded on the left"
+        answers = self._answers(prompts)
+        return self._losses(continuations.labels, [answers[row] for row in rows], {})
+
+    def _losses(self, all_labels, answers, frontier):
         sums, counts = [], []
-        for labels, answer in zip(batch.labels, answers, strict=True):
+        for labels, answer in zip(all_labels, answers, strict=True):
             ids = labels[labels != -100].tolist()
             said = self.tokenizer.decode(ids)
             # The more tokens, the larger the sum; the mean alone tells right from wrong.
@@ -94,7 +103,7 @@ class SeeingModel:
             num_targets=torch.tensor(sum(counts)),
             sample_loss=torch.tensor(sums),
             sample_targets=torch.tensor(counts),
-            frontier=self._frontier(batch),
+            frontier=frontier,
         )
 
     def generate(self, batch, *, settings, stop=None):

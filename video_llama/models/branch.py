@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
-from video_llama.common.schema import BranchConfig, PartConfig
+from video_llama.common.schema import BranchConfig, ModelConfig, PartConfig
 from video_llama.common.types import AudioSpec, BranchInput, BranchSpec, Features, Shape
 from video_llama.models.precision import own_dtype
 from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
@@ -41,6 +42,37 @@ def fold_shapes(config: BranchConfig, num_steps: int) -> list[Shape]:
     for part in config.stages.values():
         shapes.append(part.config.out_shape(shapes[-1]))
     return shapes
+
+
+def check_branches(config: ModelConfig, *, width: int) -> None:
+    """Check by shapes alone that branches and decoder fit together.
+
+    Raises:
+        ConfigError: they do not; all mistakes together.
+    """
+    problems = []
+    claimed: dict[str, str] = {}
+    for name, branch in config.branches.items():
+        steps = num_steps(branch.encoder.config.media_spec())
+        try:
+            last = fold_shapes(branch, steps)[-1]
+        except ConfigError as error:
+            problems += [f"model.branches.{name}: {text}" for text in error.problems]
+            continue
+        if last.width != width:
+            problems.append(
+                f"model.branches.{name}: its last stage is {last.width} wide, the decoder "
+                f"{width}; end the branch with a projection of width {width}"
+            )
+        for kind in branch.media:
+            if kind in claimed:
+                problems.append(
+                    f"model.branches.{name}.media: '{kind}' goes to branch '{claimed[kind]}' "
+                    f"already; set one of the two branches to null or change its media"
+                )
+            claimed[kind] = name
+    if problems:
+        raise ConfigError(problems)
 
 
 class Branch(nn.Module):
@@ -205,6 +237,19 @@ class BranchOutput:
 def num_steps(spec: object) -> int:
     """Return T, the number of frames or sound clips an encoder is fed."""
     return spec.num_clips if isinstance(spec, AudioSpec) else spec.num_frames  # type: ignore[attr-defined]
+
+
+def to_device(branch_input: BranchInput, device: torch.device) -> BranchInput:
+    """Move what a branch computes with; row numbers stay on the CPU."""
+    cached, cached_mask = branch_input.cached, branch_input.cached_mask
+    return BranchInput(
+        raw=branch_input.raw.to(device, non_blocking=True),
+        raw_mask=branch_input.raw_mask.to(device, non_blocking=True),
+        raw_rows=branch_input.raw_rows,
+        cached=None if cached is None else cached.to(device, non_blocking=True),
+        cached_mask=None if cached_mask is None else cached_mask.to(device, non_blocking=True),
+        cached_rows=branch_input.cached_rows,
+    )
 
 
 def _build(kind: str, part: PartConfig, *args: object) -> nn.Module:

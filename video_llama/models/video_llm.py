@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from video_llama.common.errors import ConfigError, ContextOverflow
+from video_llama.common.errors import ContextOverflow
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
 from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
 from video_llama.models.beams import stream_answer
-from video_llama.models.branch import Branch, BranchOutput, fold_shapes, num_steps
+from video_llama.models.branch import Branch, BranchOutput, check_branches, to_device
+from video_llama.models.decoders.base import TokenLosses
 from video_llama.models.generation import StopRule, stream_ids
 from video_llama.models.placing import place_tokens
 from video_llama.models.pretrained import Pretrained
@@ -113,17 +114,39 @@ class VideoLLM(Pretrained):
             attention_mask=batch.attention_mask.to(self.device),
             labels=batch.labels.to(self.device),
         )
-        size = len(batch.input_ids)
-        sample_loss = torch.zeros(size, device=self.device).index_add_(
-            0, loss.sample_index, loss.token_loss.detach()
+        return _sum_up(loss, size=len(batch.keys), frontier=_frontier_by_key(batch, outputs))
+
+    @torch.no_grad()
+    def score(self, prompts: Batch, *, continuations: Batch, rows: Sequence[int]) -> LossOutput:
+        """Compute the losses of continuations of prompts; each prompt is read once.
+
+        Args:
+            prompts: padded on the left; labels are ignored.
+            continuations: text alone, padded on the right. The first token of each is the last one
+                of its prompt's text, left out there, because the next is predicted from it.
+            rows: of each continuation, the row of the prompt it belongs to.
+
+        Returns:
+            What `forward` gives for prompts and continuations in one, sample by sample.
+
+        Raises:
+            ContextOverflow: a prompt and its continuation are longer than the decoder's context.
+        """
+        outputs = self._run_branches(prompts.media)
+        index = torch.as_tensor(rows, device=self.device)
+        before = prompts.attention_mask.to(self.device)
+        mask = torch.cat([before[index], continuations.attention_mask.to(self.device)], dim=1)
+        self._check_length(int(mask.sum(dim=1).max()), keys=continuations.keys)
+        cache = self.decoder.new_cache()
+        self.decoder.step(self.embed(prompts, outputs), attention_mask=before, cache=cache)
+        cache.reorder_cache(index)  # type: ignore[arg-type]
+        loss = self.decoder.loss(
+            self.decoder.embed(continuations.input_ids.to(self.device)),
+            attention_mask=mask,
+            labels=continuations.labels.to(self.device),
+            cache=cache,
         )
-        return LossOutput(
-            loss_sum=loss.token_loss.sum(),
-            num_targets=torch.tensor(loss.token_loss.numel(), device=self.device),
-            sample_loss=sample_loss,
-            sample_targets=torch.bincount(loss.sample_index, minlength=size),
-            frontier=_frontier_by_key(batch, outputs),
-        )
+        return _sum_up(loss, size=len(rows), frontier=_frontier_by_key(prompts, outputs))
 
     def embed(self, batch: Batch, outputs: Mapping[str, BranchOutput]) -> Tensor:
         """Embed the text and write every item's tokens into its slots.
@@ -135,12 +158,7 @@ class VideoLLM(Pretrained):
             ContextOverflow: the batch is longer than the decoder's context.
             ValueError: items, slots and tokens do not agree, see `placing`.
         """
-        length = batch.input_ids.shape[1]
-        if length > self.decoder.max_context:
-            raise ContextOverflow(
-                f"{', '.join(batch.keys)}: {length} positions, the decoder's context holds "
-                f"{self.decoder.max_context}; use fewer frames or shorten the text"
-            )
+        self._check_length(batch.input_ids.shape[1], keys=batch.keys)
         embeds = self.decoder.embed(batch.input_ids.to(self.device))
         return place_tokens(embeds, batch, {name: o.features for name, o in outputs.items()})
 
@@ -192,7 +210,7 @@ class VideoLLM(Pretrained):
             assert raw is not None, f"{item.path} was not loaded"
             mask = torch.ones(1, len(raw), dtype=torch.bool)
             row = BranchInput(raw=raw[None], raw_mask=mask, raw_rows=torch.zeros(1).long())
-            features = takers[item.kind](_to_device(row, self.device)).features
+            features = takers[item.kind](to_device(row, self.device)).features
             tokens.append(features.tokens[features.mask])
         return tokens
 
@@ -228,12 +246,18 @@ class VideoLLM(Pretrained):
             self.decoder, embeds, attention_mask=mask, settings=settings, stop=stop
         )
 
+    def _check_length(self, length: int, *, keys: Sequence[str]) -> None:
+        """Refuse what the decoder's context does not hold."""
+        if length > self.decoder.max_context:
+            raise ContextOverflow(
+                f"{', '.join(keys)}: {length} positions, the decoder's context holds "
+                f"{self.decoder.max_context}; use fewer frames or shorten the text"
+            )
+
     def _run_branches(self, media: Mapping[str, BranchInput]) -> dict[str, BranchOutput]:
         """Run every branch of the step's plan."""
         branches = self._branches()
-        return {
-            name: branches[name](_to_device(media[name], self.device)) for name in sorted(media)
-        }
+        return {name: branches[name](to_device(media[name], self.device)) for name in sorted(media)}
 
     def _branches(self) -> dict[str, Branch]:
         """Return the branches with their type."""
@@ -242,35 +266,18 @@ class VideoLLM(Pretrained):
         }
 
 
-def check_branches(config: ModelConfig, *, width: int) -> None:
-    """Check by shapes alone that branches and decoder fit together.
-
-    Raises:
-        ConfigError: they do not; all mistakes together.
-    """
-    problems = []
-    claimed: dict[str, str] = {}
-    for name, branch in config.branches.items():
-        steps = num_steps(branch.encoder.config.media_spec())
-        try:
-            last = fold_shapes(branch, steps)[-1]
-        except ConfigError as error:
-            problems += [f"model.branches.{name}: {text}" for text in error.problems]
-            continue
-        if last.width != width:
-            problems.append(
-                f"model.branches.{name}: its last stage is {last.width} wide, the decoder "
-                f"{width}; end the branch with a projection of width {width}"
-            )
-        for kind in branch.media:
-            if kind in claimed:
-                problems.append(
-                    f"model.branches.{name}.media: '{kind}' goes to branch '{claimed[kind]}' "
-                    f"already; set one of the two branches to null or change its media"
-                )
-            claimed[kind] = name
-    if problems:
-        raise ConfigError(problems)
+def _sum_up(loss: TokenLosses, *, size: int, frontier: dict[str, Tensor]) -> LossOutput:
+    """Sum the losses of `size` samples, one by one and all together."""
+    device = loss.token_loss.device
+    return LossOutput(
+        loss_sum=loss.token_loss.sum(),
+        num_targets=torch.tensor(loss.token_loss.numel(), device=device),
+        sample_loss=torch.zeros(size, device=device).index_add_(
+            0, loss.sample_index, loss.token_loss.detach()
+        ),
+        sample_targets=torch.bincount(loss.sample_index, minlength=size),
+        frontier=frontier,
+    )
 
 
 def _frontier_by_key(batch: Batch, outputs: Mapping[str, BranchOutput]) -> dict[str, Tensor]:
@@ -285,16 +292,3 @@ def _frontier_by_key(batch: Batch, outputs: Mapping[str, BranchOutput]) -> dict[
                 steps = output.frontier.mask[index].any(dim=-1)
                 found[item.feature_key] = output.frontier.tokens[index][steps].detach()
     return found
-
-
-def _to_device(branch_input: BranchInput, device: torch.device) -> BranchInput:
-    """Move what a branch computes with; row numbers stay on the CPU."""
-    cached, cached_mask = branch_input.cached, branch_input.cached_mask
-    return BranchInput(
-        raw=branch_input.raw.to(device, non_blocking=True),
-        raw_mask=branch_input.raw_mask.to(device, non_blocking=True),
-        raw_rows=branch_input.raw_rows,
-        cached=None if cached is None else cached.to(device, non_blocking=True),
-        cached_mask=None if cached_mask is None else cached_mask.to(device, non_blocking=True),
-        cached_rows=branch_input.cached_rows,
-    )

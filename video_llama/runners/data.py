@@ -97,7 +97,7 @@ class RunData:
         self.plan = Plan(
             seed=config.run.seed,
             datasets={
-                name: Share(len(reader), config.datasets[name].sample_ratio)
+                name: Share(len(reader), config.datasets[name].sample_ratio, reader.blocks)
                 for name, reader in self._train.readers.items()
             },
             batch_size=config.run.batch_size_train,
@@ -255,3 +255,7 @@ class CachingModel:
     ) -> list[list[int]]:
         """See `Model`."""
         return self._model.generate(batch, settings=settings, stop=stop)
+
+    def score(self, prompts: Batch, *, continuations: Batch, rows: Sequence[int]) -> LossOutput:
+        """See `Model`."""
+        return self._model.score(prompts, continuations=continuations, rows=rows)

@@ -1,7 +1,7 @@
 """From prompts to answers: encode media once, generate freely, or weigh given options.
 
-Knows the model through two calls, the loss of a batch and greedy generation; does not know what
-is right.
+Knows the model through its calls alone: features of media, greedy generation, losses of options.
+Does not know what is right.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def answer_questions(
 def weigh_options(
     model: Model, questions: Sequence[Question], *, prompter: Prompter
 ) -> list[Answer]:
-    """Choose the option that is the most likely answer, all options in one batch.
+    """Choose the option that is the most likely answer; questions are read once for all options.
 
     The mean over tokens, the end of the turn included, keeps long options from losing merely by
     their length.
@@ -133,8 +133,8 @@ def weigh_options(
         questions: with candidates.
         prompter: makes batches.
     """
-    samples = [q.answered_with(option) for q in questions for option in q.candidates]
-    output = model(prompter.collate(samples))
+    forks = prompter.collate_forks([[q.answered_with(o) for o in q.candidates] for q in questions])
+    output = model.score(forks.prompts, continuations=forks.continuations, rows=forks.rows)
     means = (-output.sample_loss.double() / output.sample_targets).cpu().tolist()
     remaining = iter(means)
     answers = []

@@ -27,6 +27,13 @@ class Model(Protocol):
     ) -> list[list[int]]:
         """Continue every prompt of a left-padded batch; only the new ids are returned."""
 
+    def score(self, prompts: Batch, *, continuations: Batch, rows: Sequence[int]) -> LossOutput:
+        """Compute the loss of every continuation behind the prompt in its row, read once.
+
+        Prompts are padded on the left, continuations on the right; the first token of a
+        continuation is the last one of its prompt, which therefore ends before it.
+        """
+
 
 class Task(Protocol):
     """What the runner calls."""

@@ -7,15 +7,32 @@ same feature cache, so that a clip is decoded once for all evaluations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Literal
 
 from torch import Tensor
 
-from video_llama.common.types import AudioSpec, Batch, MediaItem, Sample
+from video_llama.common.types import IGNORE_INDEX, AudioSpec, Batch, MediaItem, Sample
 from video_llama.conversation.stopping import StopRule, answer_text
-from video_llama.datasets.collate import RoutedItem, collate
+from video_llama.datasets.collate import EncodedSample, RoutedItem, collate
 from video_llama.datasets.routing import num_steps
 from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
+
+
+@dataclass(frozen=True)
+class Forks:
+    """Prompts, and several ways to go on from each; what `Model.score` takes.
+
+    Attributes:
+        prompts: padded on the left, media and all.
+        continuations: text, padded on the right.
+        rows: of each continuation, the row of its prompt.
+    """
+
+    prompts: Batch
+    continuations: Batch
+    rows: list[int]
 
 
 @dataclass(frozen=True)
@@ -82,19 +99,39 @@ class Prompter:
         Args:
             samples: with loaded or encoded media, all of them prompts or none.
         """
-        encoded = [self.encoder.encode(sample, self._route(sample)) for sample in samples]
         is_prompt = samples[0].messages[-1].role == "user"
-        return collate(
-            encoded,
-            specs=self.encoder.specs,
-            pad_id=self.encoder.text.tokenizer.pad_id,
-            padding_side="left" if is_prompt else "right",
-        )
+        return self._pad(self._encode(samples), side="left" if is_prompt else "right")
+
+    def collate_forks(self, groups: Sequence[Sequence[Sample]]) -> Forks:
+        """Make the batches in which samples that begin alike are read once up to their answers.
+
+        Args:
+            groups: each of samples that differ in their last answer only; loaded or encoded media.
+        """
+        prompts, continuations, rows = [], [], []
+        for row, group in enumerate(groups):
+            encoded = self._encode(group)
+            # The last token in common goes with the answers, whose first token it predicts.
+            end = shared_length(encoded) - 1
+            assert end >= 1, f"{group[0].key}: nothing stands before the answers"
+            prompts.append(_cut(encoded[0], slice(end)))
+            continuations += [replace(_cut(s, slice(end, None)), media=()) for s in encoded]
+            rows += [row] * len(encoded)
+        return Forks(self._pad(prompts, side="left"), self._pad(continuations, side="right"), rows)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return generated ids as the answer a person reads."""
         text = self.encoder.text
         return answer_text(ids, tokenizer=text.tokenizer, stop=text.template.stop)
+
+    def _encode(self, samples: Sequence[Sample]) -> list[EncodedSample]:
+        """Tokenise samples with loaded or encoded media."""
+        return [self.encoder.encode(sample, self._route(sample)) for sample in samples]
+
+    def _pad(self, encoded: Sequence[EncodedSample], *, side: Literal["left", "right"]) -> Batch:
+        """Put encoded samples side by side."""
+        pad_id = self.encoder.text.tokenizer.pad_id
+        return collate(encoded, specs=self.encoder.specs, pad_id=pad_id, padding_side=side)
 
     def _route(self, sample: Sample) -> LoadedMedia:
         """Say where the media of a sample go."""
@@ -104,3 +141,21 @@ class Prompter:
             slots = self.encoder.specs[branch].slots(num_steps(item))
             items.append(RoutedItem(item=item, branch=branch, num_slots=slots))
         return LoadedMedia(items=tuple(items))
+
+
+def shared_length(samples: Sequence[EncodedSample]) -> int:
+    """Count the positions from the beginning that are equal in all samples and not supervised."""
+    rows = [zip(s.input_ids, s.slots, s.labels, strict=True) for s in samples]
+    columns = (set(column) for column in zip(*rows, strict=False))
+    is_shared = (len(c) == 1 and next(iter(c))[2] == IGNORE_INDEX for c in columns)
+    return sum(takewhile(bool, is_shared))
+
+
+def _cut(sample: EncodedSample, part: slice) -> EncodedSample:
+    """Return a part of the text; the media stay."""
+    return replace(
+        sample,
+        input_ids=sample.input_ids[part],
+        labels=sample.labels[part],
+        slots=sample.slots[part],
+    )
