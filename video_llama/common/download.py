@@ -109,6 +109,28 @@ def download(remote: Remote, target: Path, *, progress: Callable[[int], None]) -
     return target
 
 
+def read_range(url: str, *, start: int, size: int) -> bytes | None:
+    """Read part of a file.
+
+    Args:
+        url: http or https.
+        start: first byte.
+        size: bytes wanted; fewer come if the file ends or the connection breaks off before.
+
+    Returns:
+        The bytes, None if the server knows no ranges.
+
+    Raises:
+        VideoLlamaError: there is no such file, or no network.
+    """
+    request = urllib.request.Request(url)
+    request.add_header("Range", f"bytes={start}-{start + size - 1}")
+    with _opened(request) as response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            return None
+        return b"".join(_blocks(response))[:size]
+
+
 def _continue(remote: Remote, part: Path, *, progress: Callable[[int], None]) -> None:
     """Fetch what is missing, as far as the connection lasts."""
     done = part.stat().st_size if part.exists() else 0

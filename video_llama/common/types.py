@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from video_llama.common.members import Member
+
 MediaKind = Literal["image", "video", "audio"]
 Role = Literal["system", "user", "assistant"]
 Form = Literal["caption", "instruct", "chat"]
@@ -105,20 +107,18 @@ class Features:
 class MediaItem:
     """One picture, clip or sound, standing in a message where its tokens will go.
 
-    `pixels` or `mel` is there once the media loader has run; `times_s` are the seconds of the
-    frames (or clip starts) that were really used.
-
     Attributes:
         kind: what it is for the reader of the text.
         path: file, or any label if the content came from memory.
         start_s: first second to use, None for the beginning.
         end_s: last second to use, None for the end.
-        pixels: float[T, 3, H, W], normalised.
-        mel: float[T, 1, F, W], normalised.
-        times_s: seconds from the start of the file, one per step.
+        pixels: float[T, 3, H, W], normalised; once the media loader has run.
+        mel: float[T, 1, F, W], normalised; likewise.
+        times_s: seconds of the steps really used, from the start of the file.
         content_hash: identity of the bytes and the span, for caches.
         feature_key: key in the feature cache, None when no cache is in use.
         features: float[T, N, D] at the cache frontier, instead of pixels or mel.
+        member: where in a shard the content lies; `path` is only a label then.
     """
 
     kind: MediaKind
@@ -131,6 +131,7 @@ class MediaItem:
     content_hash: str | None = None
     feature_key: str | None = None
     features: Tensor | None = None
+    member: Member | None = None
 
 
 @dataclass

@@ -12,16 +12,17 @@ from typing import Literal
 
 from video_llama.common.rng import choose, fold
 from video_llama.common.types import MediaItem, Message, Sample
-from video_llama.datasets.base import DatasetReader, require_text
+from video_llama.datasets.annotations import AnnotationReader
+from video_llama.datasets.base import require_text
 from video_llama.datasets.records import Record
 from video_llama.processors.captions import blip_caption
 
 
-class CaptionReader(DatasetReader):
+class CaptionReader(AnnotationReader):
     """A data set whose rows have the fields `caption` and whatever names the file."""
 
     @dataclass(frozen=True)
-    class Config(DatasetReader.Config):
+    class Config(AnnotationReader.Config):
         """Keys of every reader of captions.
 
         Attributes:
@@ -52,7 +53,7 @@ class CaptionReader(DatasetReader):
         """
 
     def build(self, record: Record, *, seed: int) -> Sample:
-        """Turn a row into a caption sample, see `DatasetReader.build`."""
+        """Turn a row into a caption sample, see `AnnotationReader.build`."""
         caption = require_text(record.fields["caption"], what="the caption", where=record.where)
         if self.config.cleaning == "blip":
             cleaned = blip_caption(caption, max_words=self.config.max_words)

@@ -126,7 +126,8 @@ class FeatureCache:
         """Say under which key an item's features go, and return them if they are there.
 
         The media file is not opened if its size and time of change are known. A file that is
-        gone is taken for the one last seen under its name.
+        gone is taken for the one last seen under its name. What lies in a shard is known by its
+        index, and is the same as the file it once was.
 
         Args:
             item: which file, which part of it.
@@ -134,6 +135,9 @@ class FeatureCache:
         """
         if spec.frontier_id is None:
             return Lookup()
+        if item.member is not None:
+            key = self._key(item, spec, digest=item.member.digest)
+            return Lookup(key=key, hit=self.get(key))
         stamp = self._stamp_of(item.path)
         if stamp is None:
             return Lookup()

@@ -18,7 +18,8 @@ from typing import Any
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaItem, MediaKind, Sample
-from video_llama.datasets.base import DatasetReader, require_text
+from video_llama.datasets.annotations import AnnotationReader
+from video_llama.datasets.base import require_text
 from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 from video_llama.datasets.turns import dialogue
 
@@ -30,11 +31,11 @@ SPEAKERS = ("human", "gpt")
 
 
 @registry.register_dataset("llava_instruct")
-class LlavaInstruct(DatasetReader):
+class LlavaInstruct(AnnotationReader):
     """Conversations about a picture."""
 
     @dataclass(frozen=True)
-    class Config(DatasetReader.Config):
+    class Config(AnnotationReader.Config):
         """Keys of a llava_instruct entry."""
 
     config: Config
@@ -52,7 +53,7 @@ class LlavaInstruct(DatasetReader):
                 yield row if isinstance(row, Mistake) else _read_row(row)
 
     def build(self, record: Record, *, seed: int) -> Sample:
-        """Turn a conversation into a sample, see `DatasetReader.build`; nothing is random."""
+        """Turn a conversation into a sample, see `AnnotationReader.build`; nothing is random."""
         image = require_text(record.fields["image"], what="image", where=record.where)
         media = [MediaItem(kind="image", path=str(self._find(image)))]
         messages = dialogue(record.fields["turns"], media=media, where=record.where)

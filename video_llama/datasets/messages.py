@@ -25,7 +25,8 @@ from typing import Any, cast
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaItem, MediaKind, Message, Role, Sample
-from video_llama.datasets.base import DatasetReader, require_text
+from video_llama.datasets.annotations import AnnotationReader
+from video_llama.datasets.base import require_text
 from video_llama.datasets.records import Mistake, Record, read_rows
 
 ROLES: Mapping[str, Role] = {
@@ -42,11 +43,11 @@ Part = str | dict[str, str]
 
 
 @registry.register_dataset("messages")
-class Messages(DatasetReader):
+class Messages(AnnotationReader):
     """Conversations with any media."""
 
     @dataclass(frozen=True)
-    class Config(DatasetReader.Config):
+    class Config(AnnotationReader.Config):
         """Keys of a messages entry."""
 
     config: Config
@@ -64,7 +65,7 @@ class Messages(DatasetReader):
                 yield row if isinstance(row, Mistake) else _read_row(row)
 
     def build(self, record: Record, *, seed: int) -> Sample:
-        """Turn a conversation into a sample, see `DatasetReader.build`; nothing is random."""
+        """Turn a conversation into a sample, see `AnnotationReader.build`; nothing is random."""
         messages = []
         for turn in record.fields["turns"]:
             message = Message(turn["role"], [self._part(part) for part in turn["parts"]])

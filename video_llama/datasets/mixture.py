@@ -93,13 +93,19 @@ class MixtureDataset(Dataset[EncodedSample]):
         return self.encoder.encode(sample, media)
 
     def _candidates(self, ref: SampleRef) -> Iterator[SampleRef]:
-        """Yield the sample itself, then those that may fill its place, none twice."""
+        """Yield the sample itself, then those that may fill its place, none twice.
+
+        They come from the same shard, which is open, unless it is too small.
+        """
         yield ref
-        length = len(self.readers[ref.dataset])
+        reader = self.readers[ref.dataset]
+        near = reader.blocks.range_of(ref.index) if reader.blocks else range(len(reader))
+        if len(near) <= MAX_FILLS:
+            near = range(len(reader))
         tried = {ref.index}
         attempt = 0
-        while len(tried) < min(MAX_FILLS + 1, length):
-            index = fold(self.seed, "fill", ref.position, attempt) % length
+        while len(tried) < min(MAX_FILLS + 1, len(near)):
+            index = near[fold(self.seed, "fill", ref.position, attempt) % len(near)]
             attempt += 1
             if index not in tried:
                 tried.add(index)

@@ -17,16 +17,17 @@ from typing import Literal
 
 from video_llama.common.registry import registry
 from video_llama.common.types import MediaKind, Message, Sample
-from video_llama.datasets.base import DatasetReader, check_streams, require_text, stream_items
+from video_llama.datasets.annotations import AnnotationReader
+from video_llama.datasets.base import check_streams, require_text, stream_items
 from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 
 
 @registry.register_dataset("mvbench")
-class MVBench(DatasetReader):
+class MVBench(AnnotationReader):
     """Questions about clips with a known answer."""
 
     @dataclass(frozen=True)
-    class Config(DatasetReader.Config):
+    class Config(AnnotationReader.Config):
         """Keys of an mvbench entry.
 
         Attributes:
@@ -57,7 +58,7 @@ class MVBench(DatasetReader):
                     yield _read_row(row, key=f"{path.stem}/{number}", task=path.stem)
 
     def build(self, record: Record, *, seed: int) -> Sample:
-        """Turn a row into a question, see `DatasetReader.build`; nothing is random."""
+        """Turn a row into a question, see `AnnotationReader.build`; nothing is random."""
         video = require_text(record.fields["video"], what="video", where=record.where)
         question = require_text(record.fields["question"], what="question", where=record.where)
         media = stream_items(Path(self.config.media) / video, self.config.streams)

@@ -2,10 +2,10 @@
 
 Position counts samples since step 0 of the run and never restarts. A step draws one data set by
 its ratio; a data set counts its own samples and goes through them in passes, each pass in an
-order of its own, every sample exactly once. Ranks, workers and accumulation only cut a step's
-samples into pieces: micro-batch m of rank r takes the slice (m * ranks + r) of the step, so that
-1, 2 or 4 ranks at the same global batch size see the same samples in the same order. Any step can
-be asked for at once; nothing is replayed.
+order of its own (data in shards block by block, see `blocks`), every sample exactly once. Ranks,
+workers and accumulation only cut a step's samples into pieces: micro-batch m of rank r takes the
+slice (m * ranks + r) of the step, so that 1, 2 or 4 ranks at the same global batch size see the
+same samples in the same order. Any step can be asked for at once; nothing is replayed.
 
 Reading the samples is the business of `mixture`.
 """
@@ -25,13 +25,21 @@ from torch.utils.data import Sampler
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.rng import fold, permutation, uniform
+from video_llama.datasets.blocks import BlockOrder, Blocks
 
 
 class Share(NamedTuple):
-    """What the plan must know of a data set: its number of samples, its weight in the mixture."""
+    """What the plan must know of a data set.
+
+    Attributes:
+        length: number of samples.
+        ratio: weight in the mixture.
+        blocks: samples that are read together, None where any order costs the same.
+    """
 
     length: int
     ratio: float
+    blocks: Blocks | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Plan:
 
     Args:
         seed: of the run.
-        datasets: length and ratio by name; the order of the names does not matter.
+        datasets: their shares by name; the order of the names does not matter.
         batch_size: samples per rank and forward pass.
         world_size: ranks.
         accum: forward passes per optimizer step.
@@ -94,7 +102,9 @@ class Plan:
         self._drawn = array("i")
         self._drawn_before = array("q")
         self._num_drawn = [0] * len(self._names)
-        self._orders: dict[str, dict[int, NDArray[np.int64]]] = {name: {} for name in self._names}
+        self._orders: dict[str, dict[int, NDArray[np.int64] | BlockOrder]] = {
+            name: {} for name in self._names
+        }
 
     @property
     def global_batch_size(self) -> int:
@@ -149,14 +159,19 @@ class Plan:
         index = int(self._order(name, pass_index)[place])
         return SampleRef(dataset=name, index=index, pass_index=pass_index, position=position)
 
-    def _order(self, name: str, pass_index: int) -> NDArray[np.int64]:
+    def _order(self, name: str, pass_index: int) -> NDArray[np.int64] | BlockOrder:
         """Return a pass's permutation; the last two are kept, a batch may touch both."""
         orders = self._orders[name]
         if pass_index not in orders:
             if len(orders) == 2:
                 del orders[min(orders)]
             seed = fold(self.seed, "order", name, pass_index)
-            orders[pass_index] = permutation(self.shares[name].length, seed=seed)
+            share = self.shares[name]
+            orders[pass_index] = (
+                permutation(share.length, seed=seed)
+                if share.blocks is None
+                else BlockOrder(share.blocks, seed=seed)
+            )
         return orders[pass_index]
 
 

@@ -15,17 +15,18 @@ from typing import Any, Literal
 from video_llama.common.registry import registry
 from video_llama.common.rng import fold, shuffled
 from video_llama.common.types import MediaKind, Sample
-from video_llama.datasets.base import DatasetReader, check_streams, require_text, stream_items
+from video_llama.datasets.annotations import AnnotationReader
+from video_llama.datasets.base import check_streams, require_text, stream_items
 from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 from video_llama.datasets.turns import dialogue
 
 
 @registry.register_dataset("video_instruct")
-class VideoInstruct(DatasetReader):
+class VideoInstruct(AnnotationReader):
     """Conversations about a clip; a sample is a whole conversation, or some turns of it."""
 
     @dataclass(frozen=True)
-    class Config(DatasetReader.Config):
+    class Config(AnnotationReader.Config):
         """Keys of a video_instruct entry.
 
         Attributes:
@@ -62,7 +63,7 @@ class VideoInstruct(DatasetReader):
                 yield row if isinstance(row, Mistake) else _read_row(row)
 
     def build(self, record: Record, *, seed: int) -> Sample:
-        """Turn a conversation into a sample, see `DatasetReader.build`."""
+        """Turn a conversation into a sample, see `AnnotationReader.build`."""
         video = require_text(record.fields["video"], what="video", where=record.where)
         media = stream_items(Path(self.config.media) / video, self.config.streams)
         turns = self._choose_turns(record.fields["turns"], seed=fold(seed, "turns", record.key))

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from hashlib import blake2b
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,8 +17,10 @@ from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, VideoSpec
 from video_llama.processors.audio import MeanRemoval, clip_starts, log_mel, read_audio
 from video_llama.processors.containers import Source, name_of
-from video_llama.processors.pictures import picture_files, read_picture
+from video_llama.processors.identity import content_hash
+from video_llama.processors.pictures import read_picture
 from video_llama.processors.probe import MediaInfo, probe
+from video_llama.processors.shard_files import ShardFiles
 from video_llama.processors.tracks import Channels
 from video_llama.processors.transforms import Overshoot, normalise, random_resized_crop, resize
 from video_llama.processors.video import ReaderName, read_frames
@@ -80,7 +79,7 @@ class MediaCompat:
 class MediaLoader:
     """Fills media items with what a branch's encoder is fed.
 
-    Holds settings only, so it can be shared and sent to worker processes.
+    Holds settings and open shards only, so it can be shared and sent to worker processes.
 
     Args:
         specs: the model's branches by name.
@@ -101,6 +100,7 @@ class MediaLoader:
         self._reader: ReaderName = reader
         self._compat = compat or MediaCompat()
         self._limits = limits or MediaLimits()
+        self._shards = ShardFiles()
 
     def load(
         self,
@@ -114,7 +114,7 @@ class MediaLoader:
         """Decode an item for a branch.
 
         Args:
-            item: its path and span are used; it is not changed.
+            item: its path (or member) and span are used; it is not changed.
             branch: one of the branches, or its name.
             augment: "random_crop" is the training crop, one box for the whole clip.
             seed: the crop and a drawing frame policy are functions of it.
@@ -136,8 +136,8 @@ class MediaLoader:
             )
         if augment == "random_crop" and seed is None:
             raise ValueError("augment 'random_crop' draws a box and needs a seed")
-        source: Source = item.path if data is None else data
         try:
+            source = self._source(item) if data is None else data
             self._check_limits(source)
             if isinstance(spec.spec, AudioSpec):
                 loaded = self._load_sound(item, source=source, spec=spec.spec)
@@ -149,6 +149,9 @@ class MediaLoader:
         except MediaError as error:
             raise MediaError(error.reason, path=item.path) from error
         return replace(loaded, content_hash=identity)
+
+    def _source(self, item: MediaItem) -> Source:
+        return item.path if item.member is None else self._shards.read(item.member)
 
     def _load_sound(self, item: MediaItem, *, source: Source, spec: AudioSpec) -> MediaItem:
         waveform = read_audio(
@@ -222,52 +225,3 @@ class MediaLoader:
                 "make it smaller first",
                 path=name_of(source),
             )
-
-
-def content_hash(
-    source: Source, *, start_s: float | None = None, end_s: float | None = None
-) -> str:
-    """Return the identity of what an item shows: the bytes of the file, and the span.
-
-    A file is read once per process as long as its size and time of change stay the same; a
-    folder counts as its pictures in order.
-
-    Args:
-        source: a file, the content of one, or a folder of pictures.
-        start_s: first second used.
-        end_s: last second used.
-
-    Returns:
-        32 hexadecimal digits.
-
-    Raises:
-        MediaError: the file is missing.
-    """
-    digest = blake2b(digest_size=16)
-    if isinstance(source, bytes):
-        digest.update(blake2b(source, digest_size=16).digest())
-    elif Path(source).is_dir():
-        for path in picture_files(Path(source)):
-            digest.update(_file_digest_now(path))
-    else:
-        digest.update(_file_digest_now(Path(source)))
-    digest.update(repr((start_s, end_s)).encode())
-    return digest.hexdigest()
-
-
-def _file_digest_now(path: Path) -> bytes:
-    try:
-        stat = path.stat()
-        return _file_digest(path, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise MediaError(f"cannot be read ({error.strerror})", path=str(path)) from error
-
-
-@lru_cache(maxsize=65536)
-def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
-    """Hash a file; size and time are there only to be part of the cache's key."""
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
