@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import argparse
-import socket
 from pathlib import Path
 
 import gradio
@@ -160,12 +159,9 @@ def test_the_page_answers_over_its_api(parrot: Parrot, sounding_clip: Path) -> N
     from gradio_client import Client, handle_file
 
     page = demo.build_page(parrot.chat())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    _, url, _ = page.launch(server_port=port, prevent_thread_lock=True, quiet=True)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
     try:
-        client = Client(url, verbose=False, download_files=False)
+        client = Client(url, verbose=False, download_files=False, httpx_kwargs={"timeout": 120})
         turns, *_ = client.predict(handle_file(str(sounding_clip)), [], api_name="/start")
         _, turns = client.predict("What?", turns, api_name="/ask")
         shown = client.predict(turns, 0, 50, api_name="/answer")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -173,15 +172,9 @@ def test_kinds_are_grouped_by_how_their_names_begin():
 
 
 @pytest.mark.browser
-def test_nothing_sticks_out_of_a_phones_screen(output, tmp_path):
-    from playwright.sync_api import sync_playwright
-
+def test_nothing_sticks_out_of_a_phones_screen(browser, output, tmp_path):
     write_report([output], out=tmp_path / "report.html")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
-        page = browser.new_page(viewport={"width": 360, "height": 740})
-        page.goto((tmp_path / "report.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
-        browser.close()
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto((tmp_path / "report.html").as_uri(), timeout=120_000)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()

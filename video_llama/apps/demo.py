@@ -239,10 +239,14 @@ def build_page(chat: Chat) -> Blocks:
             [session, turns, frames, question],
             **one_at_a_time,
         )
-        question.submit(handlers.ask, [question, turns], [question, turns]).success(
+        asked = question.submit(handlers.ask, [question, turns], [question, turns])
+        answering = asked.success(
             handlers.answer, [turns, session, temperature, longest, beams], turns, **one_at_a_time
         )
         stop.click(handlers.stop, session, None, queue=False)
         for forget in (clear.click, turns.clear):
-            forget(handlers.clear, session, [file, session, turns, frames, question], queue=False)
+            # An answer that goes on would write itself into the emptied page.
+            forget(None, None, None, cancels=[answering]).then(
+                handlers.clear, session, [file, session, turns, frames, question], queue=False
+            )
     return page
