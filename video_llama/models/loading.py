@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -114,7 +115,8 @@ def check_model(config: ModelConfig, *, missing: Collection[str] = ()) -> tuple[
     with torch.device("meta"):
         model = VideoLLM(config)
     loaded, problems = Loaded(model), []
-    if config.decoder.file is not None and config.decoder.file not in missing:
+    missing = {str(Path(path)) for path in missing}
+    if config.decoder.file is not None and str(Path(config.decoder.file)) not in missing:
         try:
             loaded.reports.append(model.decoder.check(config.decoder.file))
         except CheckpointMismatch as error:
