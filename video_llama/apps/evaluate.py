@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from video_llama.apps.checks import check_start
+from video_llama.apps.console import wide_console
 from video_llama.apps.evaluate_identity import identity_of
 from video_llama.apps.evaluate_table import accuracy_table
 from video_llama.apps.loading import LoadedModel, load_model, pick_device
 from video_llama.apps.main import add_config_arguments
-from video_llama.apps.plan import wide_console
 from video_llama.common.config import load
 from video_llama.common.dist import barrier, is_main, process_group
 from video_llama.common.errors import ConfigError, MediaError
@@ -79,6 +79,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         VideoLlamaError: the run file, the files it names or the data are wrong.
     """
+    start_logging()
     evaluate(load(args.cfg_path, options=args.options))
     return 0
 
@@ -220,6 +221,8 @@ def _settings(config: Config) -> QuestionAnswering.Config:
         probe_questions=run.probe_questions,
         max_new_tokens=run.max_new_tokens,
         batch_size=run.batch_size_eval,
+        # Two questions a clip or more: enough to fill a batch.
+        clips_per_chunk=max(QuestionAnswering.Config.clips_per_chunk, run.batch_size_eval // 2),
         seed=run.seed,
     )
 
