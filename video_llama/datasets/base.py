@@ -14,13 +14,12 @@ from __future__ import annotations
 import difflib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from video_llama.common.errors import MediaError
 from video_llama.common.placeholders import is_placeholder, placeholder_hint
-from video_llama.common.types import MediaItem, MediaKind, Sample
+from video_llama.common.types import MediaKind, Sample
 from video_llama.datasets.blocks import Blocks
 
 NUM_PROBED = 16
@@ -107,21 +106,6 @@ def require_text(value: object, *, what: str, where: str) -> str:
     if not isinstance(value, str) or value.strip().lower() in ("", "nan"):
         raise MediaError(f"{what} is empty", path=where)
     return value.strip()
-
-
-def stream_items(path: Path, streams: Sequence[MediaKind]) -> list[MediaItem]:
-    """Return one item per stream of a file: its pictures, its own sound, or both."""
-    return [MediaItem(kind=kind, path=str(path)) for kind in streams]
-
-
-def check_streams(streams: Sequence[str]) -> None:
-    """Refuse an empty list of streams and one that names a stream twice.
-
-    Raises:
-        ValueError: with the sentence for the user.
-    """
-    if not streams or len(set(streams)) != len(streams):
-        raise ValueError(f"streams must name one or more different streams, found {list(streams)}")
 
 
 def missing_path(path: str | Path) -> str | None:

@@ -12,41 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
 
 from video_llama.common.registry import registry
-from video_llama.common.types import MediaKind, Message, Sample
-from video_llama.datasets.annotations import AnnotationReader
-from video_llama.datasets.base import check_streams, require_text, stream_items
+from video_llama.common.types import Message, Sample
+from video_llama.datasets.base import require_text
+from video_llama.datasets.clips import StreamReader
 from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 
 
 @registry.register_dataset("mvbench")
-class MVBench(AnnotationReader):
+class MVBench(StreamReader):
     """Questions about clips with a known answer."""
 
     @dataclass(frozen=True)
-    class Config(AnnotationReader.Config):
-        """Keys of an mvbench entry.
-
-        Attributes:
-            streams: what of a clip is used: its pictures, its own sound, or both in this order.
-        """
-
-        streams: tuple[Literal["video", "audio"], ...] = ("video",)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_streams(self.streams)
+    class Config(StreamReader.Config):
+        """Keys of an mvbench entry."""
 
     config: Config
     where_from = "huggingface.co/datasets/OpenGVLab/MVBench, or your own questions in its format"
-
-    @property
-    def kinds(self) -> tuple[MediaKind, ...]:
-        """The streams of every sample."""
-        return self.config.streams
 
     def records(self) -> Iterator[Record | Mistake]:
         """Yield the questions of all files; a folder holds one file per task."""
@@ -61,7 +44,7 @@ class MVBench(AnnotationReader):
         """Turn a row into a question, see `AnnotationReader.build`; nothing is random."""
         video = require_text(record.fields["video"], what="video", where=record.where)
         question = require_text(record.fields["question"], what="question", where=record.where)
-        media = stream_items(Path(self.config.media) / video, self.config.streams)
+        media = self.clip(video)
         for item in media:
             item.start_s, item.end_s = record.fields.get("start"), record.fields.get("end")
         return Sample(

@@ -9,52 +9,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from video_llama.common.registry import registry
 from video_llama.common.rng import fold, shuffled
-from video_llama.common.types import MediaKind, Sample
-from video_llama.datasets.annotations import AnnotationReader
-from video_llama.datasets.base import check_streams, require_text, stream_items
+from video_llama.common.types import Sample
+from video_llama.datasets.base import require_text
+from video_llama.datasets.clips import StreamReader
 from video_llama.datasets.records import Mistake, Record, lacking, read_rows
 from video_llama.datasets.turns import dialogue
 
 
 @registry.register_dataset("video_instruct")
-class VideoInstruct(AnnotationReader):
+class VideoInstruct(StreamReader):
     """Conversations about a clip; a sample is a whole conversation, or some turns of it."""
 
     @dataclass(frozen=True)
-    class Config(AnnotationReader.Config):
+    class Config(StreamReader.Config):
         """Keys of a video_instruct entry.
 
         Attributes:
-            streams: what of a clip is used: its pictures, its own sound, or both in this order.
             max_turns: keep so many turns, chosen anew in every pass; None keeps all.
             turn_order: file as written, shuffled anew in every pass.
             frame_times: whether the question may say at which seconds the frames were taken; the
                 sentence is English.
         """
 
-        streams: tuple[Literal["video", "audio"], ...] = ("video",)
         max_turns: int | None = None
         turn_order: Literal["file", "shuffled"] = "file"
         frame_times: bool = True
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_streams(self.streams)
             if self.max_turns is not None and self.max_turns < 1:
                 raise ValueError(f"max_turns must be at least 1, found {self.max_turns}")
 
     config: Config
     where_from = "github.com/OpenGVLab/InternVideo, Data/instruction_data; clips of WebVid"
-
-    @property
-    def kinds(self) -> tuple[MediaKind, ...]:
-        """The streams of every sample."""
-        return self.config.streams
 
     def records(self) -> Iterator[Record | Mistake]:
         """Yield the conversations in file order."""
@@ -65,9 +56,8 @@ class VideoInstruct(AnnotationReader):
     def build(self, record: Record, *, seed: int) -> Sample:
         """Turn a conversation into a sample, see `AnnotationReader.build`."""
         video = require_text(record.fields["video"], what="video", where=record.where)
-        media = stream_items(Path(self.config.media) / video, self.config.streams)
         turns = self._choose_turns(record.fields["turns"], seed=fold(seed, "turns", record.key))
-        messages = dialogue(turns, media=media, where=record.where)
+        messages = dialogue(turns, media=self.clip(video), where=record.where)
         return Sample(key=record.key, messages=messages, frame_times=self.config.frame_times)
 
     def _choose_turns(self, turns: list[dict[str, Any]], *, seed: int) -> list[dict[str, Any]]:

@@ -13,43 +13,28 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from video_llama.common.registry import registry
-from video_llama.common.types import MediaItem, MediaKind
-from video_llama.datasets.base import check_streams, require_text, stream_items
+from video_llama.common.types import MediaItem
+from video_llama.datasets.base import require_text
 from video_llama.datasets.captions import CaptionReader
+from video_llama.datasets.clips import StreamReader
 from video_llama.datasets.records import Mistake, Record, lacking
 
 COLUMNS = ("videoid", "name", "page_dir")
 
 
 @registry.register_dataset("webvid")
-class WebVid(CaptionReader):
+class WebVid(StreamReader, CaptionReader):
     """Captioned clips from one table, or from every csv and tsv file of a folder."""
 
     @dataclass(frozen=True)
-    class Config(CaptionReader.Config):
-        """Keys of a webvid entry.
-
-        Attributes:
-            streams: what of a clip is used: its pictures, its own sound, or both in this order.
-        """
-
-        streams: tuple[Literal["video", "audio"], ...] = ("video",)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_streams(self.streams)
+    class Config(StreamReader.Config, CaptionReader.Config):
+        """Keys of a webvid entry."""
 
     config: Config
     suffixes = (".csv", ".tsv")
     where_from = "github.com/m-bain/webvid (withdrawn; any table of this layout will do)"
-
-    @property
-    def kinds(self) -> tuple[MediaKind, ...]:
-        """The streams of every sample."""
-        return self.config.streams
 
     def records(self) -> Iterator[Record | Mistake]:
         """Yield the rows of all tables, in the order of the file names."""
@@ -66,8 +51,7 @@ class WebVid(CaptionReader):
             require_text(record.fields[column], what=column, where=record.where)
             for column in ("page_dir", "videoid")
         )
-        path = Path(self.config.media) / folder / f"{video_id}.mp4"
-        return stream_items(path, self.config.streams)
+        return self.clip(f"{folder}/{video_id}.mp4")
 
 
 def _read_table(path: Path) -> Iterator[Record | Mistake]:
