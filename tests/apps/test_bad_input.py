@@ -316,7 +316,7 @@ def test_env_names_packages_and_the_machine(capsys):
 def test_the_doors_of_the_repository_open(door):
     done = subprocess.run(
         [sys.executable, str(ROOT / door), "--help"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--cfg-path" in done.stdout

@@ -12,8 +12,7 @@ from parrot import Parrot
 
 from video_llama.apps import demo
 
-# Many patient steps: on a busy machine they may add up to more than the limit of other tests.
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.browser
 
 
 PATIENCE_MS = 120_000

@@ -48,7 +48,7 @@ def get(*words, env=None, server=None):
         text=True,
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "0", **added},
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -159,7 +159,7 @@ def start_writer(folder, *, step, size, mode):
 def test_a_kill_while_writing_leaves_a_loadable_newest(tmp_path, flushes):
     save(tmp_path, 1)
     writer = start_writer(tmp_path, step=2, size=1000, mode=f"kill_at_flush_{flushes}")
-    writer.communicate(timeout=60)
+    writer.communicate(timeout=600)
     assert writer.returncode in (0, -signal.SIGKILL)
     # Four flushes come before the rename, the folder's own after it.
     newest = complete_checkpoints(tmp_path)[-1]
@@ -185,7 +185,7 @@ def test_a_full_disk_is_explained_and_the_old_checkpoint_stays(tmp_path, monkeyp
 @pytest.mark.slow
 def test_a_file_that_cannot_grow_is_explained_too(tmp_path):
     writer = start_writer(tmp_path, step=2, size=1_000_000, mode="full")
-    _, errors = writer.communicate(timeout=60)
+    _, errors = writer.communicate(timeout=600)
     assert writer.returncode == 1
     assert "cannot write the checkpoint" in errors
     assert not list(tmp_path.iterdir())

@@ -19,6 +19,8 @@ from video_llama.runners.metrics import read_lines
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("tiny_run.py")
+LIMIT_S = 600
+"""Ends what hangs; far more than anything here takes on a busy machine."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parents[2])}
 
 
@@ -43,7 +45,7 @@ def two_ranks(tmp_path_factory):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     words = ("batch_size_train=1", "accum_grad_iters=2", "iters_per_epoch=8", "keep_last=9")
     process = start(out, *words, launcher=launcher)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
     return out
 
@@ -86,8 +88,8 @@ def test_a_run_killed_again_and_again_equals_one_that_was_not(tmp_path):
     killed = tmp_path / "killed"
     for pause_s in (0.05, 0.3):
         seen = complete_checkpoints(killed / "checkpoints") if killed.exists() else []
-        process = start(killed, "resume_ckpt_path=auto", *shape)
-        deadline = time.monotonic() + 120
+        process = start(killed, "resume_ckpt_path=auto", "wait_before_step=299", *shape)
+        deadline = time.monotonic() + LIMIT_S
         while complete_checkpoints(killed / "checkpoints")[-1:] == seen[-1:]:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
@@ -95,10 +97,8 @@ def test_a_run_killed_again_and_again_equals_one_that_was_not(tmp_path):
         time.sleep(pause_s)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    interrupted_at = complete_checkpoints(killed / "checkpoints")[-1].name
-    assert interrupted_at < "step_0000300", "it was never killed before its end"
     process = start(killed, "resume_ckpt_path=auto", *shape)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
     whole = tmp_path / "whole"
     build(config_of(whole, iters_per_epoch=2, max_epoch=150), World()).train()
@@ -113,7 +113,7 @@ def test_sigterm_saves_and_ends_cleanly(tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
     checkpoint = complete_checkpoints(tmp_path / "checkpoints")[-1]
     state = json.loads((checkpoint / "state.json").read_text())

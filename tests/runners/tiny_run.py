@@ -106,13 +106,18 @@ class TinyDataset(Dataset):
 
 
 class TinyData:
-    """Stands for RunData; asks its own process to stop before `stop_before_step`."""
+    """Stands for RunData.
 
-    def __init__(self, run, world, dataset, *, stop_before_step=None):
+    Before `stop_before_step` it asks its own process to stop; before `wait_before_step` it waits
+    until somebody kills it.
+    """
+
+    def __init__(self, run, world, dataset, *, stop_before_step=None, wait_before_step=None):
         self.run = run
         self.world = world
         self.dataset = dataset
         self.stop_before_step = stop_before_step
+        self.wait_before_step = wait_before_step
         self.has_valid = True
         self.collator = Collator({"video": SPEC}, pad_id=0)
         self.plan = Plan(
@@ -139,6 +144,8 @@ class TinyData:
             if step == self.stop_before_step and self.world.rank == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
                 self.stop_before_step = None
+            if step == self.wait_before_step:
+                signal.pause()
             yield loaded
 
     def valid_batches(self):
@@ -173,7 +180,7 @@ def config_of(out, *, compat="corrected", **changes):
     return RunFile(model, {}, RunConfig(**values), resolved={"run": values})
 
 
-def build(config, world, *, dropout=0.1, task=None, dataset=None, stop_before_step=None):
+def build(config, world, *, dropout=0.1, task=None, dataset=None, **pauses):
     model = TinyModel(dropout)
     run = config.run
     path = Path(run.output_dir)
@@ -187,7 +194,7 @@ def build(config, world, *, dropout=0.1, task=None, dataset=None, stop_before_st
         device=torch.device("cpu"),
         precision=run.precision,
     )
-    data = TinyData(run, world, dataset or TinyDataset(), stop_before_step=stop_before_step)
+    data = TinyData(run, world, dataset or TinyDataset(), **pauses)
     return Runner(
         config,
         model=model,
@@ -203,7 +210,8 @@ def main(out, words):
     dropout = float(changes.pop("dropout", 0))
     numbers = {k: v if k == "resume_ckpt_path" else int(v) for k, v in changes.items()}
     with process_group("cpu") as world:
-        build(config_of(out, **numbers), world, dropout=dropout).train()
+        wait = numbers.pop("wait_before_step", None)
+        build(config_of(out, **numbers), world, dropout=dropout, wait_before_step=wait).train()
 
 
 if __name__ == "__main__":
