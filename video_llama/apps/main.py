@@ -25,6 +25,7 @@ VERBS = {
     "demo": "open the Gradio page (also: python demo_audiovideo.py)",
     "toy": "make the toy world, its foundations, or run its whole recipe",
     "weights": "look at weight files, prove that they fit, write them out",
+    "shards": "pack data sets into tars, index tars",
     "report": "write curves, tables and pictures of runs as one HTML page",
     "schema": "print the JSON Schema of run files, for editors",
     "env": "print versions and devices, for bug reports",

@@ -45,13 +45,6 @@ PUBLISHED_NAMES = {
 }
 """Names of Video-LLaMA's own registry for parts that are called otherwise here."""
 
-TARS = (
-    "its webdataset tars have no reader here yet; unpack them into pictures with a "
-    "filter_cap.json, which `cc_sbu_align` reads, or with a JSONL file for `messages`"
-)
-NOT_THERE = {"dataset": {"cc_sbu": TARS, "laion": TARS}}
-"""Names of its registry that nothing stands for, with the way out."""
-
 
 class Registry:
     """Holds the named parts of every kind."""
@@ -90,8 +83,6 @@ class Registry:
         if name not in self._parts[kind]:
             ours = PUBLISHED_NAMES.get(kind, {}).get(name, name)
         if ours not in self._parts[kind]:
-            if name in NOT_THERE.get(kind, {}):
-                raise UnknownName(f"{kind} '{name}': {NOT_THERE[kind][name]}")
             raise UnknownName(unknown_name(name, self._parts[kind], what=kind))
         return self._parts[kind][ours]
 

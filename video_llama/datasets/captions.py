@@ -7,6 +7,7 @@ Video-LLaMA's stage 1); with prompts it is the answer to one of them, chosen per
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,29 +19,37 @@ from video_llama.datasets.records import Record
 from video_llama.processors.captions import blip_caption
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaptionKeys:
+    """Keys of every reader of captions, whatever the captions are read from.
+
+    Attributes:
+        prompts: questions a caption answers; none gives the bare caption.
+        cleaning: blip as in LAVIS, none for the text as it stands.
+        max_words: words kept by the blip cleaning.
+    """
+
+    prompts: tuple[str, ...] = ()
+    cleaning: Literal["blip", "none"] = "blip"
+    max_words: int = 50
+
+    def __post_init__(self) -> None:
+        if self.max_words < 1:
+            raise ValueError(f"max_words must be at least 1, found {self.max_words}")
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise ValueError("prompts must not hold an empty one; leave the key out for none")
+
+
 class CaptionReader(AnnotationReader):
     """A data set whose rows have the fields `caption` and whatever names the file."""
 
     @dataclass(frozen=True)
-    class Config(AnnotationReader.Config):
-        """Keys of every reader of captions.
-
-        Attributes:
-            prompts: questions a caption answers; none gives the bare caption.
-            cleaning: blip as in LAVIS, none for the text as it stands.
-            max_words: words kept by the blip cleaning.
-        """
-
-        prompts: tuple[str, ...] = ()
-        cleaning: Literal["blip", "none"] = "blip"
-        max_words: int = 50
+    class Config(CaptionKeys, AnnotationReader.Config):
+        """Keys of a reader of captions in annotation files."""
 
         def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.max_words < 1:
-                raise ValueError(f"max_words must be at least 1, found {self.max_words}")
-            if not all(prompt.strip() for prompt in self.prompts):
-                raise ValueError("prompts must not hold an empty one; leave the key out for none")
+            AnnotationReader.Config.__post_init__(self)
+            CaptionKeys.__post_init__(self)
 
     config: Config
 
@@ -54,14 +63,31 @@ class CaptionReader(AnnotationReader):
 
     def build(self, record: Record, *, seed: int) -> Sample:
         """Turn a row into a caption sample, see `AnnotationReader.build`."""
-        caption = require_text(record.fields["caption"], what="the caption", where=record.where)
-        if self.config.cleaning == "blip":
-            cleaned = blip_caption(caption, max_words=self.config.max_words)
-            caption = require_text(cleaned, what=f"the caption {caption!r}", where=record.where)
-        media = self.media(record)
-        if not self.config.prompts:
-            messages = [Message("assistant", [*media, caption])]
-            return Sample(key=record.key, messages=messages, form="caption")
-        prompt = choose(self.config.prompts, seed=fold(seed, "prompt", record.key))
-        messages = [Message("user", [*media, prompt]), Message("assistant", [caption])]
-        return Sample(key=record.key, messages=messages, form="caption")
+        caption = clean(record.fields["caption"], keys=self.config, where=record.where)
+        return caption_sample(
+            record.key, caption=caption, media=self.media(record), keys=self.config, seed=seed
+        )
+
+
+def clean(caption: object, *, keys: CaptionKeys, where: str) -> str:
+    """Return a caption as it will be trained on.
+
+    Raises:
+        MediaError: nothing is left of it.
+    """
+    text = require_text(caption, what="the caption", where=where)
+    if keys.cleaning == "none":
+        return text
+    cleaned = blip_caption(text, max_words=keys.max_words)
+    return require_text(cleaned, what=f"the caption {text!r}", where=where)
+
+
+def caption_sample(
+    key: str, *, caption: str, media: Sequence[MediaItem], keys: CaptionKeys, seed: int
+) -> Sample:
+    """Put a caption and its media into a sample; a prompt, if there are any, is drawn by `seed`."""
+    if not keys.prompts:
+        return Sample(key=key, messages=[Message("assistant", [*media, caption])], form="caption")
+    prompt = choose(keys.prompts, seed=fold(seed, "prompt", key))
+    messages = [Message("user", [*media, prompt]), Message("assistant", [caption])]
+    return Sample(key=key, messages=messages, form="caption")

@@ -257,6 +257,21 @@ def test_a_tokenizer_elsewhere_is_taken_and_two_are_refused():
     assert "'ckpt/words', but another data set has" in refusal(VISION_2, f"{keys[1]}=ckpt/words")
 
 
+@pytest.mark.parametrize("name", ["cc_sbu", "laion"])
+def test_data_sets_in_tars_are_read_from_their_pattern(name):
+    entry = f"datasets.{name}"
+    options = [
+        f"{entry}.build_info.storage=data/{name}/{{00000..01255}}.tar",
+        f"{entry}.vis_processor.train.name=blip2_image_train",
+        f"{entry}.text_processor.train.name=blip_caption",
+        f"{entry}.sample_ratio=14",
+    ]
+    ours = load(VISION_1, options=options).datasets[name]
+    assert ours.type == name
+    assert ours.config.shards == f"data/{name}/{{00000..01255}}.tar"
+    assert (ours.config.cleaning, ours.augment, ours.sample_ratio) == ("blip", "random_crop", 14)
+
+
 # --- mistakes
 
 
@@ -266,7 +281,7 @@ def test_a_tokenizer_elsewhere_is_taken_and_two_are_refused():
         (VISION_1, ["model.freez_vit=True"], "did you mean 'model.freeze_vit'?"),
         (VISION_1, ["datasets.webvid.vis_procesor.train.n_frms=8"], "webvid.vis_processor.train"),
         (VISION_1, ["datasets.web.data_type=video"], "datasets.web: unknown, the original has"),
-        (VISION_1, ["datasets.laion.data_type=images"], "datasets.laion: its tar files"),
+        (VISION_1, ["datasets.laion.data_type=images"], "laion.build_info: missing, expected sto"),
         (VISION_1, ["run.seed=null"], "run.seed: missing, the original has no default for it"),
         (VISION_1, ["run.evalute=False"], "did you mean 'run.evaluate'?"),
         (VISION_1, ["run.evaluate=True"], "run.evaluate: expected False, found True; evaluate.py"),

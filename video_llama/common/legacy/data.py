@@ -15,6 +15,8 @@ READERS = {
     "llava_instruct": "llava_instruct",
     "webvid_instruct": "video_instruct",
     "webvid_instruct_zh": "webvid_instruct_zh",
+    "cc_sbu": "cc_sbu",
+    "laion": "laion",
 }
 """Data sets of the original, and our readers."""
 
@@ -22,12 +24,14 @@ SECONDS_TOLD = {"webvid_instruct": True, "webvid_instruct_zh": False}
 """Whether our readers of conversations about clips tell when frames were taken."""
 
 TARS = ("cc_sbu", "laion")
-"""Data sets that the original reads from tar files over the net."""
+"""Data sets in tar files, by a brace pattern."""
 
 PROCESSORS = {
     "webvid": ("alpro_video_train", "alpro_video_eval"),
     "cc_sbu_align": ("blip2_image_train", "blip2_image_eval"),
     "llava_instruct": ("blip2_image_train", "blip2_image_eval"),
+    "cc_sbu": ("blip2_image_train", "blip2_image_eval"),
+    "laion": ("blip2_image_train", "blip2_image_eval"),
 }
 """Processors that go with a data set, with and without random crops. Conversations about clips are
 read by code of their own, whatever their `vis_processor` says."""
@@ -55,9 +59,7 @@ def choose_datasets(original: Original) -> None:
     """Turn data sets into entries; an evaluation file only names a processor, and has none."""
     uniform = not original.datasets or original.of(original.datasets[0], "sample_ratio") is None
     for name in original.datasets:
-        if name in TARS:
-            original.refuse(f"datasets.{name}", "its tar files have no reader here; leave it out")
-        elif name not in READERS:
+        if name not in READERS:
             original.refuse(f"datasets.{name}", f"unknown, the original has {', '.join(READERS)}")
         elif original.trains:
             _choose_entry(original, name, uniform=uniform)
@@ -68,21 +70,10 @@ def _choose_entry(original: Original, name: str, *, uniform: bool) -> None:
     """Set the keys of one entry."""
     entry = f"datasets.{name}"
     original.ours[f"{entry}.type"] = READERS[name]
-    storage = original.of(name, "build_info.storage")
-    annotations = original.of(name, "build_info.anno_dir")
-    media = original.of(name, "build_info.videos_dir")
-    if name == "cc_sbu_align" and storage is not None:
-        media = str(storage).rstrip("/")
-        annotations = f"{media}/filter_cap.json"
-    for key, path in (("annotations", annotations), ("media", media)):
-        if path is None:
-            wanted = "storage" if name == "cc_sbu_align" else "anno_dir and videos_dir"
-            original.refuse(f"{entry}.build_info", f"missing, expected {wanted}")
-        else:
-            original.ours[f"{entry}.{key}"] = str(path).rstrip("/")
+    _choose_paths(original, name)
     original.ours[f"{entry}.augment"] = "random_crop" if _is_cropped(original, name) else "none"
     _choose_ratio(original, name, uniform=uniform)
-    if name == "webvid":
+    if name in ("webvid", *TARS):
         cleaned = original.of(name, "text_processor.train.name") == "blip_caption"
         original.ours[f"{entry}.cleaning"] = "blip" if cleaned else "none"
         words = original.of(name, "text_processor.train.max_words")
@@ -98,6 +89,28 @@ def _choose_entry(original: Original, name: str, *, uniform: bool) -> None:
             f"{entry}.num_video_query_token",
             f"{slots}, but the {branch} branch, which trains, makes {original.num_slots}",
         )
+
+
+def _choose_paths(original: Original, name: str) -> None:
+    """Set where an entry's files are."""
+    entry = f"datasets.{name}"
+    storage = original.of(name, "build_info.storage")
+    paths = {
+        "annotations": original.of(name, "build_info.anno_dir"),
+        "media": original.of(name, "build_info.videos_dir"),
+    }
+    if name in TARS:
+        paths = {"shards": storage}
+    elif name == "cc_sbu_align" and storage is not None:
+        folder = str(storage).rstrip("/")
+        paths = {"annotations": f"{folder}/filter_cap.json", "media": folder}
+    for key, path in paths.items():
+        if path is None:
+            stored = name in ("cc_sbu_align", *TARS)
+            wanted = "storage" if stored else "anno_dir and videos_dir"
+            original.refuse(f"{entry}.build_info", f"missing, expected {wanted}")
+        else:
+            original.ours[f"{entry}.{key}"] = str(path).rstrip("/")
 
 
 def _choose_ratio(original: Original, name: str, *, uniform: bool) -> None:

@@ -172,7 +172,9 @@ DATASETS = {
         "datasets.*.frame_times", note="of conversations about clips: false if `cn` is in it"
     ),
     "build_info.storage": _jointly(
-        "datasets.*.annotations", "datasets.*.media", note="filter_cap.json in it, and itself"
+        "datasets.*.annotations",
+        "datasets.*.media",
+        note="filter_cap.json in it, and itself; `cc_sbu`, `laion`: `datasets.*.shards`",
     ),
     "build_info.anno_dir": _jointly("datasets.*.annotations"),
     "build_info.videos_dir": _jointly("datasets.*.media"),
@@ -195,9 +197,12 @@ DATASETS = {
     "vis_processor.train.max_scale": _checked(1.0, 1, why="the crop of random_crop"),
     "vis_processor.eval": _unread(ONLY_TRAIN),
     "text_processor.train.name": _jointly(
-        "datasets.*.cleaning", note="`blip_caption`: blip, for `webvid`; other data sets skip it"
+        "datasets.*.cleaning",
+        note="`blip_caption`: blip, for `webvid`, `cc_sbu`, `laion`; other data sets skip it",
     ),
-    "text_processor.train.max_words": _jointly("datasets.*.max_words", note="`webvid` alone"),
+    "text_processor.train.max_words": _jointly(
+        "datasets.*.max_words", note="`webvid`, `cc_sbu`, `laion` alone"
+    ),
     "text_processor.train.prompt": _checked("", why="captions have no beginning of their own here"),
     "text_processor.eval": _unread(ONLY_TRAIN),
     "sample_ratio": _jointly(

@@ -18,7 +18,7 @@ Q_FORMER_FILE = f"{_BLIP2}/blip2_pretrained_flant5xxl.pth"
 FAMILIES = {"pretrain_vicuna": "vicuna", "pretrain_llama_v2": "llama_v2"}
 """The model's `model_type`, and that of its data sets."""
 
-CAPTIONS = ("webvid", "cc_sbu_align")
+CAPTIONS = ("webvid", "cc_sbu_align", "cc_sbu", "laion")
 """Data sets whose samples are a single text; the others hold conversations."""
 
 
