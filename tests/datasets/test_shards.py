@@ -350,6 +350,17 @@ def test_a_pipe_that_fails_is_named_with_its_command(tmp_path):
     assert f"pipe:cat {tmp_path}/nothing.tar: cannot be fetched" in problem
 
 
+def test_an_address_that_nobody_can_open_is_named():
+    (problem,) = cc_sbu("nowhere://bucket/0.tar").missing()
+    assert "nowhere://bucket/0.tar: cannot be fetched" in problem
+
+
+def test_a_foreign_table_of_shards_is_named(tars, tmp_path):
+    (tmp_path / "tars" / "shards.json").write_text('{"shardlist": []}')
+    (problem,) = cc_sbu(str(tmp_path / "tars")).missing()
+    assert "give the tars by a brace pattern" in problem
+
+
 def test_a_pipe_that_ends_early_is_named_before_training(tars, tmp_path):
     (problem,) = cc_sbu(f"pipe:head -c 3000 {tmp_path}/tars/00000.tar").missing()
     assert "get it again" in problem

@@ -186,21 +186,34 @@ def _in_folder(folder: Path) -> list[str]:
     found = sorted(path.name for path in folder.glob("*.tar"))
     manifest = folder / MANIFEST
     if manifest.is_file():
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        if not content["finished"]:
-            raise ConfigError(
-                f"{folder}: its packing has not been finished; give the same `video-llama shards "
-                "write` again, it goes on where it stopped"
-            )
-        if found != content["shards"]:
-            lost = sorted(set(content["shards"]) ^ set(found))
-            raise ConfigError(
-                f"{folder}: {MANIFEST} speaks of {len(content['shards'])} shards, {len(found)} are "
-                f"there; the difference: {', '.join(lost[:MAX_LISTED])}"
-            )
+        _compare_manifest(manifest, found)
     if not found:
         raise ConfigError(f"{folder}: holds no shard (*.tar)")
     return [str(folder / name) for name in found]
+
+
+def _compare_manifest(manifest: Path, found: Sequence[str]) -> None:
+    """Refuse a folder whose packing stopped, or that lost shards since."""
+    folder = manifest.parent
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        finished, wanted = bool(content["finished"]), list(content["shards"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{manifest}: not what `video-llama shards write` writes; give the tars by a brace "
+            "pattern if they are not from there"
+        ) from error
+    if not finished:
+        raise ConfigError(
+            f"{folder}: its packing has not been finished; give the same `video-llama shards "
+            "write` again, it goes on where it stopped"
+        )
+    if found != wanted:
+        differing = sorted(set(wanted) ^ set(found))
+        raise ConfigError(
+            f"{folder}: {MANIFEST} speaks of {len(wanted)} shards, {len(found)} are there; the "
+            f"difference: {', '.join(differing[:MAX_LISTED])}"
+        )
 
 
 def _index_path(name: str, *, folder: str | None) -> Path:

@@ -184,7 +184,8 @@ def _fetch(shard: str, target: Path) -> None:
     try:
         with gopen(shard, "rb") as stream, part.open("wb") as file:
             shutil.copyfileobj(stream, file, BLOCK)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # ValueError is how webdataset says that it knows no such kind of address.
         part.unlink(missing_ok=True)
         raise VideoLlamaError(f"{shard}: cannot be fetched ({error})") from error
     part.replace(target)
