@@ -12,7 +12,6 @@ Shapes: K segments or pictures, D = 64 joint width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from video_llama.common.weights import export_weights
-from video_llama.foundations.fit import Curve, Gate, Schedule, fit
+from video_llama.foundations.fit import Curve, Gate, Schedule, Trained, fit
 from video_llama.foundations.frames import Frames, make_frames, normalise
 from video_llama.foundations.listener import (
     AUDIO_CONFIG,
@@ -68,27 +67,15 @@ class AudioRecipe:
 DEFAULT_RECIPE = AudioRecipe()
 
 
-@dataclass(frozen=True)
-class TrainedAudio:
-    """What the pretraining of ImageBind gives.
-
-    Attributes:
-        files: published names and tensors, by file name.
-        curve: of the audio trunk, then of the vision trunk.
-        gates: what held-out sounds and pictures say.
-    """
-
-    files: Mapping[str, Mapping[str, Tensor]]
-    curve: Curve
-    gates: tuple[Gate, ...]
-
-
-def train_audio(*, seed: int, recipe: AudioRecipe = DEFAULT_RECIPE) -> TrainedAudio:
+def train_audio(*, seed: int, recipe: AudioRecipe = DEFAULT_RECIPE) -> Trained:
     """Pretrain both trunks from nothing.
 
     Args:
         seed: of sounds, pictures, weights and order.
         recipe: how much is heard and seen, and how often.
+
+    Returns:
+        The curve is that of the audio trunk, then that of the vision trunk.
     """
     torch.manual_seed(seed)
     listener = Listener()
@@ -113,7 +100,7 @@ def train_audio(*, seed: int, recipe: AudioRecipe = DEFAULT_RECIPE) -> TrainedAu
             **export_weights(eye, key_map=eye.key_map()),
         }
     }
-    return TrainedAudio(files=files, curve=ear_curve + eye_curve, gates=gates)
+    return Trained(files=files, curve=ear_curve + eye_curve, gates=gates)
 
 
 def _train_ear(listener: Listener, *, recipe: AudioRecipe, seed: int) -> Curve:

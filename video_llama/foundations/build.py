@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
 from video_llama.foundations.audio import train_audio
 from video_llama.foundations.decoder import train_decoder
-from video_llama.foundations.fit import Curve, Gate, write_curve
+from video_llama.foundations.fit import Gate, Trained, write_curve
 from video_llama.foundations.text_gate import text_gate
 from video_llama.foundations.vision import train_vision
 from video_llama.toy.annotations import GATED_KINDS
@@ -102,17 +99,11 @@ def _read_manifest(folder: Path, *, seed: int) -> dict[str, Any]:
 
 
 def _make_vision(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate, ...]:
-    trained = train_vision(seed=seed)
-    _save(folder, trained.files)
-    _keep_curve(curves, "vision", trained.curve)
-    return trained.gates
+    return _keep(train_vision(seed=seed), folder=folder, name="vision", curves=curves)
 
 
 def _make_audio(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate, ...]:
-    trained = train_audio(seed=seed)
-    _save(folder, trained.files)
-    _keep_curve(curves, "audio", trained.curve)
-    return trained.gates
+    return _keep(train_audio(seed=seed), folder=folder, name="audio", curves=curves)
 
 
 def _make_decoder(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate, ...]:
@@ -133,16 +124,14 @@ def _make_decoder(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate
 _MAKERS = {"vision": _make_vision, "audio": _make_audio, "decoder": _make_decoder}
 
 
-def _save(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write files of weights, each all or nothing."""
+def _keep(trained: Trained, *, folder: Path, name: str, curves: Path | None) -> tuple[Gate, ...]:
+    """Write weights, each file all or nothing, and the curve; return the gates."""
     from safetensors.torch import save_file
 
-    for name, tensors in files.items():
-        part = folder / f"{name}.part"
+    for file, tensors in trained.files.items():
+        part = folder / f"{file}.part"
         save_file(dict(tensors), part)
-        part.replace(folder / name)
-
-
-def _keep_curve(folder: Path | None, name: str, curve: Curve) -> None:
-    if folder is not None:
-        write_curve(folder / f"{name}_curve.jsonl", curve)
+        part.replace(folder / file)
+    if curves is not None:
+        write_curve(curves / f"{name}_curve.jsonl", trained.curve)
+    return trained.gates

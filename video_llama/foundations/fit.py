@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,21 @@ class Gate:
     def is_passed(self) -> bool:
         """Tell whether the bar is reached."""
         return self.value <= self.bar if self.lower_is_better else self.value >= self.bar
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the pretraining of an encoder gives.
+
+    Attributes:
+        files: published names and tensors, by file name.
+        curve: training curve.
+        gates: what held-out data say.
+    """
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    curve: Curve
+    gates: tuple[Gate, ...]
 
 
 def fit(

@@ -13,7 +13,6 @@ Shapes: K frames, P patches, Q queries, D width, 6 colours, 4 shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,7 @@ from torch.nn import functional
 
 from video_llama.common.types import Features
 from video_llama.common.weights import KeyMap, export_weights
-from video_llama.foundations.fit import Curve, Gate, Schedule, fit
+from video_llama.foundations.fit import Gate, Schedule, Trained, fit
 from video_llama.foundations.frames import PLACE_SCALE_PX, Frames, make_frames, normalise
 from video_llama.foundations.patch_heads import PatchHeads, cross_entropy
 from video_llama.foundations.whitening import sine_positions, whitening_of
@@ -145,22 +144,7 @@ class VisionRecipe:
 DEFAULT_RECIPE = VisionRecipe()
 
 
-@dataclass(frozen=True)
-class TrainedVision:
-    """What the pretraining of the eyes gives.
-
-    Attributes:
-        files: published names and tensors, by file name.
-        curve: training curve.
-        gates: what held-out frames say.
-    """
-
-    files: Mapping[str, Mapping[str, Tensor]]
-    curve: Curve
-    gates: tuple[Gate, ...]
-
-
-def train_vision(*, seed: int, recipe: VisionRecipe = DEFAULT_RECIPE) -> TrainedVision:
+def train_vision(*, seed: int, recipe: VisionRecipe = DEFAULT_RECIPE) -> Trained:
     """Pretrain ViT and image Q-Former from nothing.
 
     Args:
@@ -197,7 +181,7 @@ def train_vision(*, seed: int, recipe: VisionRecipe = DEFAULT_RECIPE) -> Trained
         Gate("position error of the mean, px", last["mean_position_px"], 3.0, lower_is_better=True),
         Gate("radius error of the mean, px", last["mean_radius_px"], 1.5, lower_is_better=True),
     )
-    return TrainedVision(files=export_vision(eyes), curve=curve, gates=gates)
+    return Trained(files=export_vision(eyes), curve=curve, gates=gates)
 
 
 def export_vision(eyes: Eyes) -> dict[str, dict[str, Tensor]]:
