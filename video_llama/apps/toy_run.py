@@ -1,8 +1,8 @@
 """`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
 
 Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
-held-out clips, writes the report, and asks three questions about a clip nobody has seen. The two
-branches train side by side, one core each; the joint recipe and the evaluation take two ranks
+held-out clips, writes the report, and asks three questions about a clip nobody has seen. Stage 1
+of the vision branch trains beside the audio branch, one core each; what comes after takes two ranks
 under torchrun. Whatever is finished is kept: a second call is quick, and a killed one goes on where
 it was.
 """
@@ -112,8 +112,10 @@ def run_toy(
     write_world(folder / "world", seed=0, counts=counts)
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
-    train_lanes([open_recipes(names, overrides) for names in (VISION, AUDIO)])
-    train_lanes([open_recipes(JOINT, overrides)], num_ranks=NUM_RANKS)
+    lanes = [open_recipes(names, overrides) for names in (VISION[:1], AUDIO)]
+    train_lanes(lanes)
+    lanes = [open_recipes((*VISION[1:], *JOINT), overrides)]
+    train_lanes(lanes, num_parallel=1, num_ranks=NUM_RANKS)
     call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
