@@ -189,6 +189,12 @@ def test_a_training_task_is_refused(run_file):
         evaluate(load(run_file, options=["run.task=video_text_pretrain"]))
 
 
+def test_questions_packed_into_shards_are_refused_with_the_way_out(run_file):
+    packed = ["datasets.packed.type=shards", "datasets.packed.shards=nowhere"]
+    with pytest.raises(ConfigError, match="datasets.packed: .* ask the set it was packed from"):
+        evaluate(load(run_file, options=packed))
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_predictions_of_one(run_file, tmp_path):
     evaluate(load(run_file))

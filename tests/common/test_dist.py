@@ -38,6 +38,25 @@ def test_a_rank_outside_the_world_is_refused():
         read_world({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
 
 
+def test_each_of_several_processes_has_its_own_gpu():
+    assert World(rank=5, size=8, local_rank=1).own_device("cuda") == "cuda:1"
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_what_is_no_gpu_is_shared(device):
+    assert World(rank=1, size=2, local_rank=1).own_device(device) == device
+
+
+@pytest.mark.parametrize(("device", "own"), [("cuda", "cuda:0"), ("cuda:3", "cuda:3")])
+def test_a_single_process_takes_the_gpu_it_was_told(device, own):
+    assert World().own_device(device) == own
+
+
+def test_one_gpu_for_several_processes_is_refused():
+    with pytest.raises(ConfigError, match=r"'cuda:3' is one GPU.*2 processes.*run.device: cuda"):
+        World(rank=0, size=2, local_rank=0).own_device("cuda:3")
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("gpu[03-05,9],x1", "gpu03"), ("a1,b2", "a1"), ("n[7,9]", "n7"), ("localhost", "localhost")],

@@ -35,7 +35,7 @@ from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
-from video_llama.datasets.base import DatasetReader
+from video_llama.datasets.annotations import AnnotationReader
 from video_llama.datasets.sample_encoder import TextSettings
 from video_llama.models.precision import autocast
 from video_llama.runners.data import open_encoder
@@ -101,8 +101,7 @@ def evaluate(config: Config) -> dict[str, list[KindScore]]:
     readers = _open_readers(config)
     device = pick_device(config.run)
     with process_group(device) as world:
-        if world.size > 1 and device == "cuda":
-            device = f"cuda:{world.local_rank}"
+        device = world.own_device(device)
         sets = [_open_set(config, reader, settings=settings) for reader in readers]
         if not all(asked.store.is_complete() for asked in sets):
             # Parts that start from random weights are the same on every rank and in every start.
@@ -227,20 +226,25 @@ def _settings(config: Config) -> QuestionAnswering.Config:
     )
 
 
-def _open_readers(config: Config) -> list[DatasetReader]:
+def _open_readers(config: Config) -> list[AnnotationReader]:
     """Open the question sets and name every missing file of model and data at once."""
     if not config.datasets:
         raise ConfigError("datasets: there is no question set; add an entry of type mvbench")
-    readers: dict[str, DatasetReader] = {
-        name: registry.get_dataset_class(entry.type)(entry.config, name=name)
-        for name, entry in config.datasets.items()
-    }
+    readers: dict[str, AnnotationReader] = {}
+    for name, entry in config.datasets.items():
+        reader = registry.get_dataset_class(entry.type)(entry.config, name=name)
+        if not isinstance(reader, AnnotationReader):
+            raise ConfigError(
+                f"datasets.{name}: type '{entry.type}' has no file of annotations, by which "
+                "results are told apart; ask the set it was packed from"
+            )
+        readers[name] = reader
     check_start(config, readers, learning=False)
     return list(readers.values())
 
 
 def _open_set(
-    config: Config, reader: DatasetReader, *, settings: QuestionAnswering.Config
+    config: Config, reader: AnnotationReader, *, settings: QuestionAnswering.Config
 ) -> QuestionSet:
     """Read the questions of one entry and claim its folder."""
     questions: list[Question] = []

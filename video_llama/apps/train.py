@@ -81,8 +81,7 @@ def train(config: Config) -> RunSummary:
     check_start(config, readers, learning=True)
     device = pick_device(run)
     with process_group(device) as world:
-        if world.size > 1 and device == "cuda":
-            device = f"cuda:{world.local_rank}"
+        device = world.own_device(device)
         folder = RunFolder(path, start=start)
         runner = build_runner(config, readers=readers, folder=folder, world=world, device=device)
         summary = runner.train()

@@ -37,6 +37,24 @@ class World:
     size: int = 1
     local_rank: int = 0
 
+    def own_device(self, device: str) -> str:
+        """Return what this process computes on, given the device of the run.
+
+        Args:
+            device: a torch device; "cuda" gives each process its own GPU.
+
+        Raises:
+            ConfigError: several processes are to share one GPU.
+        """
+        if device == "cuda":
+            return f"cuda:{self.local_rank}"
+        if self.size > 1 and device.startswith("cuda"):
+            raise ConfigError(
+                f"run.device: '{device}' is one GPU, but the run has {self.size} processes; set "
+                "run.device: cuda, which gives each its own"
+            )
+        return device
+
 
 def read_world(environ: Mapping[str, str] | None = None) -> World:
     """Say which process this is from what torchrun or srun left in the environment.
@@ -90,7 +108,7 @@ def process_group(device: str) -> Iterator[World]:
 
     world = read_world()
     if device.startswith("cuda"):
-        torch.cuda.set_device(world.local_rank if world.size > 1 else torch.device(device))
+        torch.cuda.set_device(world.own_device(device))
     if world.size == 1:
         yield world
         return
