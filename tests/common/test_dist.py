@@ -1,6 +1,14 @@
 import pytest
+import torch
 
-from video_llama.common.dist import World, first_host, gather_objects, read_world, sum_over_ranks
+from video_llama.common.dist import (
+    World,
+    first_host,
+    gather_objects,
+    process_group,
+    read_world,
+    sum_over_ranks,
+)
 from video_llama.common.errors import ConfigError
 
 
@@ -52,6 +60,14 @@ def test_a_single_process_takes_the_gpu_it_was_told(device, own):
     assert World().own_device(device) == own
 
 
+def test_the_current_gpu_is_set_by_its_number(monkeypatch):
+    # torch.cuda.set_device takes no "cuda" without an index.
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with process_group("cuda"):
+        assert chosen == ["cuda:0"]
+
+
 def test_one_gpu_for_several_processes_is_refused():
     with pytest.raises(ConfigError, match=r"'cuda:3' is one GPU.*2 processes.*run.device: cuda"):
         World(rank=0, size=2, local_rank=0).own_device("cuda:3")
@@ -66,7 +82,5 @@ def test_the_first_machine_of_a_slurm_list(nodes, first):
 
 
 def test_a_single_process_gathers_and_sums_its_own():
-    import torch
-
     assert gather_objects("a") == ["a"]
     assert sum_over_ranks(torch.tensor([2.0])).item() == 2.0
