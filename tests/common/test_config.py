@@ -4,6 +4,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import yaml
 
 from video_llama.common.config import list_presets, load
 from video_llama.common.errors import ConfigError
@@ -42,6 +43,13 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(run_fi
     config = load(path, options=[option, "run.seed=2"])
     stage = config.model.branches["video"].stages["video_qformer"].config
     assert (stage.num_queries, stage.num_layers, stage.width, config.run.seed) == (7, 3, 96, 2)
+
+
+def test_what_a_run_keeps_of_its_run_file_names_no_place_of_the_package(run_file, tmp_path):
+    config = load(run_file())
+    assert config.resolved["model"]["foundations"] == "${package:foundations/toy}"
+    (tmp_path / "kept.yaml").write_text(yaml.safe_dump(config.resolved))
+    assert load(tmp_path / "kept.yaml") == config
 
 
 def test_numbers_with_an_exponent_are_numbers(run_file):

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from video_llama.common import package_paths
 from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
 from video_llama.runners.checkpoint import RunState, save_checkpoint
 from video_llama.runners.resume import plan_start
@@ -59,6 +63,20 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
         plan_start(tmp_path, run=run_section(), resolved=other, world_size=2)
     assert "run.init_lr: 0.1 in the run, 0.2 now" in str(caught.value)
     assert "datasets.webvid.type: not set in the run, 'webvid' now" in str(caught.value)
+
+
+def test_an_installation_that_moved_goes_on(tmp_path, monkeypatch):
+    def at(root):
+        monkeypatch.setattr(package_paths, "ROOT", Path(root))
+        return {"model": symbolic({"weights": f"{root}/foundations/toy", "ckpt": "/runs/a"})}
+
+    state = RunState(step=5, steps_per_epoch=10, global_batch_size=8, config=at("/old/video_llama"))
+    save_checkpoint(tmp_path, weights={"w": torch.zeros(1)}, optimizer={}, state=state)
+    run, now = run_section(resume_ckpt_path="auto"), at("/new/video_llama")
+    assert plan_start(tmp_path, run=run, resolved=now, world_size=2).state.step == 5
+    now["model"]["weights"] = "/old/video_llama/foundations/toy"
+    with pytest.raises(ConfigError, match="model.weights"):
+        plan_start(tmp_path, run=run, resolved=now, world_size=2)
 
 
 def test_keys_that_teach_nothing_may_differ(tmp_path):

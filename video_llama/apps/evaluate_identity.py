@@ -9,6 +9,7 @@ from typing import Any
 
 from video_llama.apps.checks import named_files
 from video_llama.common.hub import local_path
+from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import Config
 from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint
 from video_llama.tasks.question_answering import QuestionAnswering
@@ -33,7 +34,7 @@ def identity_of(
         if (path := getattr(config.model, key)) is not None
     }
     foundations = [
-        (str(file), file.stat().st_size)
+        (symbolic(str(file)), file.stat().st_size)
         for key, path in named_files(config.model)
         if key not in CHECKPOINT_KEYS
         for file in _files(local_path(path))

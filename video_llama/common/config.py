@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.legacy.translate import is_original, misplaced, set_key, translate
+from video_llama.common.package_paths import symbolic
 from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
 from video_llama.common.released import take_released
@@ -65,7 +66,7 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
     problems += _unknown_names(tree)
     if problems or model is None or datasets is None:
         raise ConfigError(problems, where=str(path))
-    return Config(model=model, datasets=datasets, run=run, imports=imports, resolved=tree)
+    return Config(model=model, datasets=datasets, run=run, imports=imports, resolved=symbolic(tree))
 
 
 def load_preset(arch: str, model_type: str, *, options: Sequence[str] = ()) -> ModelConfig:
@@ -239,12 +240,3 @@ def _resolve(tree: Mapping[str, Any], problems: Sequence[str], *, where: str) ->
     except OmegaConfBaseException as error:
         text = f"{error.full_key}: {error.msg}" if error.full_key else str(error)
         raise ConfigError([*problems, text], where=where) from error
-
-
-def _package_path(relative: str) -> str:
-    """Return where a file shipped with the package lies."""
-    return str(resources.files("video_llama").joinpath(relative))
-
-
-if not OmegaConf.has_resolver("package"):
-    OmegaConf.register_resolver("package", _package_path)

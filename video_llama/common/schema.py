@@ -237,7 +237,8 @@ class Config:
         datasets: what it reads, by name.
         run: what is done with it.
         imports: modules that register parts from outside this package.
-        resolved: the same content as plain containers, as written to the run folder.
+        resolved: the same content as plain containers, as written to the run folder; paths into
+            the package stand there as `${package:...}`, so that a moved installation is no change.
     """
 
     model: ModelConfig

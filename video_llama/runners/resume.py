@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
 from video_llama.runners.checkpoint import RunState, complete_checkpoints, read_state
 
@@ -104,7 +105,7 @@ def check_same_run(state: RunState, *, resolved: Mapping[str, Any], where: Path)
     Raises:
         ConfigError: keys differ that change what is learnt; each is listed.
     """
-    before, now = _flatten(state.config), _flatten(resolved)
+    before, now = _flatten(symbolic(state.config)), _flatten(symbolic(resolved))
     problems = [
         f"{key}: {_show(before, key)} in the run, {_show(now, key)} now"
         for key in sorted(before.keys() | now.keys())
