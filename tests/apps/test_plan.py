@@ -85,7 +85,7 @@ def test_the_plan_shows_config_parts_slots_and_every_missing_file_in_seconds(dry
     assert code == 2
     assert "init_lr: 0.0001" in said
     assert "985,894,528" in said
-    assert re.search(r"32 slots of 96 positions \(max_txt_len\); context 2048", said)
+    assert re.search(r"32 slots of 65 positions \(max_txt_len\); context 2048", said)
     config = load(CONFIGS / "visionbranch_stage1_pretrain.yaml")
     wanted = [path for _, path in named_files(config.model)]
     wanted += [entry.config.annotations for entry in config.datasets.values()]

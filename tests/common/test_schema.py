@@ -30,6 +30,8 @@ def test_a_key_has_a_smallest_value(name, least):
         ({"init_lr": float("nan")}, "must lie between 0 and init_lr"),
         ({"max_skip_rate": 5.0}, "max_skip_rate must lie in 0..1, found 5.0"),
         ({"beta2": 1.0}, "beta2 must lie between 0 and 1"),
+        ({"lr_decay_rate": 0.0}, "lr_decay_rate must be above 0 and at most 1, found 0.0"),
+        ({"lr_sched": "linear_warmup_step_lr"}, "'linear_warmup_step_lr' needs lr_decay_rate"),
         ({"grad_clip_norm": 0.0}, "grad_clip_norm must be above 0, found 0.0; null does not clip"),
     ],
 )

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from video_llama.common.registry import registry
-from video_llama.runners.optim import LrSpan, param_groups
+from video_llama.common.schema import RunConfig
+from video_llama.runners.optim import LearningRate, LrSpan, param_groups
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "training"
 SPANS = st.builds(
@@ -21,6 +22,7 @@ SPANS = st.builds(
     warmup_steps=st.integers(0, 60),
     num_epochs=st.integers(1, 5),
     steps_per_epoch=st.integers(1, 40),
+    decay_rate=st.floats(0.01, 1),
 )
 
 
@@ -75,6 +77,22 @@ def test_the_corrected_step_schedule_drops_an_epoch_after_the_warmup():
     span = LrSpan(init_lr=1.0, warmup_steps=5, num_epochs=4, steps_per_epoch=10, decay_rate=0.5)
     schedule = registry.get_lr_scheduler_class("linear_warmup_step_lr")
     assert [schedule(step, span=span) for step in (5, 14, 15, 25)] == [1.0, 1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("compat", ["corrected", "released"])
+def test_a_run_may_fall_by_a_factor_every_epoch_but_not_below_its_lowest(compat):
+    run = RunConfig(
+        task="t",
+        output_dir="out",
+        lr_sched="linear_warmup_step_lr",
+        lr_decay_rate=0.5,
+        init_lr=1.0,
+        min_lr=0.3,
+        max_epoch=4,
+        iters_per_epoch=10,
+    )
+    rate = LearningRate(run, compat=compat)
+    assert [rate(step) for step in (0, 9, 10, 19, 20, 39)] == [1.0, 1.0, 0.5, 0.5, 0.3, 0.3]
 
 
 def test_a_constant_rate_stays_after_its_warmup():

@@ -139,6 +139,7 @@ class RunConfig:
         task: registered name of what is done with the model.
         output_dir: everything the run writes goes below it.
         lr_sched: registered name of the schedule.
+        lr_decay_rate: factor per epoch of `linear_warmup_step_lr`, which needs it.
         init_lr: peak learning rate.
         min_lr: where the schedule ends.
         warmup_lr: where the warm-up starts.
@@ -172,6 +173,7 @@ class RunConfig:
     task: str
     output_dir: str
     lr_sched: str = "linear_warmup_cosine_lr"
+    lr_decay_rate: float | None = None
     init_lr: float = 1e-4
     min_lr: float = 0.0
     warmup_lr: float = 0.0
@@ -215,6 +217,15 @@ class RunConfig:
         if not 0 <= self.min_lr <= self.init_lr:
             problems.append(
                 f"min_lr ({self.min_lr}) must lie between 0 and init_lr ({self.init_lr})"
+            )
+        if self.lr_decay_rate is not None and not 0 < self.lr_decay_rate <= 1:
+            problems.append(
+                f"lr_decay_rate must be above 0 and at most 1, found {self.lr_decay_rate}"
+            )
+        if self.lr_decay_rate is None and self.lr_sched == "linear_warmup_step_lr":
+            problems.append(
+                "lr_sched 'linear_warmup_step_lr' needs lr_decay_rate, the factor of every epoch, "
+                "e.g. 0.5"
             )
         if not 0 <= self.max_skip_rate <= 1:
             problems.append(f"max_skip_rate must lie in 0..1, found {self.max_skip_rate}")

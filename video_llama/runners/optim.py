@@ -50,7 +50,7 @@ class LrSpan:
     warmup_steps: int = 0
     num_epochs: int = 1
     steps_per_epoch: int = 1
-    decay_rate: float = 0.1
+    decay_rate: float | None = None
     compat: Compat = "corrected"
 
     @property
@@ -90,6 +90,7 @@ class LearningRate:
             warmup_steps=run.warmup_steps,
             num_epochs=run.max_epoch,
             steps_per_epoch=steps_per_epoch * self._counts_per_step,
+            decay_rate=run.lr_decay_rate,
             compat=compat,
         )
 
@@ -134,6 +135,7 @@ def linear_warmup_step_lr(step: int, *, span: LrSpan) -> float:
         return _warmup(step, span=span)
     else:
         epoch = (step - span.warmup_steps) // span.steps_per_epoch
+    assert span.decay_rate is not None, "the run section asks for it"
     return max(span.min_lr, span.init_lr * span.decay_rate**epoch)
 
 

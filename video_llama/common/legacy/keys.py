@@ -230,7 +230,9 @@ RUN = {
     ),
     "batch_size_eval": _unread("the original evaluates nothing", shared=True),
     "runner": _checked("runner_base", why="there is no other"),
-    "lr_decay_rate": _unread("for `linear_warmup_step_lr`, with which the original stops"),
+    "lr_decay_rate": _kept(
+        "run.lr_decay_rate", note="for `linear_warmup_step_lr`, with which the original stops"
+    ),
     "train_splits": _checked(["train"], why=ONLY_TRAIN),
     "valid_splits": _checked([], None, why=ONLY_TRAIN),
     "test_splits": _checked([], None, why=ONLY_TRAIN),
