@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.types import IGNORE_INDEX, MediaItem
@@ -49,6 +50,31 @@ def two():
         sample("x", [1, 0, 0, 0, 5, 6], [0, 1, 1, 2, 0, 0], (clip(4), sound())),
         sample("y", [1, 0, 0, 7], [0, 1, 1, 0], (clip(1, fill=4.0),)),
     ]
+
+
+def test_every_tensor_that_goes_to_a_gpu_is_pinned(two, specs, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self + 0)
+    two[1] = sample("y", [1, 0, 0, 7], [0, 1, 1, 0], (cached_clip(1),))
+    before = Collator(specs, pad_id=PAD)(two)
+    after = before.pin_memory()
+    video, sound = before.batch.media["video"], before.batch.media["audio"]
+    batch = before.batch
+    wanted = [batch.input_ids, batch.attention_mask, batch.labels, video.raw, video.raw_mask]
+    wanted += [video.cached, video.cached_mask, sound.raw, sound.raw_mask]
+    assert {id(tensor) for tensor in wanted} <= {id(tensor) for tensor in pinned}
+    assert after.batch.media["video"].raw is not video.raw
+    assert after.batch.keys == batch.keys
+    assert torch.equal(after.batch.input_ids, batch.input_ids)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_data_loader_pins_batches_for_a_gpu(two, specs):
+    loader = DataLoader([two], batch_size=None, collate_fn=Collator(specs, PAD), pin_memory=True)
+    (loaded,) = loader
+    assert loaded.batch.media["video"].raw.is_pinned()
+    assert loaded.batch.labels.is_pinned()
 
 
 def test_text_is_padded_on_the_right(two, specs):

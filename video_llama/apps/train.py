@@ -126,6 +126,7 @@ def build_runner(
         specs=loaded.model.branch_specs(fingerprint=config.run.feature_cache is not None),
         text=TextSettings(loaded.template, loaded.tokenizer, max_len=config.model.max_txt_len),
         world=world,
+        device=device,
     )
     engine = TorchEngine(
         loaded.model,

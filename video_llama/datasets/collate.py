@@ -10,8 +10,8 @@ Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, D wi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -100,6 +100,11 @@ class LoadedBatch:
     skips: tuple[Skip, ...] = ()
     times_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     stamps: tuple[FileStamp, ...] = ()
+
+    def pin_memory(self) -> LoadedBatch:
+        """Return the same in memory a GPU copies from by itself; torch's data loader calls this."""
+        media = {name: _pin(rows) for name, rows in self.batch.media.items()}
+        return replace(self, batch=replace(_pin(self.batch), media=media))
 
 
 @dataclass(frozen=True)
@@ -271,3 +276,16 @@ def _features(item: MediaItem) -> Tensor:
 def _times_s(item: MediaItem) -> tuple[float, ...]:
     """Return one time per valid step; a loader that knows none leaves zeros."""
     return item.times_s or (0.0,) * num_steps(item)
+
+
+_Tensors = TypeVar("_Tensors", Batch, BranchInput)
+
+
+def _pin(value: _Tensors) -> _Tensors:
+    """Return a copy whose tensors are in pinned memory."""
+    tensors: dict[str, Any] = {
+        each.name: tensor.pin_memory()
+        for each in fields(value)
+        if isinstance(tensor := getattr(value, each.name), Tensor)
+    }
+    return replace(value, **tensors)

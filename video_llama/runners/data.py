@@ -73,6 +73,7 @@ class RunData:
         specs: the model's branches; with fingerprints if features are cached.
         text: how samples become tokens.
         world: this process among the others.
+        device: where the batches go; for a GPU they are put into memory it copies from by itself.
 
     Raises:
         ConfigError: data sets do not suit the model, or there is nothing to train on.
@@ -86,7 +87,9 @@ class RunData:
         specs: Mapping[str, BranchSpec],
         text: TextSettings,
         world: World,
+        device: str,
     ) -> None:
+        self._pins_memory = device.startswith("cuda")
         self._config = config
         self._world = world
         encoder = open_encoder(config, specs=specs, text=text, rank=world.rank)
@@ -186,6 +189,7 @@ class RunData:
             batch_sampler=order,
             collate_fn=_CollateOrFault(self._collator),
             num_workers=num_workers,
+            pin_memory=self._pins_memory,
             worker_init_fn=leave_signals_to_parent if num_workers else None,
         )
         for loaded in loader:
