@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import gradio
 import numpy as np
 import pytest
 from parrot import VIDEO, Parrot
 
-from video_llama.apps import demo
-from video_llama.common.errors import ConfigError
+from video_llama.apps import demo, loading
+from video_llama.common.errors import ConfigError, MediaError
+from video_llama.conversation.chat import Chat
+from video_llama.conversation.templates import get_template
 
 
 @pytest.fixture
@@ -51,6 +54,21 @@ def test_nothing_is_shared_and_nobody_outside_is_served_by_default() -> None:
 )
 def test_a_family_that_agrees_is_accepted(model_type: str | None, template: str) -> None:
     demo.check_family(model_type, template=template)
+
+
+def test_a_stranger_s_clip_may_not_be_longer_than_allowed(
+    monkeypatch: pytest.MonkeyPatch, parrot: Parrot, sounding_clip: Path
+) -> None:
+    template = get_template("vicuna_v0")
+    loaded = loading.LoadedModel(parrot, parrot.tokenizer, template)
+    chats: list[Chat] = []
+    monkeypatch.setattr(loading, "load_model", lambda config: loaded)
+    monkeypatch.setattr(demo, "build_page", lambda chat: chats.append(chat) or MagicMock())
+    demo.main(flags("--max-duration-s", "0.5"))
+    demo.main(flags())
+    with pytest.raises(MediaError, match="s long, at most 0.5 s are allowed"):
+        chats[0].upload(sounding_clip)
+    assert chats[1].upload(sounding_clip).items
 
 
 def test_a_family_that_disagrees_with_the_checkpoint_is_refused() -> None:

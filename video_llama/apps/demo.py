@@ -20,6 +20,7 @@ from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.logger import start_logging
 from video_llama.common.types import VideoSpec
 from video_llama.common.yaml_files import assignments
+from video_llama.processors.media import MediaLimits
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -33,6 +34,9 @@ FAMILIES = {"vicuna": "vicuna", "llama_v2": "llama_2"}
 
 SESSION_S = 3600
 """A visitor who is away for longer is forgotten, so that old tokens do not fill the memory."""
+
+MAX_PIXELS = 8192 * 8192
+"""Largest picture or frame a visitor may upload; a small file can unpack to far more."""
 
 Turns = list[dict[str, Any]]
 """What Gradio's chatbot shows: role and content of every message."""
@@ -49,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens the page to the network")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--max-duration-s", type=float, default=3600, metavar="S",
+        help="longest clip or sound a visitor may upload (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--share", action="store_true", help="tunnel the page through gradio.live")
     add_generation_arguments(parser)
 
@@ -64,7 +72,8 @@ def main(args: argparse.Namespace) -> int:
     if args.model_type is not None:
         config = load(args.cfg_path, options=options)
         check_family(args.model_type, template=config.model.template)
-    chat = load_chat(args.cfg_path, options=options)
+    limits = MediaLimits(max_duration_s=args.max_duration_s, max_pixels=MAX_PIXELS)
+    chat = load_chat(args.cfg_path, options=options, limits=limits)
     chat.settings = with_arguments(chat.settings, args)
     page = build_page(chat)
     page.launch(server_name=args.host, server_port=args.port, share=args.share, max_file_size="1gb")

@@ -27,7 +27,7 @@ from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
-from video_llama.processors.media import MediaCompat, MediaLoader
+from video_llama.processors.media import MediaCompat, MediaLimits, MediaLoader
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,15 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     )
 
 
-def load_chat(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Chat:
+def load_chat(
+    cfg_path: str | Path, *, options: Sequence[str] = (), limits: MediaLimits | None = None
+) -> Chat:
     """Load everything for a conversation.
 
     Args:
         cfg_path: run file.
         options: overrides.
+        limits: of what may be uploaded; None for files one trusts.
     """
     config = load(cfg_path, options=options)
     loaded = load_model(config)
@@ -121,7 +124,7 @@ def load_chat(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Chat:
         loaded.model,
         tokenizer=loaded.tokenizer,
         template=loaded.template,
-        loader=MediaLoader(loaded.model.branch_specs(), compat=media_compat),
+        loader=MediaLoader(loaded.model.branch_specs(), compat=media_compat, limits=limits),
         compat=ChatCompat.named(config.model.compat),
     )
 

@@ -240,9 +240,7 @@ class TestLora:
         )
 
     def test_adapters_sit_on_the_targets_of_every_block_and_nowhere_else(self):
-        decoder = build(
-            architecture=TINY, lora=Lora(rank=2, targets=("q_proj", "up_proj"))
-        )
+        decoder = build(architecture=TINY, lora=Lora(rank=2, targets=("q_proj", "up_proj")))
         found = {
             name.split(".lora_")[0] for name, _ in decoder.named_parameters() if "lora" in name
         }
