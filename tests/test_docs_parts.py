@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import re
@@ -25,6 +26,7 @@ from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.optim import LrSpan
 
 TOY_RUN = "train_configs/toy/visionbranch_stage1_pretrain.yaml"
+AUDIO_RUN = "train_configs/audiobranch_stage1_pretrain.yaml"
 FULL_RUN = "train_configs/audiovisual_stage3_joint.yaml"
 TOKENIZER = ROOT / "tests" / "goldens" / "conversation" / "llama"
 
@@ -166,8 +168,13 @@ def test_the_schedule_of_the_docs_peaks_after_the_warm_up(lab):
 
 
 @pytest.mark.parametrize("option", re.findall(r"\| `(model\.[^`]+)`", README.read_text("utf-8")))
-def test_every_one_line_swap_of_the_readme_is_a_valid_run(option, lab):
+def test_every_one_line_swap_of_the_readme_builds_another_model(option, lab):
     imports = ["imports=[my_lab.time_pool]"] if "time_pool" in option else []
-    config = load(ROOT / FULL_RUN, options=[option, *imports])
+    run_file = ROOT / (AUDIO_RUN if "audio" in option else FULL_RUN)
+    config = load(run_file, options=[option, *imports])
+    key, value = option.split("=")
+    said = functools.reduce(lambda node, name: node[name], key.split("."), config.resolved)
+    assert said == yaml.safe_load(value)
     with torch.device("meta"):
-        VideoLLM(config.model)
+        model = VideoLLM(config.model)
+    assert model.config != load(run_file).model
