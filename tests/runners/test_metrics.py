@@ -3,17 +3,21 @@ import json
 import pytest
 
 from video_llama.runners.metrics import MetricsLog, Window, drop_lines_after, read_lines
+from video_llama.runners.step import StepRecord
 
 
 def step(window, *, dataset, loss_sum, num_targets):
-    window.add(
+    record = StepRecord(
+        step=0,
         dataset=dataset,
+        lr=0.1,
         loss_sum=loss_sum,
         num_targets=num_targets,
         num_tokens=10,
         num_samples=2,
         grad_norm=0.5,
     )
+    window.add(record)
 
 
 def test_losses_are_means_over_tokens_not_over_steps():

@@ -9,7 +9,7 @@ from tiny_run import TinyDataset, TinyModel, build, config_of
 from video_llama.common.dist import World
 from video_llama.common.errors import VideoLlamaError
 from video_llama.runners.metrics import read_lines
-from video_llama.runners.runner import count_targets
+from video_llama.runners.step import count_targets
 from video_llama.tasks.video_text_pretrain import VideoTextPretrain
 
 ALONE = World()

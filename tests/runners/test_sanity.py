@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from video_llama.common.logger import get_logger
 from video_llama.common.types import IGNORE_INDEX, Batch, LossOutput
+from video_llama.datasets.collate import LoadedBatch
 from video_llama.runners.sanity import NUM_STEPS, StartCheck, bad_samples, text_loss
+from video_llama.runners.step import StepRecord
 
 CHANCE = math.log(VOCAB)
 
@@ -154,5 +156,16 @@ def keyed(*keys):
     ],
 )
 def test_the_samples_with_a_bad_loss_are_named_or_all_of_them(second, named):
-    batches = [keyed("a", "b"), keyed("c", "d")]
-    assert bad_samples(batches, [output_of([1.0, 2.0]), output_of(second)]) == named
+    record = StepRecord(
+        step=0,
+        dataset="clips",
+        lr=0.1,
+        loss_sum=math.nan,
+        num_targets=4,
+        num_tokens=8,
+        num_samples=4,
+        grad_norm=math.nan,
+        loaded=[LoadedBatch(keyed("a", "b")), LoadedBatch(keyed("c", "d"))],
+        outputs=[output_of([1.0, 2.0]), output_of(second)],
+    )
+    assert bad_samples(record) == named

@@ -23,6 +23,7 @@ import torch
 
 from video_llama.common.dist import is_main
 from video_llama.common.logger import get_logger
+from video_llama.runners.step import StepRecord
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -51,23 +52,15 @@ class Window:
     num_left_out: int = 0
     started_s: float = field(default_factory=time.perf_counter)
 
-    def add(
-        self,
-        *,
-        dataset: str,
-        loss_sum: float,
-        num_targets: int,
-        num_tokens: int,
-        num_samples: int,
-        grad_norm: float,
-    ) -> None:
-        """Add an optimizer step, summed over ranks and iterations."""
-        self.loss_sum[dataset] += loss_sum
-        self.num_targets[dataset] += num_targets
-        self.num_tokens += num_tokens
-        self.num_samples += num_samples
-        if math.isfinite(grad_norm):
-            self.grad_norm = grad_norm
+    def add(self, step: StepRecord) -> None:
+        """Add an optimizer step."""
+        self.loss_sum[step.dataset] += step.loss_sum
+        self.num_targets[step.dataset] += step.num_targets
+        self.num_tokens += step.num_tokens
+        self.num_samples += step.num_samples
+        self.data_wait_s += step.data_wait_s
+        if math.isfinite(step.grad_norm):
+            self.grad_norm = step.grad_norm
         else:
             self.num_left_out += 1
 

@@ -1,0 +1,166 @@
+"""One optimizer step up to the moment the weights would change: batches, losses, gradients.
+
+The loss of a step is the sum over its supervised tokens, on all ranks and in all iterations,
+divided by their number: how a step is cut up changes nothing. What happens in a step is a function
+of the weights, the seed and the step's number alone.
+
+Whether the weights then do change, and what is written down, is the runner's affair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from video_llama.common import dist
+from video_llama.common.rng import fold
+from video_llama.common.schema import Config
+from video_llama.common.types import IGNORE_INDEX, Batch, LossOutput
+from video_llama.datasets.collate import LoadedBatch
+from video_llama.runners.data import RunData
+from video_llama.runners.engine import Engine
+from video_llama.runners.signals import StopRequest
+from video_llama.tasks.base import Model, Task
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What an optimizer step came to; sums are over all ranks and iterations.
+
+    Attributes:
+        step: its number, from 0.
+        dataset: it was drawn from.
+        lr: learning rate.
+        loss_sum: in nats over the supervised tokens.
+        num_targets: supervised tokens.
+        num_tokens: decoder positions that are not padding.
+        num_samples: samples.
+        num_skips: samples that could not be used.
+        grad_norm: before clipping.
+        data_wait_s: seconds this rank waited for its batches.
+        must_stop: some rank was asked to stop.
+        loaded: this rank's batches, one per iteration.
+        outputs: this rank's losses, one per iteration, without graph.
+    """
+
+    step: int
+    dataset: str
+    lr: float
+    loss_sum: float
+    num_targets: int
+    num_tokens: int
+    num_samples: int
+    grad_norm: float
+    num_skips: int = 0
+    data_wait_s: float = 0.0
+    must_stop: bool = False
+    loaded: Sequence[LoadedBatch] = ()
+    outputs: Sequence[LossOutput] = ()
+
+    @property
+    def loss(self) -> float:
+        """In nats per supervised token."""
+        return self.loss_sum / max(self.num_targets, 1)
+
+
+class StepMaker:
+    """Reads the batches of a step and adds up their gradients.
+
+    Args:
+        config: the run file.
+        task: what is minimised.
+        data: keeps what frozen encoders computed.
+        engine: how a step is made.
+    """
+
+    def __init__(self, config: Config, *, task: Task, data: RunData, engine: Engine) -> None:
+        self.config = config
+        self.run = config.run
+        self.task = task
+        self.data = data
+        self.engine = engine
+
+    def measure(
+        self, batches: Iterator[LoadedBatch], *, step: int, lr: float, request: StopRequest
+    ) -> StepRecord:
+        """Compute losses and clipped gradients; the weights are not changed.
+
+        Args:
+            batches: this rank's, from this step on.
+            step: its number, from 0.
+            lr: learning rate, for the record.
+            request: whether this process was asked to stop.
+        """
+        asked_s = time.perf_counter()
+        loaded = list(islice(batches, self.run.accum_grad_iters))
+        data_wait_s = time.perf_counter() - asked_s
+        assert len(loaded) == self.run.accum_grad_iters, "the plan ended before the run"
+        num_targets = [count_targets(item.batch) for item in loaded]
+        total = int(dist.sum_over_ranks(self._on_device([sum(num_targets)]))[0])
+        outputs = []
+        for index, item in enumerate(loaded):
+            if self.config.model.compat == "released":
+                scale = 1.0 / max(num_targets[index], 1)
+            else:
+                # The engine averages over the ranks; the step's tokens are to be averaged.
+                scale = self.engine.world.size / max(total, 1)
+            outputs.append(self._iterate(item, step=step, index=index, scale=scale))
+        loss_sum, num_tokens, num_skips, num_samples, num_asked = dist.sum_over_ranks(
+            self._on_device(
+                [
+                    float(torch.stack([output.loss_sum for output in outputs]).sum()),
+                    sum(int(item.batch.attention_mask.sum()) for item in loaded),
+                    sum(len(item.skips) for item in loaded),
+                    sum(len(item.batch.keys) for item in loaded),
+                    request.received is not None,
+                ]
+            )
+        ).tolist()
+        return StepRecord(
+            step=step,
+            dataset=loaded[0].batch.dataset,
+            lr=lr,
+            loss_sum=loss_sum,
+            num_targets=total,
+            num_tokens=int(num_tokens),
+            num_samples=int(num_samples),
+            grad_norm=float(self.engine.clip(self.run.grad_clip_norm)),
+            num_skips=int(num_skips),
+            data_wait_s=data_wait_s,
+            must_stop=bool(num_asked),
+            loaded=loaded,
+            outputs=outputs,
+        )
+
+    def _iterate(self, loaded: LoadedBatch, *, step: int, index: int, scale: float) -> LossOutput:
+        """Add the gradients of one iteration; return its losses without the graph."""
+        rank = self.engine.world.rank
+        torch.manual_seed(dropout_seed(self.run.seed, step=step, iteration=index, rank=rank))
+        with self.engine.accumulate(is_last=index == self.run.accum_grad_iters - 1):
+            with self.engine.autocast():
+                output = self.task.train_step(cast(Model, self.engine.model), loaded.batch)
+            self.engine.backward(output.loss_sum * scale)
+        self.data.keep(output.frontier, loaded)
+        return dataclasses.replace(output, loss_sum=output.loss_sum.detach(), frontier={})
+
+    def _on_device(self, values: Sequence[float]) -> Tensor:
+        """Return numbers where the ranks can add them up; Apple's GPUs have no float64."""
+        dtype = torch.float32 if self.engine.device.type == "mps" else torch.float64
+        return torch.tensor(values, dtype=dtype, device=self.engine.device)
+
+
+def dropout_seed(seed: int, *, step: int, iteration: int, rank: int) -> int:
+    """Return what torch's generators are seeded with before a forward pass of a run."""
+    return fold(seed, "dropout", step, iteration, rank)
+
+
+def count_targets(batch: Batch) -> int:
+    """Count the supervised tokens of a batch; the first of a row has nothing to predict it."""
+    return int((batch.labels[:, 1:] != IGNORE_INDEX).sum())
