@@ -28,7 +28,7 @@ from video_llama.datasets.sample_encoder import TextSettings
 from video_llama.runners.data import RunData, open_readers
 from video_llama.runners.engine import TorchEngine
 from video_llama.runners.folder import RunFolder
-from video_llama.runners.optim import build_optimizer
+from video_llama.runners.optim import build_optimizer, lr_scales
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner, RunSummary
 from video_llama.runners.sanity import StartCheck
@@ -115,6 +115,7 @@ def build_runner(
         world: this process among the others.
         device: of this process.
     """
+    scales = lr_scales(config)
     # Parts that start from random weights are the same on every rank and in every start.
     torch.manual_seed(config.run.seed)
     loaded = load_model(config, device=device)
@@ -130,7 +131,7 @@ def build_runner(
     )
     engine = TorchEngine(
         loaded.model,
-        optimizer=build_optimizer(loaded.model, config.run),
+        optimizer=build_optimizer(loaded.model, config.run, scales=scales),
         world=world,
         device=torch.device(device),
         precision=config.run.precision,

@@ -25,6 +25,8 @@ class PartConfig:
         weights: file or directory the part is loaded from; None if it comes from `model.ckpt`, or,
             where there is no such checkpoint, starts from random values; `fresh` declares that.
         trainable: whether it learns; a list of patterns trains the matching parameters only.
+        lr: peak learning rate of the part; it follows the run's schedule on this scale. None for
+            the run's own, `run.init_lr`.
         config: an instance of the class's own `Config`.
     """
 
@@ -32,6 +34,17 @@ class PartConfig:
     config: Any
     weights: str | None = None
     trainable: bool | tuple[str, ...] = False
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr is None:
+            return
+        if self.lr <= 0:
+            raise ValueError(f"lr must be above 0, found {self.lr}; trainable: false freezes")
+        if not self.trainable:
+            raise ValueError(
+                f"lr is {self.lr}, but the part does not learn; set `trainable`, or take lr out"
+            )
 
     @property
     def file(self) -> str | None:

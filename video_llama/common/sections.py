@@ -194,7 +194,8 @@ def _part_section(part: PartConfig) -> dict[str, Any]:
         key: list(value) if isinstance(value, tuple) else value
         for key, value in dataclasses.asdict(part.config).items()
     }
-    return {"type": part.type, "weights": part.weights, "trainable": trainable, **own}
+    generic = {"type": part.type, "weights": part.weights, "trainable": trainable, "lr": part.lr}
+    return {**generic, **own}
 
 
 def _entries(node: object, where: str, problems: list[str]) -> list[tuple[str, Any]]:

@@ -74,7 +74,11 @@ class Engine(Protocol):
         ...
 
     def step(self, *, lr: float) -> None:
-        """Update the parameters, unless the loss scale was too high, and clear the gradients."""
+        """Update the parameters, unless the loss scale was too high, and clear the gradients.
+
+        Args:
+            lr: of the schedule; a group of parameters with an `lr_scale` multiplies it by that.
+        """
         ...
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -143,7 +147,7 @@ class TorchEngine:
     def step(self, *, lr: float) -> None:
         """See `Engine`."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

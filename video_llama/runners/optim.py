@@ -10,14 +10,17 @@ runs from step 0, so that the rate drops where the warm-up ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
+from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
-from video_llama.common.schema import RunConfig
+from video_llama.common.schema import Config, RunConfig
+from video_llama.models.sources import named_parts
 
 Compat = Literal["corrected", "released"]
 
@@ -27,6 +30,9 @@ NORM_TYPES = (
     nn.RMSNorm,
     nn.modules.batchnorm._NormBase,
 )
+
+WHOLE_MODEL = "model"
+"""Name of the group of parameters that belong to no part."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +159,32 @@ def constant_lr(step: int, *, span: LrSpan) -> float:
     return _warmup(step, span=span) if step < span.warmup_steps else span.init_lr
 
 
-def param_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
-    """Sort the trainable parameters into those that decay and those that do not.
+def lr_scales(config: Config) -> dict[str, float]:
+    """Return every part's share of the run's learning rate, by its name in the model.
+
+    A part with an `lr` of its own follows the run's schedule on another scale, so that its peak is
+    that `lr`; warm-up and decay take the same steps everywhere.
+
+    Raises:
+        ConfigError: a part has an `lr`, and the run's is 0.
+    """
+    parts = {**dict(named_parts(config.model)), "decoder": config.model.decoder}
+    rates = {name: part.lr for name, part in parts.items() if part.lr is not None}
+    peak = config.run.init_lr
+    if rates and not peak:
+        raise ConfigError(
+            [
+                f"model.{name}.lr: {lr} is a multiple of run.init_lr, which is 0; set run.init_lr"
+                for name, lr in rates.items()
+            ]
+        )
+    return {name: rates[name] / peak if name in rates else 1.0 for name in parts}
+
+
+def param_groups(
+    model: nn.Module, *, weight_decay: float, scales: Mapping[str, float] | None = None
+) -> list[dict[str, object]]:
+    """Sort the trainable parameters by whether they decay, and by the part they belong to.
 
     Vectors, biases and whatever a normalisation layer owns do not decay; matrices do, query
     tokens and position tables among them, as published (runner_base.py, 64888c0). The rule goes by
@@ -162,11 +192,13 @@ def param_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, obj
 
     Args:
         model: parameters with `requires_grad` are taken, shared ones once.
-        weight_decay: of the first group.
+        weight_decay: of what decays.
+        scales: factor of the learning rate, by part; the model is one part if there are none.
 
     Returns:
-        Groups for a torch optimizer, each with `params`, `weight_decay` and the `names` of its
-        parameters in the model.
+        Groups for a torch optimizer: all that decay, then the others. Each has `params`,
+        `weight_decay`, the `name` of its part, its `lr_scale`, and the `names` of its parameters
+        in the model.
 
     Raises:
         ValueError: nothing is trainable.
@@ -177,33 +209,47 @@ def param_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, obj
         if isinstance(module, NORM_TYPES)
         for parameter in module.parameters(recurse=False)
     }
-    decayed: list[tuple[str, nn.Parameter]] = []
-    others: list[tuple[str, nn.Parameter]] = []
+    scales = scales or {}
+    members: dict[tuple[bool, str], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_bias = name.rpartition(".")[2].endswith("bias")
             free = parameter.ndim < 2 or is_bias or id(parameter) in exempt
-            (others if free else decayed).append((name, parameter))
-    if not decayed and not others:
+            part = next((part for part in scales if name.startswith(f"{part}.")), WHOLE_MODEL)
+            members.setdefault((free, part), []).append((name, parameter))
+    if not members:
         raise ValueError("the model has no trainable parameter; set `trainable: true` on a part")
     return [
         {
-            "params": [parameter for _, parameter in members],
-            "names": [name for name, _ in members],
-            "weight_decay": decay,
+            "name": part,
+            "params": [parameter for _, parameter in group],
+            "names": [name for name, _ in group],
+            "weight_decay": 0.0 if free else weight_decay,
+            "lr_scale": scales.get(part, 1.0),
         }
-        for members, decay in ((decayed, weight_decay), (others, 0.0))
-        if members
+        for (free, part), group in sorted(members.items(), key=lambda item: item[0][0])
     ]
 
 
-def build_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.AdamW:
-    """Build AdamW over the model's trainable parameters."""
+def build_optimizer(
+    model: nn.Module, run: RunConfig, *, scales: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """Build AdamW over the model's trainable parameters; `scales` as for `param_groups`."""
     return torch.optim.AdamW(
-        param_groups(model, weight_decay=run.weight_decay),
+        param_groups(model, weight_decay=run.weight_decay, scales=scales),
         lr=run.init_lr,
         betas=(0.9, run.beta2),
     )
+
+
+def group_rates(optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:
+    """Return the learning rate of every part that learns, by its name in the model.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        lr: of the run's schedule, at some step.
+    """
+    return {group["name"]: lr * group["lr_scale"] for group in optimizer.param_groups}
 
 
 def _warmup(step: int, *, span: LrSpan) -> float:
