@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from video_llama.common.errors import ConfigError
-from video_llama.common.schema import LEAST, DatasetEntry, RunConfig
+from video_llama.common.run_checks import LEAST
+from video_llama.common.schema import DatasetEntry, RunConfig
 
 
 def run(**keys):

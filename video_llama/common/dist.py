@@ -101,7 +101,7 @@ def process_group(device: str) -> Iterator[World]:
     when the others are done, and a rank that leaves early aborts it.
 
     Args:
-        device: "cpu" talks through gloo, "cuda" through nccl.
+        device: "cpu" talks through gloo, "cuda" through nccl, and gloo for what is on the host.
     """
     import torch
     import torch.distributed as dist
@@ -112,7 +112,8 @@ def process_group(device: str) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
-    backend = "nccl" if device.startswith("cuda") else "gloo"
+    # Numbers in host memory travel without waiting for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     _set_rendezvous(os.environ)
     dist.init_process_group(
         backend, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT
@@ -144,6 +145,18 @@ def gather_objects(value: object) -> list[Any]:
     return gathered
 
 
+def any_rank(flag: bool) -> bool:
+    """Tell every rank whether the flag of any is set; waits for no GPU."""
+    import torch
+    import torch.distributed as dist
+
+    if not _joined():
+        return flag
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Add a tensor up over all ranks, in place, and return it.
 
@@ -155,6 +168,15 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     if _joined():
         dist.all_reduce(values)
     return values
+
+
+def max_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Return the greatest value of all ranks, in place; for the rest see `sum_over_ranks`."""
+    import torch.distributed as dist
+
+    if _joined():
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
 
 
 def _joined() -> bool:

@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from video_llama.common.errors import ConfigError
+from video_llama.common.run_checks import run_problems
 from video_llama.common.types import MediaKind
+from video_llama.common.zero import Zero
 
 Precision = Literal["bf16", "fp16", "fp32"]
 """What the parts that learn compute in, see `models.precision`."""
+
+CompileBackend = Literal["inductor", "aot_eager", "eager"]
+"""Of torch.compile; the last two trace layers and leave them uncompiled, to find what cannot be."""
 
 
 FRESH = "fresh"
@@ -27,6 +32,8 @@ class PartConfig:
         trainable: whether it learns; a list of patterns trains the matching parameters only.
         lr: peak learning rate of the part; it follows the run's schedule on this scale. None for
             the run's own, `run.init_lr`.
+        gradient_checkpointing: compute its layers again in the backward pass instead of keeping
+            what they computed: less memory, more time, equal gradients.
         config: an instance of the class's own `Config`.
     """
 
@@ -35,6 +42,7 @@ class PartConfig:
     weights: str | None = None
     trainable: bool | tuple[str, ...] = False
     lr: float | None = None
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.lr is None:
@@ -124,26 +132,6 @@ class DatasetEntry:
             raise ValueError(f"sample_ratio must be above 0, found {self.sample_ratio}")
 
 
-LEAST = {
-    "max_epoch": 1,
-    "iters_per_epoch": 1,
-    "batch_size_train": 1,
-    "batch_size_eval": 1,
-    "accum_grad_iters": 1,
-    "log_freq": 1,
-    "save_freq": 1,
-    "valid_freq": 1,
-    "max_new_tokens": 1,
-    "probe_questions": 1,
-    "keep_last": 0,
-    "num_workers": 0,
-    "warmup_steps": 0,
-    "warmup_lr": 0,
-    "weight_decay": 0,
-}
-"""Smallest value of keys of the `run` section."""
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """The `run` section, in LAVIS's words.
@@ -169,14 +157,22 @@ class RunConfig:
         seed: everything random is a function of it.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: what the parts that learn compute in; frozen parts keep their own dtype.
+        compile: torch.compile the layers that gradients pass; true is inductor.
         log_freq: optimizer steps between log lines.
-        save_freq: epochs between checkpoints.
+        save_freq: epochs between checkpoints, or steps as in `500 steps`.
+        async_save: write checkpoints beside the training, from a copy in host memory.
         keep_last: checkpoints kept besides the best.
         valid_freq: epochs between validations.
         resume_ckpt_path: auto continues the newest complete checkpoint of `output_dir`.
         feature_cache: directory for the outputs of the frozen encoders.
         max_skip_rate: share of unusable samples above which the run stops.
-        engine: how ranks work together.
+        on_nan: what becomes of a step whose loss or gradients are not finite.
+        on_spike: what becomes of a step whose loss is more than `spike_factor` times the median of
+            the last good ones of its data set, or its gradient norm more than the factor's square.
+        spike_factor: see `on_spike`.
+        max_bad_steps: steps left out in a row above which the run stops.
+        engine: how ranks work together; auto is ddp if there are several.
+        zero: what deepspeed divides among the ranks; None for its defaults.
         probes: altered inputs an evaluation is repeated with, see `tasks.probes`.
         probe_questions: questions per kind that are asked under each probe, None for all.
         bars: lowest accuracy aimed at, by kind of question.
@@ -203,51 +199,28 @@ class RunConfig:
     seed: int = 42
     device: str = "auto"
     precision: Precision = "fp32"
+    compile: bool | CompileBackend = False
     log_freq: int = 10
-    save_freq: int = 1
+    save_freq: int | str = 1
+    async_save: bool = True
     keep_last: int = 2
     valid_freq: int = 1
     resume_ckpt_path: str | None = None
     feature_cache: str | None = None
     max_skip_rate: float = 0.05
-    engine: Literal["auto", "ddp"] = "auto"
+    on_nan: Literal["stop", "skip"] = "stop"
+    on_spike: Literal["ignore", "skip", "stop"] = "ignore"
+    spike_factor: float = 3.0
+    max_bad_steps: int = 10
+    engine: Literal["auto", "ddp", "deepspeed"] = "auto"
+    zero: Zero | None = None
     probes: tuple[str, ...] = ()
     probe_questions: int | None = None
     bars: dict[str, float] = field(default_factory=dict)
     max_new_tokens: int = 32
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be at least {least}, found {value}"
-            for name, least in LEAST.items()
-            if (value := getattr(self, name)) is not None and value < least
-        ]
-        if self.accum_grad_iters >= 1 and self.iters_per_epoch % self.accum_grad_iters:
-            problems.append(
-                f"iters_per_epoch ({self.iters_per_epoch}) must be a multiple of accum_grad_iters "
-                f"({self.accum_grad_iters}): an epoch ends with an optimizer step"
-            )
-        if not 0 <= self.min_lr <= self.init_lr:
-            problems.append(
-                f"min_lr ({self.min_lr}) must lie between 0 and init_lr ({self.init_lr})"
-            )
-        if self.lr_decay_rate is not None and not 0 < self.lr_decay_rate <= 1:
-            problems.append(
-                f"lr_decay_rate must be above 0 and at most 1, found {self.lr_decay_rate}"
-            )
-        if self.lr_decay_rate is None and self.lr_sched == "linear_warmup_step_lr":
-            problems.append(
-                "lr_sched 'linear_warmup_step_lr' needs lr_decay_rate, the factor of every epoch, "
-                "e.g. 0.5"
-            )
-        if not 0 <= self.max_skip_rate <= 1:
-            problems.append(f"max_skip_rate must lie in 0..1, found {self.max_skip_rate}")
-        if not 0 < self.beta2 < 1:
-            problems.append(f"beta2 must lie between 0 and 1, found {self.beta2}")
-        if self.grad_clip_norm is not None and self.grad_clip_norm <= 0:
-            problems.append(
-                f"grad_clip_norm must be above 0, found {self.grad_clip_norm}; null does not clip"
-            )
+        problems = run_problems(self)
         if problems:
             raise ConfigError(problems)
 

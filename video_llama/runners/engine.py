@@ -11,8 +11,8 @@ halved (Micikevicius et al. 2018, section 3.2). bfloat16 reaches as low as float
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,33 +20,39 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from video_llama.common.dist import World
-from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.schema import Precision
+from video_llama.common.types import Batch, LossOutput
 from video_llama.models.precision import autocast
-
-SEPARATOR = "::"
-"""Between a parameter's name and its optimizer moment in a checkpoint."""
-
-SCALER = f"loss_scaling{SEPARATOR}"
-"""Before the names of the loss scaling's state, beside the moments; no parameter is called so."""
-
-SCALE, NUM_GOOD_STEPS = f"{SCALER}scale", f"{SCALER}num_good_steps"
+from video_llama.models.video_llm import VideoLLM
+from video_llama.runners.optimizer_state import (
+    NUM_GOOD_STEPS,
+    SCALE,
+    SEPARATOR,
+    moments_by_name,
+)
+from video_llama.tasks.base import Model
 
 
 class Engine(Protocol):
     """One optimizer step, by whatever means.
 
     Attributes:
-        model: what a training step calls; it may wrap the model that was handed in.
+        model: what a training step calls; it may wrap the model that was handed in, and change it.
         world: this process among the others.
         device: where the batches go.
+        gives_copies: the state it returns is on the CPU and nobody changes it.
         loss_scale: what the loss is multiplied by before the backward pass; above 1 a step whose
             gradients are not finite is left out, and the next has a smaller scale.
     """
 
-    model: nn.Module
     world: World
     device: torch.device
+    gives_copies: bool
+
+    @property
+    def model(self) -> Callable[[Batch], LossOutput]:
+        """See above."""
+        ...
 
     @property
     def loss_scale(self) -> float:
@@ -81,8 +87,36 @@ class Engine(Protocol):
         """
         ...
 
+    def discard(self) -> None:
+        """Clear the gradients and leave the parameters as they are, in place of `step`."""
+        ...
+
+    def evaluating(self, model: VideoLLM) -> contextlib.AbstractContextManager[Model]:
+        """Return what stands for the model while a task evaluates; every rank must enter it.
+
+        Args:
+            model: the one that was handed in, in evaluation mode.
+        """
+        ...
+
+    def trainable_shapes(self) -> dict[str, torch.Size]:
+        """Return the whole shape of every trained parameter, by its name in the model."""
+        ...
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return the trained parameters by name, whole; every rank must call it.
+
+        Returns:
+            On rank zero all of them, in use still unless `gives_copies`; elsewhere perhaps none.
+        """
+        ...
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `trainable_state` returned; names and shapes fit."""
+        ...
+
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Return the moments and the loss scaling by name; every rank must call it."""
+        """Return the moments and the loss scaling by name; as `trainable_state` does."""
         ...
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
@@ -101,6 +135,8 @@ class TorchEngine:
         precision: of the forward pass.
     """
 
+    gives_copies = False
+
     def __init__(
         self,
         model: nn.Module,
@@ -114,9 +150,8 @@ class TorchEngine:
         self.device = device
         self.precision = precision
         self.optimizer = optimizer
-        # Gradients also pass through a frozen decoder that computes in float16.
-        has_float16 = any(parameter.dtype is torch.float16 for parameter in model.parameters())
-        self._scaler = GradScaler(device.type, enabled=precision == "fp16" or has_float16)
+        uses_float16 = precision == "fp16" or has_float16(model)
+        self._scaler = GradScaler(device.type, enabled=uses_float16)
         self.model = model if world.size == 1 else _distribute(model)
 
     @property
@@ -146,11 +181,34 @@ class TorchEngine:
 
     def step(self, *, lr: float) -> None:
         """See `Engine`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        set_rates(self.optimizer, lr)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def discard(self) -> None:
+        """See `Engine`."""
+        # What `clip` found out is for this step alone.
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def evaluating(self, model: VideoLLM) -> contextlib.AbstractContextManager[Model]:
+        """See `Engine`."""
+        return contextlib.nullcontext(model)
+
+    def trainable_shapes(self) -> dict[str, torch.Size]:
+        """See `Engine`."""
+        return {name: parameter.shape for name, parameter in self._named_parameters().items()}
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return {name: parameter.detach() for name, parameter in self._named_parameters().items()}
+
+    @torch.no_grad()
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """See `Engine`."""
+        for name, parameter in self._named_parameters().items():
+            parameter.copy_(state[name])
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """See `Engine`."""
@@ -173,24 +231,13 @@ class TorchEngine:
         Raises:
             CheckpointMismatch: they belong to other parameters.
         """
-        by_name: dict[str, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if not key.startswith(SCALER):
-                name, _, moment = key.rpartition(SEPARATOR)
-                by_name.setdefault(name, {})[moment] = value
+        names = self._named_parameters()
+        by_name = moments_by_name(state, names=names)
         if SCALE in state:
             found = {"scale": state[SCALE].item(), "_growth_tracker": state[NUM_GOOD_STEPS].item()}
             self._scaler.load_state_dict(self._scaler.state_dict() | found)
-            if not by_name:
-                # All steps so far were left out, so there are no moments yet.
-                return
-        names = list(self._named_parameters())
-        if set(names) != set(by_name):
-            odd = sorted(set(names) ^ set(by_name))
-            raise CheckpointMismatch(
-                f"optimizer state: {len(odd)} parameters are only in the checkpoint or only in "
-                f"the model, first {odd[0]}; start a new run from the weights by model.ckpt"
-            )
+        if not by_name:
+            return
         # Torch numbers parameters by their order over the groups, which is the order of `names`.
         whole = self.optimizer.state_dict()
         whole["state"] = {index: by_name[name] for index, name in enumerate(names)}
@@ -202,6 +249,17 @@ class TorchEngine:
             for group in self.optimizer.param_groups
             for name, parameter in zip(group["names"], group["params"], strict=True)
         }
+
+
+def has_float16(model: nn.Module) -> bool:
+    """Tell whether gradients pass float16 weights, a frozen decoder's for instance."""
+    return any(parameter.dtype is torch.float16 for parameter in model.parameters())
+
+
+def set_rates(optimizer: Any, lr: float) -> None:
+    """Set the learning rate of every group of parameters, given the schedule's."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def _distribute(model: nn.Module) -> DistributedDataParallel:

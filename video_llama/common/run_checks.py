@@ -1,0 +1,72 @@
+"""What the `run` section of a run file may not say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from video_llama.common.cadence import parse_cadence
+
+if TYPE_CHECKING:
+    from video_llama.common.schema import RunConfig
+
+LEAST = {
+    "max_epoch": 1,
+    "iters_per_epoch": 1,
+    "batch_size_train": 1,
+    "batch_size_eval": 1,
+    "accum_grad_iters": 1,
+    "log_freq": 1,
+    "valid_freq": 1,
+    "max_new_tokens": 1,
+    "probe_questions": 1,
+    "max_bad_steps": 1,
+    "keep_last": 0,
+    "num_workers": 0,
+    "warmup_steps": 0,
+    "warmup_lr": 0,
+    "weight_decay": 0,
+}
+"""Smallest value of keys of the `run` section."""
+
+
+def run_problems(run: RunConfig) -> list[str]:
+    """Say what is wrong with the numbers of a run, and what does not go together."""
+    problems = [
+        f"{name} must be at least {least}, found {value}"
+        for name, least in LEAST.items()
+        if (value := getattr(run, name)) is not None and value < least
+    ]
+    try:
+        parse_cadence(run.save_freq)
+    except ValueError as error:
+        problems.append(f"save_freq must be {error}")
+    if run.accum_grad_iters >= 1 and run.iters_per_epoch % run.accum_grad_iters:
+        problems.append(
+            f"iters_per_epoch ({run.iters_per_epoch}) must be a multiple of accum_grad_iters "
+            f"({run.accum_grad_iters}): an epoch ends with an optimizer step"
+        )
+    if not 0 <= run.min_lr <= run.init_lr:
+        problems.append(f"min_lr ({run.min_lr}) must lie between 0 and init_lr ({run.init_lr})")
+    if run.lr_decay_rate is not None and not 0 < run.lr_decay_rate <= 1:
+        problems.append(f"lr_decay_rate must be above 0 and at most 1, found {run.lr_decay_rate}")
+    if run.lr_decay_rate is None and run.lr_sched == "linear_warmup_step_lr":
+        problems.append(
+            "lr_sched 'linear_warmup_step_lr' needs lr_decay_rate, the factor of every epoch, "
+            "e.g. 0.5"
+        )
+    if not 0 <= run.max_skip_rate <= 1:
+        problems.append(f"max_skip_rate must lie in 0..1, found {run.max_skip_rate}")
+    if run.spike_factor <= 1:
+        problems.append(f"spike_factor must be above 1, found {run.spike_factor}")
+    if not 0 < run.beta2 < 1:
+        problems.append(f"beta2 must lie between 0 and 1, found {run.beta2}")
+    if run.grad_clip_norm is not None and run.grad_clip_norm <= 0:
+        problems.append(
+            f"grad_clip_norm must be above 0, found {run.grad_clip_norm}; null does not clip"
+        )
+    if run.zero is not None and run.engine != "deepspeed":
+        problems.append(
+            f"zero belongs to engine: deepspeed, found engine: {run.engine}; set that engine, "
+            "or zero: null"
+        )
+    return problems

@@ -1,0 +1,53 @@
+"""Chooses the engine of a run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from video_llama.common.dist import World
+from video_llama.common.schema import RunConfig
+from video_llama.runners.deepspeed_config import zero_settings
+from video_llama.runners.deepspeed_engine import DeepSpeedEngine
+from video_llama.runners.engine import Engine, TorchEngine
+
+
+def build_engine(
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer,
+    run: RunConfig,
+    world: World,
+    device: torch.device,
+) -> Engine:
+    """Build the engine that `run.engine` names; auto is torch, with DDP for several processes.
+
+    Args:
+        model: on the device that `model_device` names; an engine may divide it.
+        optimizer: over the trainable parameters, its groups carry `names`.
+        run: the `run` section.
+        world: this process among the others.
+        device: of this process.
+
+    Raises:
+        ConfigError: the engine is not installed.
+    """
+    if run.engine == "deepspeed":
+        return DeepSpeedEngine(model, optimizer=optimizer, run=run, world=world, device=device)
+    return TorchEngine(
+        model, optimizer=optimizer, world=world, device=device, precision=run.precision
+    )
+
+
+def model_device(run: RunConfig, *, device: str) -> str:
+    """Return where a model is put together before an engine takes it over.
+
+    Args:
+        run: the `run` section.
+        device: of this process.
+
+    Returns:
+        The device, but the CPU if each process will have only its share of the weights.
+    """
+    zero = zero_settings(run)
+    return "cpu" if zero is not None and zero.stage == 3 else device
