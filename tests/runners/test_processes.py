@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tiny_run import build, config_of
 
 from video_llama.common.dist import World
-from video_llama.runners.checkpoint import complete_checkpoints
 from video_llama.runners.metrics import read_lines
+from video_llama.runners.retention import complete_checkpoints
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("tiny_run.py")

@@ -7,8 +7,9 @@ from video_llama.common import package_paths
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
-from video_llama.runners.checkpoint import RunState, save_checkpoint
-from video_llama.runners.resume import plan_start
+from video_llama.runners.checkpoint import RunState
+from video_llama.runners.resume import plan_start, tell_changes
+from video_llama.runners.retention import save_checkpoint
 
 
 def run_section(**changes):
@@ -26,6 +27,7 @@ def leave_run(folder, *, step):
         weights={"w": torch.zeros(1)},
         optimizer={},
         state=RunState(step=step, steps_per_epoch=10, global_batch_size=8, config=resolved()),
+        keep_last=9,
     )
 
 
@@ -65,13 +67,53 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
     assert "datasets.webvid.type: not set in the run, 'webvid' now" in str(caught.value)
 
 
+def test_a_damaged_newest_is_passed_over_by_auto_and_refused_by_name(tmp_path):
+    leave_run(tmp_path, step=5)
+    leave_run(tmp_path, step=15)
+    weights = tmp_path / "step_0000015" / "trainable.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    run = run_section(resume_ckpt_path="auto")
+    start = plan_start(tmp_path, run=run, resolved=resolved(), world_size=2)
+    assert start.state.step == 5
+    run = run_section(resume_ckpt_path=str(weights.parent))
+    with pytest.raises(CheckpointMismatch, match=r"trainable.safetensors: .* checksum differs"):
+        plan_start(tmp_path, run=run, resolved=resolved(), world_size=2)
+
+
+def test_harmless_changes_are_shown_in_a_table(caplog):
+    caplog.set_level("INFO")
+    state = RunState(
+        step=5,
+        steps_per_epoch=10,
+        global_batch_size=8,
+        config=resolved(),
+        num_ranks=2,
+        written_by={"versions": {"torch": "2.10.0", "av": "15.0"}},
+    )
+    now = {"versions": {"torch": "2.11.0", "av": "15.0"}}
+    tell_changes(state, resolved=resolved(num_workers=4), written_by=now)
+    rows = [line.split() for line in caplog.messages[-1].splitlines()[2:]]
+    assert rows == [
+        ["run.num_workers", "0", "4"],
+        ["ranks", "2", "1"],
+        ["torch", "2.10.0", "2.11.0"],
+    ]
+
+
+def test_nothing_is_said_where_nothing_changed(caplog):
+    caplog.set_level("INFO")
+    state = RunState(step=5, steps_per_epoch=10, global_batch_size=8, config=resolved())
+    tell_changes(state, resolved=resolved(), written_by={})
+    assert not caplog.messages
+
+
 def test_an_installation_that_moved_goes_on(tmp_path, monkeypatch):
     def at(root):
         monkeypatch.setattr(package_paths, "ROOT", Path(root))
         return {"model": symbolic({"weights": f"{root}/foundations/toy", "ckpt": "/runs/a"})}
 
     state = RunState(step=5, steps_per_epoch=10, global_batch_size=8, config=at("/old/video_llama"))
-    save_checkpoint(tmp_path, weights={"w": torch.zeros(1)}, optimizer={}, state=state)
+    save_checkpoint(tmp_path, weights={"w": torch.zeros(1)}, optimizer={}, state=state, keep_last=1)
     run, now = run_section(resume_ckpt_path="auto"), at("/new/video_llama")
     assert plan_start(tmp_path, run=run, resolved=now, world_size=2).state.step == 5
     now["model"]["weights"] = "/old/video_llama/foundations/toy"

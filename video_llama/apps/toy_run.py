@@ -27,7 +27,8 @@ from video_llama.common.config import load
 from video_llama.common.errors import VideoLlamaError
 from video_llama.common.schema import Config
 from video_llama.conversation.chat import Chat
-from video_llama.runners.checkpoint import complete_checkpoints, read_state
+from video_llama.runners.checkpoint import read_state
+from video_llama.runners.retention import complete_checkpoints
 from video_llama.toy import questions
 from video_llama.toy.codec import encode_mp4
 from video_llama.toy.plan import Counts

@@ -1,13 +1,12 @@
-"""Checkpoints of a run: whole or not there at all, small, and safe to read.
+"""A checkpoint of a run: a directory that is whole or not there at all, and safe to read.
 
     checkpoints/step_0001000/trainable.safetensors   trained parameters by their names in the model
-                             optimizer.safetensors   moments, `<parameter>::<moment>`
-                             state.json              RunState, and the size of the two files
-    checkpoints/last, checkpoints/best               links to such directories
+                             optimizer.safetensors   moments, `<parameter>::<moment>`; loss scaling
+                             state.json              RunState; size and CRC-32 of every file
 
-A checkpoint is written next to its place, flushed to the disk and renamed, so that a process
-killed at any moment leaves the one before. There is no random state in it: order, augmentation and
-dropout are functions of the seed and the step.
+It is written next to its place, flushed to the disk and renamed, so that a process killed at any
+moment leaves the one before. There is no random state in it: order, augmentation, dropout and the
+learning rate are functions of the seed and the step. Which checkpoints are kept is `retention`'s.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +32,8 @@ WEIGHTS_FILE = "trainable.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 PARTIAL_PREFIX = ".partial_"
-STEP_PATTERN = re.compile(r"step_(\d+)$")
+CHECKSUM = "crc32"
+BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,12 @@ class RunState:
         best_metric: best validation loss so far, in nats per token.
         best_step: step it was reached at.
         num_skipped: unusable samples met so far, by data set.
+        judge: what steps are compared with, see `bad_steps.StepJudge`.
         config: the resolved run file.
+        validation_pending: the validation due at this step was left when the run was stopped.
+        window: sums since the last line of numbers, see `metrics.Window`.
+        num_ranks: processes that trained.
+        written_by: versions, and the state of the source, see `provenance`.
     """
 
     step: int
@@ -56,111 +61,96 @@ class RunState:
     best_metric: float | None = None
     best_step: int | None = None
     num_skipped: dict[str, int] = field(default_factory=dict)
+    judge: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    validation_pending: bool = False
+    window: dict[str, Any] = field(default_factory=dict)
+    num_ranks: int = 1
+    written_by: dict[str, Any] = field(default_factory=dict)
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the trained parameters by name, on the CPU; shared ones once."""
+    """Return the trained parameters by name, where they are; shared ones once."""
     return {
-        name: parameter.detach().cpu().contiguous()
+        name: parameter.detach()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
 
 
-def save_checkpoint(
-    folder: Path,
+def write_checkpoint(
+    target: Path,
     *,
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: RunState,
-) -> Path:
-    """Write one checkpoint, whole or not at all, and point `last` (and `best`) at it.
+) -> None:
+    """Write one checkpoint, whole or not at all.
+
+    Where the same step of the same run is there already, its tensors are these; only what it says
+    about the run is brought up to date.
 
     Args:
-        folder: the run's `checkpoints` directory.
+        target: its directory.
         weights: trained parameters by name.
         optimizer: optimizer moments by name.
         state: where the run stands.
 
-    Returns:
-        The directory of the checkpoint.
-
     Raises:
         VideoLlamaError: it cannot be written, e.g. the disk is full; older ones are untouched.
     """
-    target = step_path(folder, state.step)
-    if _is_complete(target):
-        # The same step of the same run: equal content, and never a moment without it.
-        return target
-    partial = folder / f"{PARTIAL_PREFIX}{target.name}_{os.getpid()}"
+    partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
     with _explain_write_error(target, partial):
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        if find_damage(target) is None:
+            _write_state(partial, state, files=_read_values(target)["files"])
+            partial.replace(target / STATE_FILE)
+            _flush(target)
+            return
         partial.mkdir()
-        save_file(dict(weights), partial / WEIGHTS_FILE)
-        save_file({name: t.detach().cpu().contiguous() for name, t in optimizer.items()},
-                  partial / OPTIMIZER_FILE)  # fmt: skip
-        sizes = {name: (partial / name).stat().st_size for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
-        text = json.dumps({**asdict(state), "files": sizes}, indent=1)
-        (partial / STATE_FILE).write_text(text, encoding="utf-8")
-        for file in (*partial.iterdir(), partial):
-            _flush(file)
-        if target.exists():
-            shutil.rmtree(target)
+        files = {}
+        for name, tensors in ((WEIGHTS_FILE, weights), (OPTIMIZER_FILE, optimizer)):
+            path = partial / name
+            save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, path)
+            _flush(path)
+            files[name] = {"size": path.stat().st_size, CHECKSUM: _checksum(path)}
+        _write_state(partial / STATE_FILE, state, files=files)
+        _flush(partial)
+        _remove(target)
         partial.replace(target)
-        _flush(folder)
-        update_links(folder, state)
-    return target
+        _flush(target.parent)
 
 
-def update_links(folder: Path, state: RunState) -> None:
-    """Point `last` at the checkpoint of `state`, and `best` at the best one it knows."""
-    _link(folder / "last", step_path(folder, state.step))
-    if state.best_step is not None:
-        _link(folder / "best", step_path(folder, state.best_step))
-
-
-def step_path(folder: Path, step: int) -> Path:
-    """Return the directory of a step's checkpoint."""
-    return folder / f"step_{step:07d}"
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that can be loaded, oldest first."""
-    found = [path for path in folder.glob("step_*") if STEP_PATTERN.match(path.name)]
-    return sorted(filter(_is_complete, found), key=lambda path: int(path.name.split("_")[1]))
-
-
-def prune(folder: Path, *, keep_last: int) -> None:
-    """Delete all but the newest checkpoints and the best, and what a killed run left half-written.
+def find_damage(checkpoint: Path, *, is_thorough: bool = False) -> str | None:
+    """Say what is wrong with a checkpoint.
 
     Args:
-        folder: the run's `checkpoints` directory.
-        keep_last: checkpoints to keep, the best one not counted; at least one is kept.
-    """
-    best = folder / "best"
-    kept = set(complete_checkpoints(folder)[-max(keep_last, 1) :])
-    kept.add(folder / best.readlink() if best.is_symlink() else best)
-    for path in folder.iterdir():
-        ours = STEP_PATTERN.match(path.name) or path.name.startswith(PARTIAL_PREFIX)
-        if ours and path not in kept:
-            path.unlink() if path.is_symlink() else shutil.rmtree(path)
-
-
-def set_aside_newer(folder: Path, *, step: int) -> list[Path]:
-    """Rename checkpoints after `step`, so that a run sent back there does not return to them.
+        checkpoint: its directory, which need not exist.
+        is_thorough: read the files whole, which finds every changed bit; otherwise only their
+            sizes are compared, which finds what was copied in part.
 
     Returns:
-        Where they are now.
+        The first fault, None if there is none.
     """
-    moved = []
-    for path in complete_checkpoints(folder):
-        if int(path.name.split("_")[1]) > step:
-            aside = path.with_name(f"superseded_{path.name}")
-            if aside.exists():
-                shutil.rmtree(aside)
-            moved.append(path.rename(aside))
-    return moved
+    name = STATE_FILE
+    try:
+        values = _read_values(checkpoint)
+        if values.pop(CHECKSUM) != _checksum_of(values):
+            return f"{name}: not what was written"
+        for name, file in values["files"].items():
+            size = (checkpoint / name).stat().st_size
+            if size != file["size"]:
+                return f"{name}: {size} bytes of {file['size']}"
+            if is_thorough and _checksum(checkpoint / name) != file[CHECKSUM]:
+                return f"{name}: not what was written, its checksum differs"
+    except FileNotFoundError:
+        return f"{name}: missing"
+    except KeyError as error:
+        return f"{STATE_FILE}: has no {error}"
+    except (OSError, ValueError) as error:
+        return f"{name}: {error}"
+    return None
 
 
 def read_state(checkpoint: Path) -> RunState:
@@ -169,14 +159,21 @@ def read_state(checkpoint: Path) -> RunState:
     Raises:
         CheckpointMismatch: the directory is no complete checkpoint.
     """
-    if not _is_complete(checkpoint):
+    damage = find_damage(checkpoint)
+    if damage is not None:
         raise CheckpointMismatch(
-            f"{checkpoint}: not a complete checkpoint (expected {WEIGHTS_FILE}, {OPTIMIZER_FILE} "
-            f"and {STATE_FILE} that agree); copy it again, or use run.resume_ckpt_path=auto"
+            f"{checkpoint}: not a complete checkpoint ({damage}); copy it again, or use "
+            "run.resume_ckpt_path=auto, which takes the newest whole one"
         )
-    values = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    values.pop("files")
-    return RunState(**values)
+    values = _read_values(checkpoint)
+    del values["files"], values[CHECKSUM]
+    try:
+        return RunState(**values)
+    except TypeError as error:
+        raise CheckpointMismatch(
+            f"{checkpoint}/{STATE_FILE}: {error}; it was written by another version of this "
+            f"package: {values.get('written_by')}"
+        ) from error
 
 
 def load_trainable(model: nn.Module, *, checkpoint: Path) -> None:
@@ -209,14 +206,48 @@ def load_optimizer_file(checkpoint: Path) -> dict[str, Tensor]:
     return load_file(checkpoint / OPTIMIZER_FILE)
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """Tell whether all files are there with their full size; a half-copied one is not."""
-    try:
-        values = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        sizes = values["files"]
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
+def _read_values(checkpoint: Path) -> dict[str, Any]:
+    """Read state.json.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no JSON object.
+    """
+    values = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    return values
+
+
+def _write_state(path: Path, state: RunState, *, files: Mapping[str, Mapping[str, int]]) -> None:
+    """Write state.json; it bears its own checksum."""
+    # As it will be read, e.g. lists for tuples.
+    values = json.loads(json.dumps({**asdict(state), "files": files}))
+    values[CHECKSUM] = _checksum_of(values)
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    _flush(path)
+
+
+def _checksum_of(values: Mapping[str, Any]) -> int:
+    """Return the CRC-32 of what JSON can hold."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -228,21 +259,14 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _link(link: Path, target: Path) -> None:
-    """Point a relative link somewhere else in one step."""
-    partial = link.with_name(f"{PARTIAL_PREFIX}{link.name}")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target.name)
-    partial.replace(link)
-
-
 @contextlib.contextmanager
 def _explain_write_error(target: Path, partial: Path) -> Iterator[None]:
     """Clean up after a failed write and say what to do."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(partial)
         free_gib = shutil.disk_usage(target.parent).free / 2**30
         raise VideoLlamaError(
             f"{target}: cannot write the checkpoint: {error} ({free_gib:.2f} GiB free); older "

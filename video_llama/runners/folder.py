@@ -4,6 +4,7 @@ config.yaml     the resolved run file
 log.txt         what the console showed
 metrics.jsonl   a line per log record and validation, see `metrics`
 skipped.jsonl   a line per sample that could not be used
+bad_steps.jsonl a line per step that was not made, see `bad_steps`
 tensorboard/    if TensorBoard is installed
 checkpoints/    see `checkpoint`
 """
@@ -11,31 +12,35 @@ checkpoints/    see `checkpoint`
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 from torch import nn
 
-from video_llama.common.dist import is_main
+from video_llama.common.dist import gather_objects, is_main
+from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.logger import get_logger, log_to_folder, stop_logging_to
 from video_llama.common.schema import Config
 from video_llama.datasets.collate import Skip
+from video_llama.runners.async_save import Background, HostCopy
+from video_llama.runners.bad_steps import BAD_STEPS_FILE, BadStep
 from video_llama.runners.checkpoint import (
     RunState,
     load_optimizer_file,
     load_trainable,
-    prune,
-    save_checkpoint,
-    set_aside_newer,
     trainable_state,
-    update_links,
 )
 from video_llama.runners.engine import Engine
 from video_llama.runners.metrics import MetricsLog, drop_lines_after
-from video_llama.runners.resume import Start
+from video_llama.runners.provenance import written_by
+from video_llama.runners.resume import Start, tell_changes
+from video_llama.runners.retention import save_checkpoint, set_aside_newer, update_links
 
 CONFIG_FILE = "config.yaml"
 SKIPPED_FILE = "skipped.jsonl"
@@ -53,6 +58,10 @@ class RunFolder:
         self.path = path
         self.start = start
         self._metrics: MetricsLog | None = None
+        self._weights_copy, self._optimizer_copy = HostCopy(), HostCopy()
+        self._writer = Background()
+        self._saves_beside = True
+        self._written_by: dict[str, Any] = {}
 
     @property
     def checkpoints(self) -> Path:
@@ -60,11 +69,17 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def load(self, model: nn.Module, *, engine: Engine) -> None:
-        """Put weights and moments of the checkpoint to start from in place.
+        """Put weights and moments of the checkpoint to start from in place; every rank must call.
 
         Raises:
-            CheckpointMismatch: they belong to another model.
+            CheckpointMismatch: they belong to another model, or the ranks found different ones.
         """
+        found = gather_objects(None if self.start.state is None else self.start.state.step)
+        if len(set(found)) > 1:
+            raise CheckpointMismatch(
+                f"{self.checkpoints}: the ranks would start from different steps: {found}; "
+                "run.output_dir must be the same directory on every machine"
+            )
         if self.start.checkpoint is not None:
             load_trainable(model, checkpoint=self.start.checkpoint)
             engine.load_optimizer_state(load_optimizer_file(self.start.checkpoint))
@@ -81,12 +96,18 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         log = log_to_folder(self.path)
+        self._saves_beside = config.run.async_save
+        self._written_by = written_by()
         text = yaml.safe_dump(dict(config.resolved), sort_keys=False, allow_unicode=True)
         (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
-        self._go_back_to_start()
+        self._go_back_to_start(config)
         self._metrics = MetricsLog(self.path, step=0 if (s := self.start.state) is None else s.step)
         try:
             yield
+            self._writer.wait()
+        except Exception:
+            self._writer.finish()
+            raise
         finally:
             self._metrics.close()
             self._metrics = None
@@ -109,27 +130,63 @@ class RunFolder:
                 for skip in skips:
                     file.write(json.dumps({"step": step, **asdict(skip)}) + "\n")
 
+    def write_bad_step(self, bad: BadStep) -> None:
+        """Add a line for a step that was not made."""
+        if is_main():
+            with (self.path / BAD_STEPS_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(bad)) + "\n")
+
     def save(self, model: nn.Module, *, engine: Engine, state: RunState, keep_last: int) -> None:
         """Write a checkpoint and delete those that are not kept; every rank must call it.
 
+        With `run.async_save` the state is copied, and written while the training goes on.
+
         Raises:
-            VideoLlamaError: it cannot be written.
+            VideoLlamaError: it cannot be written, or the one before could not.
         """
         optimizer = engine.optimizer_state()
         if not is_main():
             return
-        path = save_checkpoint(
-            self.checkpoints, weights=trainable_state(model), optimizer=optimizer, state=state
-        )
-        prune(self.checkpoints, keep_last=keep_last)
-        get_logger().info("saved %s", path)
+        self._writer.wait()
+        weights = trainable_state(model)
+        if self._saves_beside:
+            weights = self._weights_copy.take(weights)
+            optimizer = self._optimizer_copy.take(optimizer)
+        # The training goes on changing what it remembers.
+        state = copy.deepcopy(state)
+        state = dataclasses.replace(state, num_ranks=engine.world.size, written_by=self._written_by)
 
-    def _go_back_to_start(self) -> None:
+        def write() -> None:
+            path = save_checkpoint(
+                self.checkpoints,
+                weights=weights,
+                optimizer=optimizer,
+                state=state,
+                keep_last=keep_last,
+            )
+            get_logger().info("saved %s", path)
+
+        if self._saves_beside:
+            self._writer.start(write)
+        else:
+            write()
+
+    def check_saving(self) -> None:
+        """Return at once.
+
+        Raises:
+            VideoLlamaError: the last checkpoint could not be written; older ones are untouched.
+        """
+        self._writer.check()
+
+    def _go_back_to_start(self, config: Config) -> None:
         """Undo what was written after the step the run starts from."""
         state = self.start.state
-        drop_lines_after(self.path / SKIPPED_FILE, step=0 if state is None else state.step)
+        for name in (SKIPPED_FILE, BAD_STEPS_FILE):
+            drop_lines_after(self.path / name, step=0 if state is None else state.step)
         if state is None or self.start.checkpoint is None:
             return
+        tell_changes(state, resolved=config.resolved, written_by=self._written_by)
         if self.start.checkpoint.parent != self.checkpoints.resolve():
             get_logger().info("starting from %s at step %d", self.start.checkpoint, state.step)
             return

@@ -28,6 +28,10 @@ from video_llama.runners.step import StepRecord
 METRICS_FILE = "metrics.jsonl"
 
 
+KEPT = ("loss_sum", "num_targets", "grad_norm", "num_left_out")
+"""Of a window, what does not depend on the clock."""
+
+
 @dataclass
 class Window:
     """Sums since the last log line.
@@ -39,7 +43,7 @@ class Window:
         num_samples: samples.
         data_wait_s: seconds the loop waited for batches.
         grad_norm: of the last step that was made, before clipping.
-        num_left_out: steps that were not made because their gradients overflowed.
+        num_left_out: steps that did not change the weights.
         started_s: clock at the window's start.
     """
 
@@ -53,16 +57,33 @@ class Window:
     started_s: float = field(default_factory=time.perf_counter)
 
     def add(self, step: StepRecord) -> None:
-        """Add an optimizer step."""
-        self.loss_sum[step.dataset] += step.loss_sum
-        self.num_targets[step.dataset] += step.num_targets
+        """Add an optimizer step; a loss that is not finite would hide those of the others."""
+        if math.isfinite(step.loss_sum):
+            self.loss_sum[step.dataset] += step.loss_sum
+            self.num_targets[step.dataset] += step.num_targets
         self.num_tokens += step.num_tokens
         self.num_samples += step.num_samples
         self.data_wait_s += step.data_wait_s
-        if math.isfinite(step.grad_norm):
-            self.grad_norm = step.grad_norm
-        else:
+        if step.is_left_out:
             self.num_left_out += 1
+        else:
+            self.grad_norm = step.grad_norm
+
+    def sums(self) -> dict[str, Any]:
+        """Return what a run that goes on needs for its next line; rates start anew."""
+        values = ((name, getattr(self, name)) for name in KEPT)
+        return {name: dict(v) if isinstance(v, Mapping) else v for name, v in values}
+
+    @classmethod
+    def restored(cls, sums: Mapping[str, Any]) -> Window:
+        """Return a window that goes on from `sums`, whose clock starts now; {} for a new one."""
+        window = cls()
+        for name, value in sums.items():
+            if isinstance(value, Mapping):
+                getattr(window, name).update(value)
+            else:
+                setattr(window, name, value)
+        return window
 
     def record(self) -> dict[str, float]:
         """Return the window as numbers to write; losses are in nats per supervised token."""

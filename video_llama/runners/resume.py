@@ -8,27 +8,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from video_llama.common.dist import read_world
 from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.logger import get_logger
 from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
-from video_llama.runners.checkpoint import RunState, complete_checkpoints, read_state
+from video_llama.runners.checkpoint import RunState, find_damage, read_state
+from video_llama.runners.provenance import changed_versions
+from video_llama.runners.retention import newest_whole
 
 MAY_CHANGE = frozenset(
     f"run.{key}"
     for key in (
         "output_dir", "resume_ckpt_path", "device", "engine", "num_workers", "feature_cache",
-        "log_freq", "save_freq", "keep_last", "valid_freq", "batch_size_eval", "max_skip_rate",
+        "log_freq", "save_freq", "async_save", "keep_last", "valid_freq", "batch_size_eval",
+        "max_skip_rate",
+        "on_nan", "on_spike", "spike_factor", "max_bad_steps",
         "probes", "probe_questions", "bars", "max_new_tokens",
         "batch_size_train", "accum_grad_iters", "iters_per_epoch",
     )
 )  # fmt: skip
-"""Keys that may differ when a run goes on, as none of them changes what is learnt. Of the last
-three only products count, which `RunState` holds: global_batch_size and steps_per_epoch. The
-length of the run may not change: the learning rate of every step depends on it."""
+"""Keys that may differ when a run goes on. None of them changes what is learnt, but for those that
+say what becomes of bad steps: a run that stopped at one must be told. Of the last three only
+products count, which `RunState` holds: global_batch_size and steps_per_epoch. The length of the run
+may not change: the learning rate of every step depends on it."""
 
 _MISSING = object()
+
+
+class _Change(NamedTuple):
+    """A setting that is another one now."""
+
+    key: str
+    before: str
+    now: str
 
 
 @dataclass(frozen=True)
@@ -60,16 +75,17 @@ def plan_start(
     Raises:
         ConfigError: the folder holds another run, or this one half done and
             `run.resume_ckpt_path` does not say that it shall go on.
-        CheckpointMismatch: `run.resume_ckpt_path` is not a complete checkpoint.
+        CheckpointMismatch: `run.resume_ckpt_path` is not a whole checkpoint.
     """
-    known = complete_checkpoints(folder)
-    newest = known[-1].resolve() if known else None
     wanted = run.resume_ckpt_path
+    newest = newest_whole(folder)
     if newest is not None:
+        newest = newest.resolve()
         state = read_state(newest)
         check_same_run(state, resolved=resolved, where=newest)
         goes_back = wanted not in (None, "auto")
-        if state.step >= run.max_epoch * state.steps_per_epoch and not goes_back:
+        is_done = state.step >= run.max_epoch * state.steps_per_epoch
+        if is_done and not state.validation_pending and not goes_back:
             return Start(newest, state, is_finished=True)
     if wanted is None:
         if newest is not None:
@@ -86,6 +102,11 @@ def plan_start(
                 "checkpoint such as output/x/checkpoints/step_0001000"
             )
         newest = newest.resolve()
+        if (damage := find_damage(newest, is_thorough=True)) is not None:
+            raise CheckpointMismatch(
+                f"run.resume_ckpt_path: {newest} is damaged ({damage}); copy it again, or use "
+                "auto, which takes the newest whole one"
+            )
     if newest is None:
         return Start()
     state = read_state(newest)
@@ -105,11 +126,10 @@ def check_same_run(state: RunState, *, resolved: Mapping[str, Any], where: Path)
     Raises:
         ConfigError: keys differ that change what is learnt; each is listed.
     """
-    before, now = _flatten(symbolic(state.config)), _flatten(symbolic(resolved))
     problems = [
-        f"{key}: {_show(before, key)} in the run, {_show(now, key)} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, _MISSING) != now.get(key, _MISSING) and key not in MAY_CHANGE
+        f"{change.key}: {change.before} in the run, {change.now} now"
+        for change in _changes(state.config, resolved)
+        if change.key not in MAY_CHANGE
     ]
     if problems:
         problems.append(
@@ -117,6 +137,34 @@ def check_same_run(state: RunState, *, resolved: Mapping[str, Any], where: Path)
             "can start from its weights), or delete it"
         )
         raise ConfigError(problems, where=str(where))
+
+
+def tell_changes(
+    state: RunState, *, resolved: Mapping[str, Any], written_by: Mapping[str, Any]
+) -> None:
+    """Show in the log what is not as it was when a checkpoint was written.
+
+    Args:
+        state: what it says.
+        resolved: the resolved run file of now.
+        written_by: versions and source of now.
+    """
+    changes = _changes(state.config, resolved)
+    num_ranks = read_world().size
+    if num_ranks != state.num_ranks:
+        changes.append(_Change("ranks", str(state.num_ranks), str(num_ranks)))
+    changes += [
+        _Change(name, before, now)
+        for name, (before, now) in changed_versions(state.written_by, written_by).items()
+    ]
+    if changes:
+        rows = [_Change("what", "in the run", "now"), *changes]
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        get_logger().info("going on with changes:\n  %s", "\n  ".join(table))
 
 
 def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int) -> None:
@@ -139,6 +187,16 @@ def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int) -> No
         f"{world_size} ranks x accum_grad_iters {run.accum_grad_iters} gives {found[0]} and "
         f"{found[1]}; {way_out}"
     )
+
+
+def _changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[_Change]:
+    """Return the keys in which two resolved run files differ."""
+    before, now = _flatten(symbolic(config)), _flatten(symbolic(resolved))
+    return [
+        _Change(key, _show(before, key), _show(now, key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, _MISSING) != now.get(key, _MISSING)
+    ]
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

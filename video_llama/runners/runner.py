@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +20,20 @@ from typing import cast
 from torch import nn
 
 from video_llama.common import dist
+from video_llama.common.cadence import parse_cadence
 from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.collate import LoadedBatch
+from video_llama.runners.bad_steps import StepJudge, describe
 from video_llama.runners.checkpoint import RunState
 from video_llama.runners.data import CachingModel, RunData
 from video_llama.runners.engine import Engine
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
 from video_llama.runners.metrics import ProgressBar, Window
 from video_llama.runners.optim import LearningRate
-from video_llama.runners.sanity import StartCheck, not_finite
-from video_llama.runners.signals import StopRequest
+from video_llama.runners.sanity import StartCheck
+from video_llama.runners.signals import StopRequest, end_children
 from video_llama.runners.skips import SkipCounts
 from video_llama.runners.step import StepMaker, StepRecord
 from video_llama.tasks.base import Model, Task
@@ -95,6 +98,7 @@ class Runner:
         run, world = config.run, engine.world
         self._saved_step: int | None = None
         self.maker = StepMaker(config, task=task, data=data, engine=engine)
+        self.judge = StepJudge(run, memory=folder.start.state.judge if folder.start.state else {})
         self.learning_rate = LearningRate(run, compat=config.model.compat)
         self.steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
         self.num_steps = run.max_epoch * self.steps_per_epoch
@@ -104,9 +108,10 @@ class Runner:
             global_batch_size=run.batch_size_train * run.accum_grad_iters * world.size,
             config=config.resolved,
         )
+        self.window = Window.restored(self.state.window)
 
     def train(self) -> RunSummary:
-        """Run the loop; on SIGTERM or SIGINT finish the step, save and return.
+        """Run the loop; on SIGTERM, SIGINT or SIGUSR1 save what is done and return.
 
         Raises:
             VideoLlamaError: a loss or gradient is not finite, too many samples cannot be used, or a
@@ -115,33 +120,43 @@ class Runner:
         self.folder.load(self.model, engine=self.engine)
         self.model.train()
         bar = ProgressBar(num_steps=self.num_steps, step=self.state.step)
+        children = multiprocessing.active_children()
         with self.folder.opened(self.config), StopRequest() as request, bar:
-            batches = self.data.train_batches(self.state.step)
-            window = Window()
-            must_stop = False
-            while self.state.step < self.num_steps and not must_stop:
-                record = self._step(batches, request=request)
-                must_stop = record.must_stop
-                window.add(record)
-                bar.advance(self.state.step)
-                if is_due(self.run.log_freq, at=self.state.step, last=self.num_steps):
-                    values = {"lr": record.lr, **window.record()}
-                    self.folder.write(self.state.step, kind="train", values=values)
-                    bar.show(self.state.step, values=values)
-                    window = Window()
-                if self.state.step % self.steps_per_epoch == 0:
-                    self._end_epoch()
-            if must_stop:
-                self._save()
+            try:
+                self._go_on(request, bar=bar)
+            finally:
+                end_children(but=children)
         return RunSummary(folder=self.folder.path, state=self.state, num_steps=self.num_steps)
 
-    def _step(self, batches: Iterator[LoadedBatch], *, request: StopRequest) -> StepRecord:
-        """Make one optimizer step."""
+    def _go_on(self, request: StopRequest, *, bar: ProgressBar) -> None:
+        """Make steps to the end of the run, or until any rank is asked to stop."""
+        if self.state.validation_pending:
+            self._end_step(request)
+        batches = self.data.train_batches(self.state.step)
+        while self.state.step < self.num_steps and not self.state.validation_pending:
+            self.folder.check_saving()
+            record = self._step(batches, request=request)
+            if record is None:
+                break
+            self.window.add(record)
+            bar.advance(self.state.step)
+            if is_due(self.run.log_freq, at=self.state.step, last=self.num_steps):
+                values = {"lr": record.lr, **self.window.record()}
+                self.folder.write(self.state.step, kind="train", values=values)
+                bar.show(self.state.step, values=values)
+                self.window = Window()
+            self._end_step(request)
+        if self.state.step:
+            self._save()
+
+    def _step(self, batches: Iterator[LoadedBatch], *, request: StopRequest) -> StepRecord | None:
+        """Make one optimizer step; None if any rank was asked to stop before it was made."""
         step = self.state.step
         lr = self.learning_rate(step)
-        record = self.maker.measure(batches, step=step, lr=lr, request=request)
-        self._check_finite(record)
-        self.engine.step(lr=lr)
+        measured = self.maker.measure(batches, step=step, lr=lr, request=request)
+        if measured is None:
+            return None
+        record = self._apply(measured)
         if self.start_check is not None:
             self.start_check(step, loss=record.loss, batch=record.loaded[0].batch)
         self.state = dataclasses.replace(self.state, step=step + 1)
@@ -149,17 +164,24 @@ class Runner:
             self._count_skips(record)
         return record
 
-    def _check_finite(self, record: StepRecord) -> None:
-        """Stop before a step that would spoil the weights; every rank sees the same sums."""
-        if math.isfinite(record.loss_sum) and math.isfinite(record.grad_norm):
-            return
-        scale = self.engine.loss_scale
-        if math.isfinite(record.loss_sum) and scale > 1:
-            get_logger().info(
-                "step %d left out: gradients overflow at loss scale %g", record.step, scale
-            )
-            return
-        raise not_finite(record)
+    def _apply(self, record: StepRecord) -> StepRecord:
+        """Change the weights, or do with a bad step what the run file says.
+
+        Raises:
+            VideoLlamaError: the run stops at bad steps.
+        """
+        verdict = self.judge(record, loss_scale=self.engine.loss_scale)
+        if verdict.reason:
+            get_logger().warning("step %d left out: %s", record.step + 1, verdict.reason)
+        if verdict.action == "make":
+            self.engine.step(lr=record.lr)
+            return dataclasses.replace(record, is_left_out=bool(verdict.reason))
+        bad = describe(record, verdict)
+        self.folder.write_bad_step(bad)
+        if verdict.action == "stop":
+            raise bad.error()
+        self.engine.discard()
+        return dataclasses.replace(record, is_left_out=True)
 
     def _count_skips(self, record: StepRecord) -> None:
         """Write down samples that could not be used; stop if there are too many."""
@@ -177,22 +199,34 @@ class Runner:
             where=str(self.folder.path / SKIPPED_FILE),
         )
 
-    def _end_epoch(self) -> None:
-        """Validate and save, each at its cadence; the last epoch does both."""
-        epoch, last = self.state.step // self.steps_per_epoch, self.run.max_epoch
+    def _end_step(self, request: StopRequest) -> None:
+        """Validate and save, each at its cadence; the last step does both.
+
+        A validation that was left is made up for by the run that goes on.
+        """
         is_best = False
-        if self.data.has_valid and is_due(self.run.valid_freq, at=epoch, last=last):
-            is_best = self._validate()
-        if is_best or is_due(self.run.save_freq, at=epoch, last=last):
+        if self.data.has_valid and self._is_due(self.run.valid_freq):
+            is_best = self._validate(request)
+        if is_best or self._is_due(self.run.save_freq):
             self._save()
 
-    def _validate(self) -> bool:
+    def _is_due(self, every: int | str) -> bool:
+        return parse_cadence(every).is_due(
+            self.state.step, steps_per_epoch=self.steps_per_epoch, num_steps=self.num_steps
+        )
+
+    def _validate(self, request: StopRequest) -> bool:
         """Measure the model; return whether it never was better."""
         self.model.eval()
         model = CachingModel(cast(Model, self.model), data=self.data)
+        batches = request.until_asked(self.data.valid_batches())
         with self.engine.autocast():
-            metrics = self.task.evaluate(model, model.watch(self.data.valid_batches()))
+            metrics = self.task.evaluate(model, model.watch(batches))
         self.model.train()
+        was_left = request.on_any_rank
+        self.state = dataclasses.replace(self.state, validation_pending=was_left)
+        if was_left:
+            return False
         self.folder.write(self.state.step, kind="valid", values=metrics)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         get_logger().info("step %d: %s", self.state.step, shown)
@@ -206,6 +240,9 @@ class Runner:
         if self._saved_step == self.state.step:
             return
         self._saved_step = self.state.step
+        self.state = dataclasses.replace(
+            self.state, judge=self.judge.memory, window=self.window.sums()
+        )
         self.data.flush()
         self.folder.save(
             self.model, engine=self.engine, state=self.state, keep_last=self.run.keep_last

@@ -1,19 +1,38 @@
-"""Stopping politely: a run that is asked to stop finishes its step, saves and leaves."""
+"""Stopping politely: a run that is asked to stop saves what is done and leaves.
+
+SIGTERM is what torchrun, SLURM and Kubernetes send before they kill, SIGINT is Ctrl-C, and SIGUSR1
+what SLURM sends ahead of the time limit (`--signal=USR1@120`). Launchers send them to every process
+they know of, so that one request may arrive twice, and at data workers too.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType, TracebackType
+from typing import TypeVar
 
+from video_llama.common import dist
 from video_llama.common.logger import get_logger
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
+T = TypeVar("T")
+
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+REPEAT_S = 2.0
+"""Signals within this time of the first are the same request: torchrun hands on to its ranks what
+SLURM or a terminal has sent to them already."""
+
+
+class _StopAsked(BaseException):
+    """Ends a wait; no error, so that nothing that handles errors takes it for one."""
 
 
 class StopRequest:
-    """Remembers SIGTERM and SIGINT for the length of a `with` block.
+    """Remembers a request to stop for the length of a `with` block.
 
-    The second signal acts as if this class were not there, for who cannot wait.
+    A second request acts as if this class were not there, for who cannot wait.
 
     Attributes:
         received: the first signal, None so far.
@@ -21,6 +40,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._received_s = 0.0
+        self._is_waiting = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -36,10 +57,51 @@ class StopRequest:
     ) -> None:
         self._restore()
 
+    @property
+    def on_any_rank(self) -> bool:
+        """Whether any rank was asked; every rank must ask this at the same time."""
+        return dist.any_rank(self.received is not None)
+
+    def wait_for(self, wait: Callable[[], T]) -> T | None:
+        """Return what a function returns, None as soon as this process is asked to stop.
+
+        Args:
+            wait: may wait for long and must not mind being left.
+        """
+        try:
+            self._is_waiting = True
+            try:
+                return None if self.received else wait()
+            finally:
+                self._is_waiting = False
+        except _StopAsked:
+            return None
+
+    def until_asked(self, items: Iterable[T]) -> Iterator[T]:
+        """Hand items on until any rank is asked to stop.
+
+        The ranks go through their items side by side; those that have fewer wait for the others.
+
+        Args:
+            items: of this rank, none of them None.
+        """
+        iterator = iter(items)
+        while True:
+            item = self.wait_for(lambda: next(iterator, None))
+            if self.on_any_rank or not dist.any_rank(item is not None):
+                return
+            if item is not None:
+                yield item
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
-        get_logger().warning("%s: finishing this step, then saving", self.received.name)
+        if self.received is None:
+            self.received, self._received_s = signal.Signals(number), time.monotonic()
+            get_logger().warning("%s: stopping as soon as the run is saved", self.received.name)
+            if self._is_waiting:
+                raise _StopAsked
+        elif time.monotonic() - self._received_s > REPEAT_S:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         while self._before:
@@ -48,11 +110,27 @@ class StopRequest:
 
 
 def leave_signals_to_parent(worker_index: int) -> None:
-    """Set up a data worker: Ctrl-C in the terminal is the parent's affair, SIGTERM ends it.
+    """Set up a data worker: whether to stop is the parent's affair, which ends its workers itself.
+
+    A worker that ended on its own would be an error in the middle of the parent's step.
 
     Args:
         worker_index: as torch's `worker_init_fn` is called; not used.
     """
     del worker_index
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_children(*, but: Collection[multiprocessing.process.BaseProcess]) -> None:
+    """Kill data workers at once; torch would wait for each until its sample is read.
+
+    Args:
+        but: children of this process that live on.
+    """
+    children = set(multiprocessing.active_children()) - set(but)
+    if children:
+        # Torch watches over its workers and would take their end for an error.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in children:
+            child.kill()

@@ -43,9 +43,9 @@ class StepRecord:
         num_tokens: decoder positions that are not padding.
         num_samples: samples.
         num_skips: samples that could not be used.
-        grad_norm: before clipping.
+        grad_norm: before clipping, the mean of what the ranks found, which should be equal.
         data_wait_s: seconds this rank waited for its batches.
-        must_stop: some rank was asked to stop.
+        is_left_out: the weights stay as they were.
         loaded: this rank's batches, one per iteration.
         outputs: this rank's losses, one per iteration, without graph.
     """
@@ -60,7 +60,7 @@ class StepRecord:
     grad_norm: float
     num_skips: int = 0
     data_wait_s: float = 0.0
-    must_stop: bool = False
+    is_left_out: bool = False
     loaded: Sequence[LoadedBatch] = ()
     outputs: Sequence[LossOutput] = ()
 
@@ -89,7 +89,7 @@ class StepMaker:
 
     def measure(
         self, batches: Iterator[LoadedBatch], *, step: int, lr: float, request: StopRequest
-    ) -> StepRecord:
+    ) -> StepRecord | None:
         """Compute losses and clipped gradients; the weights are not changed.
 
         Args:
@@ -97,29 +97,38 @@ class StepMaker:
             step: its number, from 0.
             lr: learning rate, for the record.
             request: whether this process was asked to stop.
+
+        Returns:
+            None if any rank was asked to stop before the last iteration; what was added up so far
+            then counts for nothing.
         """
         asked_s = time.perf_counter()
-        loaded = list(islice(batches, self.run.accum_grad_iters))
+        loaded = request.wait_for(lambda: list(islice(batches, self.run.accum_grad_iters)))
         data_wait_s = time.perf_counter() - asked_s
+        if request.on_any_rank or loaded is None:
+            return None
         assert len(loaded) == self.run.accum_grad_iters, "the plan ended before the run"
         num_targets = [count_targets(item.batch) for item in loaded]
         total = int(dist.sum_over_ranks(self._on_device([sum(num_targets)]))[0])
-        outputs = []
+        outputs: list[LossOutput] = []
         for index, item in enumerate(loaded):
+            if index and request.on_any_rank:
+                return None
             if self.config.model.compat == "released":
                 scale = 1.0 / max(num_targets[index], 1)
             else:
                 # The engine averages over the ranks; the step's tokens are to be averaged.
                 scale = self.engine.world.size / max(total, 1)
             outputs.append(self._iterate(item, step=step, index=index, scale=scale))
-        loss_sum, num_tokens, num_skips, num_samples, num_asked = dist.sum_over_ranks(
+        own_norm = float(self.engine.clip(self.run.grad_clip_norm))
+        loss_sum, grad_norm, num_tokens, num_skips, num_samples = dist.sum_over_ranks(
             self._on_device(
                 [
                     float(torch.stack([output.loss_sum for output in outputs]).sum()),
+                    own_norm,
                     sum(int(item.batch.attention_mask.sum()) for item in loaded),
                     sum(len(item.skips) for item in loaded),
                     sum(len(item.batch.keys) for item in loaded),
-                    request.received is not None,
                 ]
             )
         ).tolist()
@@ -131,10 +140,9 @@ class StepMaker:
             num_targets=total,
             num_tokens=int(num_tokens),
             num_samples=int(num_samples),
-            grad_norm=float(self.engine.clip(self.run.grad_clip_norm)),
+            grad_norm=grad_norm / self.engine.world.size,
             num_skips=int(num_skips),
             data_wait_s=data_wait_s,
-            must_stop=bool(num_asked),
             loaded=loaded,
             outputs=outputs,
         )
