@@ -1,0 +1,218 @@
+"""Decoding in a child process that may crash, hang or run out of memory without taking us along.
+
+Whatever a file does to its decoder becomes a `MediaError` of that file; the next file finds a new
+child. Works around any picklable reader of media, in a training process, in its data workers, and
+in a server. What comes back is unpickled from a list of known classes alone, so that a decoder
+somebody took over by a prepared file cannot run code outside its process.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+
+from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
+from video_llama.common.types import MediaItem
+from video_llama.processors.media import Request
+from video_llama.processors.nursery import Child, start_child
+from video_llama.processors.wire import Inbox, Outbox, Reply, receive_message, send_message
+
+MEMORY_GIB = 8.0
+"""What a child may take beside what it starts with; 8K video needs two."""
+
+PATIENCE_S = 1.0
+"""A child that hung up is about to end; killing it at once would hide why."""
+
+ORPHAN_S = 5.0
+"""How long after the time limit a child ends itself, should nobody be left to do it."""
+
+
+class Reader(Protocol):
+    """What reads media, e.g. `processors.media.MediaLoader`; it must be picklable."""
+
+    def load_all(self, requests: Sequence[Request]) -> list[MediaItem]:
+        """Return the items of one sample with pixels or mel and times.
+
+        Raises:
+            MediaError: one of them cannot be read.
+        """
+
+
+class SupervisedLoader:
+    """A reader of media whose work is done in a child process.
+
+    Args:
+        reader: does the work; sent to the child, not used here.
+        timeout_s: seconds of the clock that one call may take.
+        memory_gib: what the child may take beside what it starts with, None for no limit.
+    """
+
+    def __init__(
+        self, reader: Reader, *, timeout_s: float, memory_gib: float | None = MEMORY_GIB
+    ) -> None:
+        self.reader = reader
+        self.timeout_s = timeout_s
+        self.memory_gib = memory_gib
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._pid = 0
+        self._answers = Inbox()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("reader", "timeout_s", "memory_gib")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def load_all(self, requests: Sequence[Request]) -> list[MediaItem]:
+        """Decode the items of one sample, see `MediaLoader.load_all`; none asks nobody.
+
+        Raises:
+            MediaError: one cannot be read, its decoder crashed, or all took too long.
+            VideoLlamaError: whatever else the reader refuses.
+        """
+        if not requests:
+            return []
+        with self._lock:
+            reply = self._ask(requests)
+        if reply.outcome == "done":
+            return cast("list[MediaItem]", reply.value)
+        if reply.outcome == "refused":
+            raise cast(VideoLlamaError, reply.value)
+        raise MediaError(f"the decoder crashed ({reply.value})", path=_files(requests))
+
+    def close(self) -> None:
+        """End the child, if there is one; a later call starts another."""
+        with self._lock:
+            self._end()
+
+    def _ask(self, requests: Sequence[Request]) -> Reply:
+        """Let the child read; it is ended if it does not answer, or as it should not."""
+        child = self._told(pickle.dumps(requests))
+        try:
+            reply = self._answers.receive(child.socket)
+        except TimeoutError as error:
+            self._end()
+            reason = f"not decoded within {self.timeout_s:g} s"
+            raise MediaError(reason, path=_files(requests)) from error
+        except (EOFError, ConnectionError) as error:
+            ended = self._end(patience_s=PATIENCE_S)
+            raise MediaError(f"the decoder crashed ({ended})", path=_files(requests)) from error
+        except BaseException:
+            # An answer that is still to come must not be taken for that of the next call.
+            self._end()
+            raise
+        if reply.outcome == "failed":
+            self._end(patience_s=PATIENCE_S)
+        return reply
+
+    def _told(self, call: bytes) -> Child:
+        """Send a call to the child; one that was killed while it waited is replaced."""
+        child = self._running()
+        try:
+            send_message(child.socket, call)
+        except ConnectionError:
+            self._end()
+            child = self._running()
+            send_message(child.socket, call)
+        return child
+
+    def _running(self) -> Child:
+        """Return the child of this process, started if need be."""
+        if self._child is not None and self._pid != os.getpid():
+            # Of the process this one was forked from, which goes on using it.
+            self._child.socket.close()
+            self._child = None
+        if self._child is None:
+            self._child = start_child(_Work(self.reader, self.timeout_s, self.memory_gib))
+            self._child.socket.settimeout(self.timeout_s)
+            self._pid, self._answers = os.getpid(), Inbox()
+        return self._child
+
+    def _end(self, *, patience_s: float = 0.0) -> str:
+        """End the child, if there is one; say how it ended."""
+        child, self._child = self._child, None
+        if child is None or self._pid != os.getpid():
+            return ""
+        return child.end(patience_s=patience_s)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a child does: answers calls until nobody asks any more.
+
+    Attributes:
+        reader: whose methods are called.
+        timeout_s: seconds after which the parent gives a call up.
+        memory_gib: see `SupervisedLoader`.
+    """
+
+    reader: Reader
+    timeout_s: float
+    memory_gib: float | None
+
+    def __call__(self, connection: socket.socket) -> None:
+        torch.set_num_threads(1)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if self.memory_gib is not None:
+            limit = _address_space() + int(self.memory_gib * 2**30)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        answers = Outbox()
+        while True:
+            try:
+                call = receive_message(connection).content
+            except EOFError:
+                return
+            # SIGALRM ends a process unless it is handled, whatever library it hangs in.
+            signal.setitimer(signal.ITIMER_REAL, self.timeout_s + ORPHAN_S)
+            try:
+                reply = self._answer(call)
+            except MemoryError as error:
+                # What is left of the heap is of no use to the next file.
+                allowed = "" if self.memory_gib is None else f", {self.memory_gib:g} GiB allowed"
+                answers.send(connection, Reply("failed", f"out of memory{allowed}"))
+                raise SystemExit from error
+            except Exception as error:
+                answers.send(connection, Reply("failed", _described(error)))
+                raise SystemExit from error
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            answers.send(connection, reply)
+
+    def _answer(self, call: bytes) -> Reply:
+        """Do one call."""
+        try:
+            return Reply("done", self.reader.load_all(pickle.loads(call)))
+        except VideoLlamaError as error:
+            return Reply("refused", error)
+        except ImportError as error:
+            return Reply("refused", ConfigError(f"media cannot be decoded: {error}"))
+
+
+def _files(requests: Sequence[Request]) -> str:
+    """Name the files at work."""
+    return ", ".join(dict.fromkeys(request.item.path for request in requests))
+
+
+def _described(error: Exception) -> str:
+    """Say what an error nobody foresaw was, and where it happened."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}, at {Path(place.filename).name}:{place.lineno}"
+
+
+def _address_space() -> int:
+    """Return the bytes this process has mapped; 0 where nobody can tell."""
+    file = Path("/proc/self/statm")
+    if not file.exists():
+        return 0
+    return int(file.read_text().split()[0]) * resource.getpagesize()
