@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -193,19 +191,6 @@ def test_questions_packed_into_shards_are_refused_with_the_way_out(run_file):
     packed = ["datasets.packed.type=shards", "datasets.packed.shards=nowhere"]
     with pytest.raises(ConfigError, match="datasets.packed: .* ask the set it was packed from"):
         evaluate(load(run_file, options=packed))
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_predictions_of_one(run_file, tmp_path):
-    evaluate(load(run_file))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [str(ROOT / "evaluate.py"), "--cfg-path", str(run_file)]
-    command += ["--options", f"run.output_dir={tmp_path / 'two'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for name in ("predictions.jsonl", "metrics.json"):
-        one = tmp_path / "out" / "held_out" / name
-        assert (tmp_path / "two" / "held_out" / name).read_text() == one.read_text()
 
 
 def test_other_weights_under_the_same_name_are_another_evaluation(
