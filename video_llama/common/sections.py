@@ -194,8 +194,14 @@ def _part_section(part: PartConfig) -> dict[str, Any]:
         key: list(value) if isinstance(value, tuple) else value
         for key, value in dataclasses.asdict(part.config).items()
     }
-    generic = {"type": part.type, "weights": part.weights, "trainable": trainable, "lr": part.lr}
-    return {**generic, **own}
+    return {
+        "type": part.type,
+        "weights": part.weights,
+        "trainable": trainable,
+        "lr": part.lr,
+        "gradient_checkpointing": part.gradient_checkpointing,
+        **own,
+    }
 
 
 def _entries(node: object, where: str, problems: list[str]) -> list[tuple[str, Any]]:

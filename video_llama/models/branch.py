@@ -21,6 +21,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
 from video_llama.common.schema import BranchConfig, ModelConfig, PartConfig
 from video_llama.common.types import AudioSpec, BranchInput, BranchSpec, Features, Shape
+from video_llama.models.layers import recompute_where_asked
 from video_llama.models.precision import own_dtype
 from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
 
@@ -97,7 +98,9 @@ class Branch(nn.Module):
             }
         )
         for part_name, module, part in self.parts():
-            set_trainable(module, part.trainable, where=f"model.branches.{name}.{part_name}")
+            where = f"model.branches.{name}.{part_name}"
+            set_trainable(module, part.trainable, where=where)
+            recompute_where_asked(module, part, where=where)
         modules = [module for _, module, _ in self.parts()]
         self.num_frozen = next((i for i, m in enumerate(modules) if learns(m)), len(modules))
         self.frontier_shape = shapes[max(self.num_frozen - 1, 0)]

@@ -22,6 +22,7 @@ from video_llama.models.beams import stream_answer
 from video_llama.models.branch import Branch, BranchOutput, check_branches, to_device
 from video_llama.models.decoders.base import TokenLosses
 from video_llama.models.generation import StopRule, stream_ids
+from video_llama.models.layers import recompute_where_asked
 from video_llama.models.placing import place_tokens
 from video_llama.models.pretrained import Pretrained
 from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
@@ -46,6 +47,7 @@ class VideoLLM(Pretrained):
         decoder_class = registry.get_decoder_class(config.decoder.type)
         self.decoder = decoder_class(config.decoder)
         set_trainable(self.decoder, config.decoder.trainable, where="model.decoder")
+        recompute_where_asked(self.decoder, config.decoder, where="model.decoder")
         check_branches(config, width=self.decoder.width)
         self.branches = nn.ModuleDict(
             {name: Branch(branch, name=name) for name, branch in config.branches.items()}

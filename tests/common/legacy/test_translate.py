@@ -40,7 +40,6 @@ def refusal(path: Path, *options: str) -> str:
     [
         ("model.image_size=336", "encoder.image_size", 336),
         ("model.drop_path_rate=0.1", "encoder.drop_path_rate", 0.1),
-        ("model.use_grad_checkpoint=True", "encoder.grad_checkpointing", True),
         ("model.vit_precision=fp16", "encoder.dtype", "bfloat16"),
         ("model.vit_precision=fp32", "encoder.dtype", "float32"),
         ("model.num_query_token=16", "image_qformer.num_queries", 16),
@@ -58,6 +57,11 @@ def test_a_size_reaches_its_part(option, place, value):
     part, key = place.split(".")
     config = branch.encoder.config if part == "encoder" else branch.stages[part].config
     assert getattr(config, key) == value
+
+
+def test_recomputing_the_encoder_is_a_key_of_every_part():
+    branch = load(VISION_1, options=["model.use_grad_checkpoint=True"]).model.branches["video"]
+    assert branch.encoder.gradient_checkpointing
 
 
 def test_queries_of_the_audio_branch_count_in_the_length_too():

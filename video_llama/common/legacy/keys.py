@@ -114,7 +114,7 @@ MODEL = {
     "q_former_model": _kept("model.q_former_model", _path, "default: the published address"),
     "image_size": _to(f"{VIDEO}.encoder.image_size"),
     "drop_path_rate": _to(f"{VIDEO}.encoder.drop_path_rate"),
-    "use_grad_checkpoint": _to(f"{VIDEO}.encoder.grad_checkpointing"),
+    "use_grad_checkpoint": _to(f"{VIDEO}.encoder.gradient_checkpointing"),
     "vit_precision": _to(
         f"{VIDEO}.encoder.dtype",
         convert=_half_or_single,

@@ -147,6 +147,10 @@ class QFormer(nn.Module):
         mask_MT1 = is_real_R.reshape(num_rows, steps_out, 1)
         return Features(tokens=tokens_MTQW, mask=mask_MT1.expand(tokens_MTQW.shape[:3]))
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return the layers in their order."""
+        return list(self.layers)
+
     def key_map(self) -> KeyMap:
         """Return the table from BLIP-2's names (`query_tokens`, `Qformer.bert.*`) to ours."""
         return published_names(network="Qformer", queries="query_tokens")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
@@ -211,6 +212,10 @@ class CausalLM(nn.Module):
         logits_SV = self.logits(hidden[:, :-1][is_supervised])
         token_loss = functional.cross_entropy(logits_SV, targets[is_supervised], reduction="none")
         return TokenLosses(token_loss, sample_index=is_supervised.nonzero()[:, 0])
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return the layers that transformers says can be computed again, in their order."""
+        return [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     def new_cache(self) -> Cache:
         """Return an empty cache for `step`."""

@@ -49,7 +49,6 @@ class EvaVitG(nn.Module):
             mean: per channel.
             std: per channel.
             drop_path_rate: of the last block, growing linearly from 0; matters if trained.
-            grad_checkpointing: recompute blocks in the backward pass to save memory.
             dtype: of linear and convolution weights; norms and the residual stream stay float32.
                 Keep float32 if the encoder is trained, or small updates are rounded away.
         """
@@ -65,7 +64,6 @@ class EvaVitG(nn.Module):
         mean: tuple[float, float, float] = CLIP_MEAN
         std: tuple[float, float, float] = CLIP_STD
         drop_path_rate: float = 0.0
-        grad_checkpointing: bool = False
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
         def __post_init__(self) -> None:
@@ -133,7 +131,6 @@ class EvaVitG(nn.Module):
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
         self.vit.norm = nn.Identity()
-        self.vit.set_grad_checkpointing(config.grad_checkpointing)
         self._dtype = getattr(torch, config.dtype)
         for layer in self.vit.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -164,6 +161,10 @@ class EvaVitG(nn.Module):
         # Autocast casts the activations that meet low-precision weights and nothing else.
         with torch.autocast(frames.device.type, dtype=self._dtype):
             return self.vit(frames).float()
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return the blocks in their order."""
+        return list(self.vit.blocks)
 
     def key_map(self) -> KeyMap:
         """Return the table from the names in `eva_vit_g.pth` to ours."""

@@ -231,6 +231,10 @@ class ImageBind(nn.Module):
             return joint_K1D * self.log_scale.exp().clamp(max=MAX_SCALE)
         return joint_K1D
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return the blocks in their order."""
+        return list(self.blocks)
+
     def key_map(self) -> KeyMap:
         """Return the table from the names in `imagebind_huge.pth` to ours."""
         return self.config.key_map()

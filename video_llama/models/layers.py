@@ -1,0 +1,142 @@
+"""How the layers of a part run while a model learns: recomputed, compiled, or both.
+
+A part that repeats a layer names its layers by a method `repeated_layers`. Recomputing (gradient
+checkpointing, Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost") keeps only what
+goes into a layer and computes the rest again in the backward pass, in frozen layers too: gradients
+pass through a frozen decoder, so it keeps as much as one that learns. Compiling is torch.compile,
+layer by layer, so that equal layers are compiled once.
+
+Both stand behind a layer's own `forward`: no module is wrapped, names of parameters do not change.
+Where no gradients are recorded, and behind a cache of what was read before, layers run as written.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache
+
+from video_llama.common.errors import ConfigError
+from video_llama.common.schema import CompileBackend, PartConfig
+
+COMPILERS = {"cpu": ("CXX", ("g++", "clang++")), "cuda": ("CC", ("gcc", "clang"))}
+"""What torch.compile calls: the variable that names it, else the first of these that is there."""
+
+
+@runtime_checkable
+class HasLayers(Protocol):
+    """A part whose layers can be recomputed and compiled."""
+
+    def repeated_layers(self) -> Sequence[nn.Module]:
+        """Return the layers in their order; empty if this network has none."""
+        ...
+
+
+class LearningForward:
+    """Stands in place of a layer's `forward`.
+
+    Args:
+        layer: the layer.
+
+    Attributes:
+        recomputes: keep only the inputs for the backward pass.
+        compiled: the compiled `forward` of the layer's class, None for the one that was written.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self.recomputes = False
+        self.compiled: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer."""
+        # A cache would take in the same tokens again when the layer is recomputed.
+        has_cache = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
+        if not torch.is_grad_enabled() or has_cache:
+            return type(self._layer).forward(self._layer, *args, **kwargs)
+        run = self.compiled or type(self._layer).forward
+        if not self.recomputes:
+            return run(self._layer, *args, **kwargs)
+        return checkpoint(run, self._layer, *args, use_reentrant=False, **kwargs)
+
+
+def recompute_where_asked(module: nn.Module, part: PartConfig, *, where: str) -> None:
+    """Let a part's layers be recomputed in the backward pass if its config says so.
+
+    A part that runs without gradients keeps nothing anyway, and recomputes nothing.
+
+    Raises:
+        ConfigError: the part has no layers that could be.
+    """
+    if not part.gradient_checkpointing:
+        return
+    layers = module.repeated_layers() if isinstance(module, HasLayers) else ()
+    if not layers:
+        raise ConfigError(
+            f"{where}.gradient_checkpointing: this {part.type} has no layers that could be "
+            "recomputed; take the key out"
+        )
+    for layer in layers:
+        _learning_forward(layer).recomputes = True
+
+
+def compile_layers(model: nn.Module, *, backend: CompileBackend) -> int:
+    """Compile the layers of every part of a model for the time gradients are recorded.
+
+    Args:
+        model: with its weights, on its device.
+        backend: of torch.compile.
+
+    Returns:
+        How many layers there are.
+    """
+    layers = [layer for part in _parts_with_layers(model) for layer in part.repeated_layers()]
+    for layer in layers:
+        _learning_forward(layer).compiled = _compiled(type(layer).forward, backend)
+    return len(layers)
+
+
+def require_compiler(device: str, *, backend: CompileBackend) -> None:
+    """Refuse to compile where nothing could.
+
+    Raises:
+        ConfigError: there is no compiler for the device.
+    """
+    kind = torch.device(device).type
+    if backend != "inductor":
+        return
+    if kind not in COMPILERS:
+        raise ConfigError(f"run.compile: not for device '{kind}'; set run.compile: false")
+    variable, names = COMPILERS[kind]
+    wanted = [os.environ[variable]] if os.environ.get(variable) else list(names)
+    if not any(shutil.which(name) for name in wanted):
+        raise ConfigError(
+            f"run.compile: needs a compiler on device '{kind}' and found none of "
+            f"{', '.join(wanted)}; install one (apt-get install g++), name it in ${variable}, or "
+            "set run.compile: false"
+        )
+
+
+def _learning_forward(layer: nn.Module) -> LearningForward:
+    """Return what stands in place of a layer's `forward`, put there if need be."""
+    if not isinstance(layer.forward, LearningForward):
+        layer.forward = LearningForward(layer)
+    return layer.forward
+
+
+def _parts_with_layers(model: nn.Module) -> Iterator[HasLayers]:
+    return (module for module in model.modules() if isinstance(module, HasLayers))
+
+
+@functools.cache
+def _compiled(forward: Callable[..., Any], backend: CompileBackend) -> Callable[..., Any]:
+    """Compile the `forward` of a class once for all layers of it."""
+    compiled: Callable[..., Any] = torch.compile(forward, backend=backend)
+    return compiled
