@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_branches import AUDIO, SHAPE, VIDEO
 from made_media import index_of, shade, tone
 from PIL import Image
 
 from video_llama.common.errors import MediaError
-from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, Shape, VideoSpec
+from video_llama.common.types import AudioSpec, BranchSpec, MediaItem
 from video_llama.processors.media import (
     MediaCompat,
     MediaLimits,
@@ -19,30 +20,6 @@ from video_llama.processors.media import (
 )
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHAPE = Shape(num_steps=8, num_tokens=4, width=16)
-VIDEO = BranchSpec(
-    name="video",
-    media=("video", "image"),
-    spec=VideoSpec(num_frames=8, image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-    frontier=SHAPE,
-    slots=int,
-)
-AUDIO = BranchSpec(
-    name="audio",
-    media=("audio",),
-    spec=AudioSpec(
-        num_clips=8,
-        clip_s=0.25,
-        sample_rate_hz=16000,
-        num_mel_bins=64,
-        num_mel_frames=25,
-        mean=-4.268,
-        std=9.138,
-        clip_policy="consecutive",
-    ),
-    frontier=SHAPE,
-    slots=int,
-)
 
 
 @pytest.fixture

@@ -59,7 +59,10 @@ class MediaFromNames:
     def __init__(self):
         self.num_read = 0
 
-    def load(self, item, *, branch, augment, seed):
+    def load_all(self, requests):
+        return [self._read(request.item) for request in requests]
+
+    def _read(self, item):
         name = Path(item.path).name
         if name.startswith("broken"):
             raise MediaError("no video stream", path=item.path)

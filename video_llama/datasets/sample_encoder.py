@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,9 +13,9 @@ from video_llama.conversation.encode import encode
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.datasets.collate import EncodedSample, RoutedItem
-from video_llama.datasets.feature_cache import FeatureCache, FileStamp, Lookup
+from video_llama.datasets.feature_cache import CachedFeatures, FeatureCache, FileStamp, Lookup
 from video_llama.datasets.routing import branch_of, num_steps, route
-from video_llama.processors.media import Augment
+from video_llama.processors.media import Augment, Request
 
 RANDOM_FRAME_POLICIES = frozenset({"headtail"})
 
@@ -23,8 +23,8 @@ RANDOM_FRAME_POLICIES = frozenset({"headtail"})
 class MediaReader(Protocol):
     """What reads media: `processors.media.MediaLoader`, or a test's."""
 
-    def load(self, item: MediaItem, *, branch: str, augment: Augment, seed: int) -> MediaItem:
-        """Return the item with pixels or mel and times.
+    def load_all(self, requests: Sequence[Request]) -> list[MediaItem]:
+        """Return the items of one sample with pixels or mel and times.
 
         Raises:
             MediaError: it cannot be read.
@@ -105,22 +105,22 @@ class SampleEncoder:
             MediaError: a file cannot be used.
             ConfigError: no branch takes an item.
         """
+        branches = [self.branch_of(item, dataset=sample.dataset) for item in sample.media]
+        found = [self._look_up(*pair) for pair in zip(sample.media, branches, strict=True)]
+        missing = [
+            Request(named, branch, augment=augment, seed=fold(seed, index))
+            for index, (named, branch) in enumerate(zip(sample.media, branches, strict=True))
+            if found[index].hit is None
+        ]
+        read = iter(self.reader.load_all(missing))
         items = []
-        stamps = []
-        for index, named in enumerate(sample.media):
-            branch = self.branch_of(named, dataset=sample.dataset)
-            found = self._look_up(named, branch)
-            stamps += [found.stamp] if found.stamp else []
-            if found.hit is not None:
-                item = replace(named, features=found.hit.features, times_s=found.hit.times_s)
-            else:
-                item = self.reader.load(
-                    named, branch=branch, augment=augment, seed=fold(seed, index)
-                )
-            item = replace(item, feature_key=found.key)
+        for named, branch, cached in zip(sample.media, branches, found, strict=True):
+            item = _from_cache(named, cached.hit) if cached.hit is not None else next(read)
+            item = replace(item, feature_key=cached.key)
             slots = self.specs[branch].slots(num_steps(item))
             items.append(RoutedItem(item=item, branch=branch, num_slots=slots))
-        return LoadedMedia(items=tuple(items), stamps=tuple(stamps))
+        stamps = tuple(cached.stamp for cached in found if cached.stamp)
+        return LoadedMedia(items=tuple(items), stamps=stamps)
 
     def encode(self, sample: Sample, media: LoadedMedia) -> EncodedSample:
         """Tokenise a sample whose media are loaded.
@@ -159,6 +159,10 @@ class SampleEncoder:
     def _look_up(self, item: MediaItem, branch: str) -> Lookup:
         """Ask the cache, if there is one."""
         return self.cache.look_up(item, self.specs[branch]) if self.cache is not None else Lookup()
+
+
+def _from_cache(named: MediaItem, hit: CachedFeatures) -> MediaItem:
+    return replace(named, features=hit.features, times_s=hit.times_s)
 
 
 def _with_media(sample: Sample, media: LoadedMedia) -> Sample:

@@ -22,15 +22,9 @@ from torch.nn import functional
 
 from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec
-from video_llama.processors.containers import (
-    Source,
-    TolerantDecoder,
-    find_audio,
-    name_of,
-    open_container,
-    zero_pts_s,
-)
-from video_llama.processors.tracks import Channels, Track, shown_at
+from video_llama.processors.containers import Source
+from video_llama.processors.media_file import MediaFile, TolerantDecoder, opened, zero_pts_s
+from video_llama.processors.tracks import Channels, Track
 
 MeanRemoval = Literal["copy", "in_place"]
 
@@ -93,7 +87,7 @@ def clip_starts(
 
 
 def read_audio(
-    source: Source,
+    source: Source | MediaFile,
     *,
     sample_rate_hz: int,
     start_s: float | None = None,
@@ -108,7 +102,7 @@ def read_audio(
     MPEG-TS keep no length of a track, so up to one frame of padding may stay.
 
     Args:
-        source: a file, or the content of one.
+        source: a file, open already or not, or the content of one.
         sample_rate_hz: rate wanted; resampled as `torchaudio.functional.resample` does.
         start_s: first second to use, None for the beginning.
         end_s: last second to use, None for the end.
@@ -120,34 +114,41 @@ def read_audio(
     Raises:
         MediaError: no audio stream, nothing decodable, or a span behind the end.
     """
-    name = name_of(source)
     origin_s = Fraction(start_s or 0.0)
-    with open_container(source) as container:
-        stream = find_audio(container)
-        if stream is None:
-            raise MediaError("no audio stream", path=name)
-        zero_s = zero_pts_s(container)
-        if origin_s > SEEK_MARGIN_S and stream.time_base is not None:
-            target_s = zero_s + origin_s - Fraction(SEEK_MARGIN_S)
-            container.seek(int(target_s / stream.time_base), stream=stream)
-        track = Track(channels=channels)
-        for frame in TolerantDecoder(container).audio(stream):
-            at_s = shown_at(frame, zero_s)
-            if end_s is not None and at_s is not None and at_s >= end_s:
-                break
-            track.append(frame, at_s=at_s)
-        if stream.duration is not None and stream.time_base is not None:
-            end_pts_s = ((stream.start_time or 0) + stream.duration) * stream.time_base
-            track.cut_padding(end_pts_s - zero_s, frame_size=stream.codec_context.frame_size)
+    with opened(source) as media:
+        track = _read_track(media, origin_s=origin_s, end_s=end_s, channels=channels)
     waveform, rate_hz = track.samples_from(origin_s), track.rate_hz
     if end_s is not None:
         waveform = waveform[..., : max(0, round((Fraction(end_s) - origin_s) * rate_hz))]
     if waveform.shape[-1] == 0:
         where = "" if start_s is None and end_s is None else f" between {start_s} and {end_s} s"
-        raise MediaError(f"no sound could be decoded{where}", path=name)
+        raise MediaError(f"no sound could be decoded{where}", path=media.name)
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise MediaError(f"a sample rate of {rate_hz} Hz, the header is damaged", path=name)
+        raise MediaError(f"a sample rate of {rate_hz} Hz, the header is damaged", path=media.name)
     return _resample(waveform, rate_hz=rate_hz, new_rate_hz=sample_rate_hz)
+
+
+def _read_track(
+    media: MediaFile, *, origin_s: Fraction, end_s: float | None, channels: Channels
+) -> Track:
+    """Decode the blocks of sound from about `origin_s` to `end_s`."""
+    stream = media.audio
+    if stream is None:
+        raise MediaError("no audio stream", path=media.name)
+    zero_s, from_pts = zero_pts_s(media), None
+    if origin_s > SEEK_MARGIN_S and stream.time_base is not None:
+        from_pts = int((zero_s + origin_s - Fraction(SEEK_MARGIN_S)) / stream.time_base)
+    track = Track(channels=channels, zero_s=zero_s)
+    for frame in TolerantDecoder(media).audio(from_pts=from_pts):
+        if not track.begins_before(frame, end_s):
+            break
+        track.append(frame)
+    # Looked at last: reading may have told the demuxer more than the header did.
+    stream = media.audio
+    if stream is not None and stream.duration is not None and stream.time_base is not None:
+        end_pts_s = ((stream.start_time or 0) + stream.duration) * stream.time_base
+        track.cut_padding(end_pts_s - zero_s, frame_size=stream.codec_context.frame_size)
+    return track
 
 
 def _resample(waveform: Tensor, *, rate_hz: int, new_rate_hz: int) -> Tensor:
@@ -200,7 +201,7 @@ def log_mel(
             policy=spec.clip_policy,
         )
     waveform = waveform.clone() if mean_removal == "in_place" else waveform
-    pictures = []
+    clips = []
     for start_s in starts:
         first = int(start_s * spec.sample_rate_hz)
         last = int((start_s + Fraction(spec.clip_s)) * spec.sample_rate_hz)
@@ -210,26 +211,41 @@ def log_mel(
         elif clip.numel():
             clip = clip - clip.mean()
         heard = clip if clip.ndim == 1 else clip[0]
-        mel = _fbank(heard, sample_rate_hz=spec.sample_rate_hz, num_mel_bins=spec.num_mel_bins)
-        mel = mel[: spec.num_mel_frames]
-        pictures.append(functional.pad(mel, (0, 0, 0, spec.num_mel_frames - len(mel))))
+        # The next clip's mean will be taken from the same memory.
+        clips.append(heard.clone() if mean_removal == "in_place" else heard)
+    mels = _fbank(clips, sample_rate_hz=spec.sample_rate_hz, num_mel_bins=spec.num_mel_bins)
+    pictures = [
+        functional.pad(mel, (0, 0, 0, max(0, spec.num_mel_frames - len(mel))))
+        for mel in (mel[: spec.num_mel_frames] for mel in mels)
+    ]
     return (torch.stack(pictures).transpose(1, 2).unsqueeze(1) - spec.mean) / spec.std
 
 
-def _fbank(clip: Tensor, *, sample_rate_hz: int, num_mel_bins: int) -> Tensor:
-    """Return Kaldi's log filter bank energies, float32[W, F], at ImageBind's settings."""
+def _fbank(clips: Sequence[Tensor], *, sample_rate_hz: int, num_mel_bins: int) -> list[Tensor]:
+    """Return Kaldi's log filter bank energies of clips, float32[W, F], at ImageBind's settings."""
     window_size = int(FRAME_LENGTH_S * sample_rate_hz)
     shift = int(FRAME_SHIFT_S * sample_rate_hz)
     fft_size = 2 ** math.ceil(math.log2(window_size))
-    if len(clip) < window_size:
-        clip = functional.pad(clip, (0, window_size - len(clip)))
-    frames = clip.unfold(0, window_size, shift)
+    windows = [
+        functional.pad(clip, (0, max(0, window_size - len(clip)))).unfold(0, window_size, shift)
+        for clip in clips
+    ]
+    frames = torch.cat(windows)
     frames = frames - frames.mean(dim=1, keepdim=True)
     previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-    frames = (frames - PRE_EMPHASIS * previous) * torch.hann_window(window_size, periodic=False)
+    frames = (frames - PRE_EMPHASIS * previous) * _window(window_size)
     power = torch.fft.rfft(frames, n=fft_size).abs().pow(2)
-    energies: Tensor = power @ _mel_bank(num_mel_bins, fft_size, sample_rate_hz).T
-    return energies.clamp_min(torch.finfo(torch.float32).eps).log()
+    bank = _mel_bank(num_mel_bins, fft_size, sample_rate_hz).T
+    # Clip by clip: a product's last bits may depend on its number of rows.
+    num_frames = [len(rows) for rows in windows]
+    energies = torch.cat([rows @ bank for rows in torch.split(power, num_frames)])
+    floor = torch.finfo(torch.float32).eps
+    return list(torch.split(energies.clamp_min(floor).log(), num_frames))
+
+
+@lru_cache(maxsize=8)
+def _window(size: int) -> Tensor:
+    return torch.hann_window(size, periodic=False)
 
 
 @lru_cache(maxsize=8)

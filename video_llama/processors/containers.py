@@ -10,9 +10,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import av
 from av.audio.stream import AudioStream
@@ -21,9 +20,7 @@ from av.video.stream import VideoStream
 from video_llama.common.errors import MediaError
 
 if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
     from av.container import InputContainer
-    from av.video.frame import VideoFrame
 
 Source = str | Path | bytes
 """A file, or the content of one."""
@@ -39,31 +36,51 @@ _DEMUXERS = (
 )
 
 
-@contextmanager
-def open_container(source: Source) -> Iterator[InputContainer]:
-    """Open a media file for demuxing and close it afterwards.
+HELD_BYTES = 32 << 20
+"""A file of at most so many bytes is read into memory at once."""
+
+
+def hold(source: Source) -> Source:
+    """Return the content of a file if it is short, else the source as it is.
+
+    A held file is read from its disk once, whatever is wanted from it.
+
+    Raises:
+        MediaError: missing, empty, or not to be read.
+    """
+    if isinstance(source, bytes) or Path(source).is_dir():
+        return source
+    path = Path(source)
+    check_file(path)
+    try:
+        return path.read_bytes() if path.stat().st_size <= HELD_BYTES else source
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})", path=str(path)) from error
+
+
+def open_container(source: Source, *, name: str) -> InputContainer:
+    """Open a media file for demuxing.
 
     Args:
         source: a file, or the content of one.
+        name: of the file, for errors; an ending may tell FFmpeg what the content leaves open.
 
-    Yields:
-        The open container.
+    Returns:
+        The open container, to be closed.
 
     Raises:
-        MediaError: missing, a folder, empty, or not media; the reason says which. Also whatever
-            FFmpeg refuses while the container is open.
+        MediaError: missing, a folder, empty, or not media; the reason says which.
     """
-    name = name_of(source)
     if isinstance(source, bytes):
         if not source:
             raise MediaError("the file is empty (0 bytes)", path=name)
-        target: str | io.BytesIO = io.BytesIO(source)
+        target: str | io.BytesIO = _NamedBuffer(source, name=name)
     else:
         check_file(Path(source))
         # Without the scheme FFmpeg would take "concat:a|b" or "http://..." for an address.
         target = f"file:{source}"
     try:
-        container = av.open(
+        return av.open(
             target,
             mode="r",
             options={"format_whitelist": _DEMUXERS},
@@ -76,12 +93,23 @@ def open_container(source: Source) -> Iterator[InputContainer]:
             f"before its index was written; supported are {SUPPORTED_FORMATS}",
             path=name,
         ) from error
+
+
+class _NamedBuffer(io.BytesIO):
+    """The content of a file under its name."""
+
+    def __init__(self, content: bytes, *, name: str) -> None:
+        super().__init__(content)
+        self.name = f"file:{name}"
+
+
+@contextmanager
+def faults_named(name: str) -> Iterator[None]:
+    """Turn whatever FFmpeg refuses inside the block into a `MediaError` that names the file."""
     try:
-        yield container
+        yield
     except av.FFmpegError as error:
         raise MediaError(f"cannot be read or decoded ({error.strerror})", path=name) from error
-    finally:
-        container.close()
 
 
 def name_of(source: Source) -> str:
@@ -113,61 +141,3 @@ def find_video(container: InputContainer) -> VideoStream | None:
 def find_audio(container: InputContainer) -> AudioStream | None:
     """Return the first stream of sound we can decode, None if there is none."""
     return next((s for s in container.streams.audio if s.codec_context is not None), None)
-
-
-def zero_pts_s(container: InputContainer) -> Fraction:
-    """Return what the container's clock shows at second zero of the file.
-
-    Second zero is the first picture, or the first sample of a file without pictures: so pictures
-    and sound of one file share a time axis, wherever its clock starts.
-    """
-    stream = find_video(container) or find_audio(container)
-    if stream is None or stream.start_time is None or stream.time_base is None:
-        return Fraction(0)
-    return stream.start_time * stream.time_base
-
-
-class TolerantDecoder:
-    """Decodes one stream and passes over packets that are damaged, counting them.
-
-    Attributes:
-        num_damaged: packets that could not be read or decoded so far.
-    """
-
-    def __init__(self, container: InputContainer) -> None:
-        self._container = container
-        self.num_damaged = 0
-
-    def video(self, stream: VideoStream) -> Iterator[VideoFrame]:
-        """Yield the frames that can be decoded, in the order they are shown."""
-        for frame in self._frames(stream):
-            if isinstance(frame, av.VideoFrame):
-                yield frame
-
-    def audio(self, stream: AudioStream) -> Iterator[AudioFrame]:
-        """Yield the blocks of samples that can be decoded."""
-        for frame in self._frames(stream):
-            if isinstance(frame, av.AudioFrame):
-                yield frame
-
-    def _frames(self, stream: VideoStream | AudioStream) -> Iterator[object]:
-        for packet in self.packets(stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                self.num_damaged += 1
-                continue
-            yield from frames
-
-    def packets(self, stream: VideoStream | AudioStream) -> Iterator[av.Packet[Any]]:
-        """Yield the stream's packets up to the end or to where the file cannot be read on."""
-        packets = self._container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:
-                self.num_damaged += 1
-                return
-            if packet is None:
-                return
-            yield packet

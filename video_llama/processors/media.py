@@ -7,7 +7,8 @@ decoded media; the feature cache uses `content_hash`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,8 +17,9 @@ import numpy as np
 from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, VideoSpec
 from video_llama.processors.audio import MeanRemoval, clip_starts, log_mel, read_audio
-from video_llama.processors.containers import Source, name_of
+from video_llama.processors.containers import Source
 from video_llama.processors.identity import content_hash
+from video_llama.processors.media_file import MediaFile
 from video_llama.processors.pictures import read_picture
 from video_llama.processors.probe import MediaInfo, probe
 from video_llama.processors.shard_files import ShardFiles
@@ -31,6 +33,7 @@ __all__ = [
     "MediaInfo",
     "MediaLimits",
     "MediaLoader",
+    "Request",
     "content_hash",
     "probe",
 ]
@@ -76,6 +79,25 @@ class MediaCompat:
         return cls.released() if name == "released" else cls()
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is to be made of an item.
+
+    Attributes:
+        item: its path (or member) and span are used; it is not changed.
+        branch: the branch that takes it, or its name.
+        augment: "random_crop" is the training crop, one box for the whole clip.
+        seed: the crop and a drawing frame policy are functions of it.
+        data: the content, where `item.path` is only a label.
+    """
+
+    item: MediaItem
+    branch: BranchSpec | str
+    augment: Augment = "none"
+    seed: int | None = None
+    data: bytes | None = None
+
+
 class MediaLoader:
     """Fills media items with what a branch's encoder is fed.
 
@@ -111,51 +133,67 @@ class MediaLoader:
         seed: int | None = None,
         data: bytes | None = None,
     ) -> MediaItem:
-        """Decode an item for a branch.
+        """Decode one item for a branch; see `load_all` and `Request`."""
+        return self.load_all([Request(item, branch, augment=augment, seed=seed, data=data)])[0]
+
+    def load_all(self, requests: Sequence[Request]) -> list[MediaItem]:
+        """Decode items for their branches; pictures and sound of one file are read together.
 
         Args:
-            item: its path (or member) and span are used; it is not changed.
-            branch: one of the branches, or its name.
-            augment: "random_crop" is the training crop, one box for the whole clip.
-            seed: the crop and a drawing frame policy are functions of it.
-            data: the content, where `item.path` is only a label.
+            requests: of one sample, in text order.
 
         Returns:
-            A copy with `pixels` or `mel`, `times_s` and `content_hash`. A short clip may have
-            fewer steps than the branch's spec.
+            A copy of every item with `pixels` or `mel`, `times_s` and `content_hash`. A short
+            clip may have fewer steps than the branch's spec.
 
         Raises:
-            MediaError: the file cannot be used, or the branch takes no such kind.
+            MediaError: a file cannot be used, or a branch takes no such kind.
             ValueError: "random_crop" without a seed.
         """
+        specs = [self._spec_of(request) for request in requests]
+        loaded: dict[int, MediaItem] = {}
+        for together in _by_file(requests):
+            item = requests[together[0]].item
+            try:
+                with MediaFile(self._source(requests[together[0]])) as media:
+                    self._check_limits(media)
+                    for i in together:
+                        loaded[i] = self._load(requests[i], media=media, spec=specs[i])
+            except MediaError as error:
+                raise MediaError(error.reason, path=item.path) from error
+        return [loaded[i] for i in range(len(requests))]
+
+    def _spec_of(self, request: Request) -> BranchSpec:
+        """Return a request's branch; refuse what cannot be made for it."""
+        item, branch = request.item, request.branch
         spec = self._specs[branch] if isinstance(branch, str) else branch
         if item.kind not in spec.media:
             raise MediaError(
                 f"branch '{spec.name}' takes {', '.join(spec.media)}, this is {item.kind}",
                 path=item.path,
             )
-        if augment == "random_crop" and seed is None:
+        if request.augment == "random_crop" and request.seed is None:
             raise ValueError("augment 'random_crop' draws a box and needs a seed")
-        try:
-            source = self._source(item) if data is None else data
-            self._check_limits(source)
-            if isinstance(spec.spec, AudioSpec):
-                loaded = self._load_sound(item, source=source, spec=spec.spec)
-            else:
-                loaded = self._load_pictures(
-                    item, source=source, spec=spec.spec, augment=augment, seed=seed
-                )
-            identity = content_hash(source, start_s=item.start_s, end_s=item.end_s)
-        except MediaError as error:
-            raise MediaError(error.reason, path=item.path) from error
+        return spec
+
+    def _source(self, request: Request) -> Source:
+        if request.data is not None:
+            return request.data
+        member = request.item.member
+        return request.item.path if member is None else self._shards.read(member)
+
+    def _load(self, request: Request, *, media: MediaFile, spec: BranchSpec) -> MediaItem:
+        item = request.item
+        if isinstance(spec.spec, AudioSpec):
+            loaded = self._load_sound(item, media=media, spec=spec.spec)
+        else:
+            loaded = self._load_pictures(request, media=media, spec=spec.spec)
+        identity = content_hash(media.content, start_s=item.start_s, end_s=item.end_s)
         return replace(loaded, content_hash=identity)
 
-    def _source(self, item: MediaItem) -> Source:
-        return item.path if item.member is None else self._shards.read(item.member)
-
-    def _load_sound(self, item: MediaItem, *, source: Source, spec: AudioSpec) -> MediaItem:
+    def _load_sound(self, item: MediaItem, *, media: MediaFile, spec: AudioSpec) -> MediaItem:
         waveform = read_audio(
-            source,
+            media,
             sample_rate_hz=spec.sample_rate_hz,
             start_s=item.start_s,
             end_s=item.end_s,
@@ -171,22 +209,15 @@ class MediaLoader:
         first_s = item.start_s or 0.0
         return replace(item, mel=mel, times_s=tuple(first_s + float(s) for s in starts))
 
-    def _load_pictures(
-        self,
-        item: MediaItem,
-        *,
-        source: Source,
-        spec: VideoSpec,
-        augment: Augment,
-        seed: int | None,
-    ) -> MediaItem:
+    def _load_pictures(self, request: Request, *, media: MediaFile, spec: VideoSpec) -> MediaItem:
+        item, seed = request.item, request.seed
         square = spec.image_size
         if item.kind == "image":
-            frames = read_picture(source)[np.newaxis]
+            frames = read_picture(media.content)[np.newaxis]
             times_s: tuple[float, ...] = (0.0,)
         else:
             clip = read_frames(
-                source,
+                media,
                 num_frames=spec.num_frames,
                 policy=spec.frame_policy,
                 start_s=item.start_s,
@@ -197,7 +228,7 @@ class MediaLoader:
                 seed=seed,
             )
             frames, times_s = clip.frames, clip.times_s
-        if augment == "random_crop" and seed is not None:
+        if request.augment == "random_crop" and seed is not None:
             frames = random_resized_crop(
                 frames,
                 image_size=square,
@@ -209,19 +240,32 @@ class MediaLoader:
             frames = resize(frames, image_size=square)
         return replace(item, pixels=normalise(frames, spec), times_s=times_s)
 
-    def _check_limits(self, source: Source) -> None:
+    def _check_limits(self, media: MediaFile) -> None:
         if self._limits == MediaLimits():
             return
-        info = probe(source)
+        info = probe(media)
         longest_s, most_pixels = self._limits.max_duration_s, self._limits.max_pixels
         if longest_s is not None and (info.duration_s or 0.0) > longest_s:
             raise MediaError(
                 f"{info.duration_s:.1f} s long, at most {longest_s:g} s are allowed; cut it first",
-                path=name_of(source),
+                path=media.name,
             )
         if most_pixels is not None and info.width * info.height > most_pixels:
             raise MediaError(
                 f"{info.width} x {info.height} pixels, at most {most_pixels} are allowed; "
                 "make it smaller first",
-                path=name_of(source),
+                path=media.name,
             )
+
+
+def _by_file(requests: Sequence[Request]) -> list[list[int]]:
+    """Return the indices of requests that are met from one opening of a file, each of a kind."""
+    groups: dict[Hashable, list[int]] = {}
+    times_wanted: Counter[Hashable] = Counter()
+    for i, request in enumerate(requests):
+        item, data = request.item, request.data
+        content = (item.path, item.member, None if data is None else id(data))
+        what = (content, item.start_s, item.end_s)
+        groups.setdefault((what, times_wanted[what, item.kind]), []).append(i)
+        times_wanted[what, item.kind] += 1
+    return list(groups.values())

@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING
 
 from video_llama.common.errors import MediaError
 from video_llama.common.types import MediaKind
-from video_llama.processors.containers import (
-    Source,
-    TolerantDecoder,
-    find_audio,
-    find_video,
-    name_of,
-    open_container,
-)
+from video_llama.processors.containers import Source
+from video_llama.processors.media_file import MediaFile, TolerantDecoder, opened
 from video_llama.processors.pictures import is_still, open_picture, picture_files
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.video.stream import VideoStream
 
 
@@ -49,11 +42,11 @@ class MediaInfo:
     fps: float | None
 
 
-def probe(source: Source) -> MediaInfo:
+def probe(source: Source | MediaFile) -> MediaInfo:
     """Say what a file is by looking into it; its name does not count.
 
     Args:
-        source: a file, the content of one, or a folder of pictures.
+        source: a file, open already or not, the content of one, or a folder of pictures.
 
     Returns:
         Its kind, streams, length and size.
@@ -61,31 +54,34 @@ def probe(source: Source) -> MediaInfo:
     Raises:
         MediaError: missing, empty or nothing we can read; the supported formats are listed.
     """
-    if not isinstance(source, bytes) and Path(source).is_dir():
-        files = picture_files(Path(source))
-        info = _probe_picture(files[0])
-        return replace(info, kind="video", duration_s=None)
-    if is_still(source):
-        return _probe_picture(source)
-    with open_container(source) as container:
-        video, audio = find_video(container), find_audio(container)
-        if video is None and audio is None:
-            raise MediaError("neither pictures nor sound in it", path=name_of(source))
-        size = (0, 0) if video is None else _shown_size(container, video)
-        return MediaInfo(
-            kind="audio" if video is None else "video",
-            has_video=video is not None,
-            has_audio=audio is not None,
-            duration_s=None if container.duration is None else container.duration / 1e6,
-            width=size[0],
-            height=size[1],
-            fps=None if video is None or not video.average_rate else float(video.average_rate),
-        )
+    with opened(source) as media:
+        content = media.content
+        if not isinstance(content, bytes) and Path(content).is_dir():
+            info = _probe_picture(picture_files(Path(content))[0])
+            return replace(info, kind="video", duration_s=None)
+        return _probe_picture(content) if is_still(content) else _probe_streams(media)
 
 
-def _shown_size(container: InputContainer, stream: VideoStream) -> tuple[int, int]:
+def _probe_streams(media: MediaFile) -> MediaInfo:
+    video, audio = media.video, media.audio
+    if video is None and audio is None:
+        raise MediaError("neither pictures nor sound in it", path=media.name)
+    width, height = (0, 0) if video is None else _shown_size(media, video)
+    duration = media.container.duration
+    return MediaInfo(
+        kind="audio" if video is None else "video",
+        has_video=video is not None,
+        has_audio=audio is not None,
+        duration_s=None if duration is None else duration / 1e6,
+        width=width,
+        height=height,
+        fps=None if video is None or not video.average_rate else float(video.average_rate),
+    )
+
+
+def _shown_size(media: MediaFile, stream: VideoStream) -> tuple[int, int]:
     """Return (width, height) as a viewer sees them."""
-    frame = next(TolerantDecoder(container).video(stream), None)
+    frame = next(TolerantDecoder(media).video(), None)
     if frame is None or round(frame.rotation / 90) % 2 == 0:
         return stream.width, stream.height
     return stream.height, stream.width

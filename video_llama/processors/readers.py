@@ -16,19 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from video_llama.common.errors import MediaError
-from video_llama.processors.containers import (
-    Source,
-    TolerantDecoder,
-    check_file,
-    find_video,
-    name_of,
-    open_container,
-)
+from video_llama.processors.containers import Source, check_file, name_of
+from video_llama.processors.media_file import MediaFile, TolerantDecoder
 from video_llama.processors.pictures import Picture, Size, fit, shrunk_shape
 
 if TYPE_CHECKING:
@@ -67,7 +60,7 @@ class PyavReader:
     """Reads any container through FFmpeg, seeking only over long stretches.
 
     Args:
-        source: a file, or the content of one.
+        media: the file.
         index: "packets" believes the time stamps in the container; "decoded" decodes everything
             once and counts what really comes out, for damaged files.
 
@@ -75,8 +68,21 @@ class PyavReader:
         MediaError: not media, no video stream, or not one frame.
     """
 
-    def __init__(self, source: Source, *, index: Literal["packets", "decoded"] = "packets") -> None:
-        self._source = source
+    def __init__(
+        self, media: MediaFile, *, index: Literal["packets", "decoded"] = "packets"
+    ) -> None:
+        stream = media.video
+        if stream is None:
+            raise MediaError("no video stream", path=media.name)
+        # Noted at once: reading on may open the file again, with other streams.
+        tick = stream.time_base
+        assert tick is not None
+        rate = stream.average_rate or stream.guessed_rate
+        self._ticks_per_frame = max(1, round(1 / (rate * tick))) if rate else 1
+        self._stamp_rule: StampRule = (
+            "count" if media.container.format.name in FORMATS_WITHOUT_STAMPS else "read"
+        )
+        self._media = media
         self._keyframes: list[int] = []
         self._pts: list[int] = []
         self.num_damaged = 0
@@ -85,11 +91,11 @@ class PyavReader:
         if not self._pts:
             self._index_decoded()
         if not self._pts:
-            raise MediaError("no frame could be decoded", path=name_of(source))
-        ticks = self._time_base
-        self.times_s = [float((pts - self._pts[0]) * ticks) for pts in self._pts]
+            raise MediaError("no frame could be decoded", path=media.name)
+        self.times_s = [float((pts - self._pts[0]) * tick) for pts in self._pts]
         span_s = self.times_s[-1]
-        self.fps = self._header_fps or ((len(self._pts) - 1) / span_s if span_s > 0 else 1.0)
+        header_fps = float(rate) if rate else 0.0
+        self.fps = header_fps or ((len(self._pts) - 1) / span_s if span_s > 0 else 1.0)
 
     def read(self, indices: Sequence[int], *, size: Size) -> dict[int, Picture]:
         """Return the pictures at `indices`, see `FrameReader`."""
@@ -102,42 +108,25 @@ class PyavReader:
 
     def _index_packets(self) -> None:
         """List time stamps without decoding; leaves the list empty where they cannot be trusted."""
-        with open_container(self._source) as container:
-            stream = self._find_stream(container)
-            if container.format.name in FORMATS_WITHOUT_STAMPS:
-                return
-            decoder = TolerantDecoder(container)
-            packets = [p for p in decoder.packets(stream) if p.size and not p.is_discard]
-            stamps = [p.pts for p in packets if p.pts is not None]
-            if len(stamps) == len(packets) == len(set(stamps)):
-                self._pts = sorted(stamps)
-                self._keyframes = sorted(
-                    p.pts for p in packets if p.is_keyframe and p.pts is not None
-                )
-            self.num_damaged = decoder.num_damaged
+        marks = self._media.survey().marks
+        if self._stamp_rule == "count":
+            return
+        stamps = [mark.pts for mark in marks if mark.pts is not None]
+        if len(stamps) == len(marks) == len(set(stamps)):
+            self._pts = sorted(stamps)
+            self._keyframes = sorted(
+                mark.pts for mark in marks if mark.is_keyframe and mark.pts is not None
+            )
+        self.num_damaged = int(self._media.is_cut_off)
 
     def _index_decoded(self) -> None:
-        with open_container(self._source) as container:
-            stream = self._find_stream(container)
-            decoder = TolerantDecoder(container)
-            clock = self._start_clock(container)
-            self._pts = [clock.stamp(frame) for frame in decoder.video(stream)]
-            self.num_damaged = decoder.num_damaged
+        decoder = TolerantDecoder(self._media)
+        clock = self._start_clock()
+        self._pts = [clock.stamp(frame) for frame in decoder.video()]
+        self.num_damaged = decoder.num_damaged
 
-    def _find_stream(self, container: av.container.InputContainer) -> av.VideoStream:
-        stream = find_video(container)
-        if stream is None:
-            raise MediaError("no video stream", path=name_of(self._source))
-        rate = stream.average_rate or stream.guessed_rate
-        self._header_fps = float(rate) if rate else 0.0
-        assert stream.time_base is not None
-        self._time_base = stream.time_base
-        self._ticks_per_frame = max(1, round(1 / (rate * stream.time_base))) if rate else 1
-        return stream
-
-    def _start_clock(self, container: av.container.InputContainer) -> _Clock:
-        rule: StampRule = "count" if container.format.name in FORMATS_WITHOUT_STAMPS else "read"
-        return _Clock(self._ticks_per_frame, rule=rule)
+    def _start_clock(self) -> _Clock:
+        return _Clock(self._ticks_per_frame, rule=self._stamp_rule)
 
     def _collect(
         self, wanted: list[int], *, size: Size, seek: Literal["far", "never"]
@@ -146,27 +135,23 @@ class PyavReader:
         pictures: dict[int, Picture] = {}
         # One for all frames: setting swscale up costs more than converting a small picture.
         converter = VideoReformatter()
-        with open_container(self._source) as container:
-            stream = self._find_stream(container)
-            decoder = TolerantDecoder(container)
-            clock = self._start_clock(container)
-            frames = decoder.video(stream)
-            position, shape = self._pts[0] - 1, None
-            frame: VideoFrame | None = None
-            for target in wanted:
-                if seek == "far" and self._is_far(position, target):
-                    container.seek(target, stream=stream)
-                    frames, clock = decoder.video(stream), self._start_clock(container)
-                while position < target:
-                    frame = next(frames, None)
-                    if frame is None:
-                        return pictures
-                    position = clock.stamp(frame)
-                if frame is not None and position == target:
-                    shape = shape or _shape_for(frame, size)
-                    pictures[target] = _to_rgb(
-                        frame, shape, converter=converter, interpolated=size is not None
-                    )
+        decoder = TolerantDecoder(self._media)
+        clock, frames = self._start_clock(), decoder.video()
+        position, shape = self._pts[0] - 1, None
+        frame: VideoFrame | None = None
+        for target in wanted:
+            if seek == "far" and self._is_far(position, target):
+                clock, frames = self._start_clock(), decoder.video(from_pts=target)
+            while position < target:
+                frame = next(frames, None)
+                if frame is None:
+                    return pictures
+                position = clock.stamp(frame)
+            if frame is not None and position == target:
+                shape = shape or _shape_for(frame, size)
+                pictures[target] = _to_rgb(
+                    frame, shape, converter=converter, interpolated=size is not None
+                )
         return pictures
 
     def _is_far(self, position: int, target: int) -> bool:
@@ -267,6 +252,7 @@ def _to_rgb(
     # FFmpeg's own default gives decord's bytes.
     method = Interpolation.BILINEAR if interpolated else None
     rgb = converter.reformat(
-        frame, width=width, height=height, format="rgb24", interpolation=method
+        frame, width=width, height=height, format="rgb24", interpolation=method, threads=1
     )
-    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), k=turns))
+    picture = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+    return np.ascontiguousarray(np.rot90(picture, k=turns)) if turns else picture

@@ -35,28 +35,37 @@ class Track:
 
     Args:
         channels: "mix" takes the mean of all channels, "separate" keeps them apart.
+        zero_s: what the file's clock shows at its second zero.
 
     Attributes:
         rate_hz: of the first block; blocks at another rate, or of another number of channels to
             keep apart, are left out.
     """
 
-    def __init__(self, *, channels: Channels) -> None:
+    def __init__(self, *, channels: Channels, zero_s: Fraction) -> None:
         self._channels = channels
+        self._zero_s = zero_s
         self._blocks: list[NDArray[np.float32]] = []
         self._start = 0
         self._end = 0
         self.rate_hz = 0
 
-    def append(self, frame: AudioFrame, *, at_s: Fraction | None) -> None:
-        """Add a decoded block that belongs at second `at_s` of the file, None if unknown."""
+    def begins_before(self, frame: AudioFrame, end_s: float | None) -> bool:
+        """Whether a block begins before a second of the file; one without a time stamp does."""
+        if end_s is None or frame.pts is None or frame.time_base is None:
+            return True
+        return frame.pts * frame.time_base - self._zero_s < end_s
+
+    def append(self, frame: AudioFrame) -> None:
+        """Add a decoded block; one without a time stamp follows the last."""
         self.rate_hz = self.rate_hz or frame.sample_rate
         if frame.sample_rate != self.rate_hz:
             return
         block = _block_of(frame, self._channels)
         if self._blocks and len(block) != len(self._blocks[0]):
             return
-        ahead = 0 if at_s is None else round(at_s * self.rate_hz) - self._end
+        at = self._place_of(frame)
+        ahead = 0 if at is None else at - self._end
         if abs(ahead) <= CLOCK_TOLERANCE_S * self.rate_hz:
             ahead = 0
         if not self._blocks:
@@ -68,6 +77,14 @@ class Track:
             block = block[:, -ahead:]
         self._blocks.append(block)
         self._end += block.shape[1]
+
+    def _place_of(self, frame: AudioFrame) -> int | None:
+        """Return which sample of the file a block begins with, None if nothing tells."""
+        if frame.pts is None or frame.time_base is None:
+            return None
+        tick, zero = frame.time_base, self._zero_s
+        ticks = frame.pts * tick.numerator * zero.denominator - zero.numerator * tick.denominator
+        return _rounded(ticks * self.rate_hz, tick.denominator * zero.denominator)
 
     def cut_padding(self, end_s: Fraction, *, frame_size: int) -> None:
         """Shorten to the container's length if what is beyond is the codec's padding."""
@@ -89,24 +106,27 @@ class Track:
         return track[0] if self._channels == "mix" else track
 
 
-def shown_at(frame: AudioFrame, zero_s: Fraction) -> Fraction | None:
-    """Return the second of the file at which a block sounds."""
-    if frame.pts is None or frame.time_base is None:
-        return None
-    return frame.pts * frame.time_base - zero_s
-
-
 def _block_of(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
     """Return a block's samples as float32[C, n], -1..1; a mix has one channel."""
-    if frame.format.is_planar and len(frame.layout.channels) >= MAX_PLANES:
+    num_channels = len(frame.layout.channels)
+    if frame.format.name == "fltp" and num_channels == 1:
+        # What every common codec gives; the general way costs more than decoding.
+        return np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples)[np.newaxis]
+    if frame.format.is_planar and num_channels >= MAX_PLANES:
         packer = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
         (frame,) = packer.resample(frame)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
+        samples = samples.reshape(-1, num_channels).T
     floats = samples.astype(np.float32)
     if samples.dtype == np.uint8:
         floats = (floats - 128.0) / 128.0
     elif np.issubdtype(samples.dtype, np.signedinteger):
         floats = floats / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
     return np.ascontiguousarray(floats.mean(axis=0, keepdims=True) if channels == "mix" else floats)
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """Return `round(Fraction(numerator, denominator))`, for less."""
+    whole, rest = divmod(numerator, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))

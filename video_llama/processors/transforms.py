@@ -137,7 +137,7 @@ def normalise(frames: NDArray[np.uint8], spec: VideoSpec) -> Tensor:
     Returns:
         float32[T, 3, H, W], (value / 255 - mean) / std.
     """
-    pixels_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(255.0)
+    pixels_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float()
     mean = torch.tensor(spec.mean).view(3, 1, 1)
     std = torch.tensor(spec.std).view(3, 1, 1)
-    return ((pixels_TCHW - mean) / std).contiguous()
+    return pixels_TCHW.div_(255.0).sub_(mean).div_(std)

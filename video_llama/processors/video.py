@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from video_llama.common.errors import MediaError
-from video_llama.processors.containers import Source, find_video, name_of, open_container
+from video_llama.processors.containers import Source
+from video_llama.processors.media_file import MediaFile, opened
 from video_llama.processors.pictures import PictureReader, Size, is_still
 from video_llama.processors.readers import (
     DECORD_BROKEN_WIDTHS,
@@ -161,7 +162,7 @@ def sample_frames(
 
 
 def read_frames(
-    source: Source,
+    source: Source | MediaFile,
     *,
     num_frames: int,
     policy: str,
@@ -174,7 +175,8 @@ def read_frames(
     """Read the chosen frames of a video, an animation, a picture or a folder of pictures.
 
     Args:
-        source: a file, the content of one, or a folder whose pictures are the frames.
+        source: a file, open already or not, the content of one, or a folder whose pictures are
+            the frames.
         num_frames: frames wanted.
         policy: a name in `FRAME_POLICIES`, applied to the frames of the span.
         start_s: first second to use, None for the beginning.
@@ -189,50 +191,51 @@ def read_frames(
     Raises:
         MediaError: nothing usable; the reason says what is wrong with the file.
     """
-    name = name_of(source)
-    opened = _open_reader(source, reader=reader, size=size)
-    for attempt in ("as indexed", "as decoded"):
-        if attempt == "as decoded":
-            if not isinstance(opened, PyavReader):
-                break
-            # Damage: choose again among the frames that really come out.
-            opened = PyavReader(source, index="decoded")
-        span = _frames_in_span(opened, start_s=start_s, end_s=end_s, name=name)
-        chosen = sample_frames(len(span), num_frames=num_frames, policy=policy, seed=seed)
-        indices = [span[i] for i in chosen]
-        pictures = opened.read(indices, size=size)
-        if all(i in pictures for i in indices):
-            return Clip(
-                frames=np.stack([pictures[i] for i in indices]),
-                times_s=tuple(opened.times_s[i] for i in indices),
-                num_total=len(span),
-                fps=opened.fps,
-                duration_s=opened.times_s[-1] + 1.0 / opened.fps,
-                num_damaged=opened.num_damaged,
-            )
-    raise MediaError("the chosen frames cannot be decoded, the file is damaged", path=name)
+    with opened(source) as media:
+        frames = _open_reader(media, reader=reader, size=size)
+        for attempt in ("as indexed", "as decoded"):
+            if attempt == "as decoded":
+                if not isinstance(frames, PyavReader):
+                    break
+                # Damage: choose again among the frames that really come out.
+                frames = PyavReader(media, index="decoded")
+            span = _frames_in_span(frames, start_s=start_s, end_s=end_s, name=media.name)
+            chosen = sample_frames(len(span), num_frames=num_frames, policy=policy, seed=seed)
+            indices = [span[i] for i in chosen]
+            pictures = frames.read(indices, size=size)
+            if all(i in pictures for i in indices):
+                return Clip(
+                    frames=np.stack([pictures[i] for i in indices]),
+                    times_s=tuple(frames.times_s[i] for i in indices),
+                    num_total=len(span),
+                    fps=frames.fps,
+                    duration_s=frames.times_s[-1] + 1.0 / frames.fps,
+                    num_damaged=frames.num_damaged,
+                )
+        raise MediaError(
+            "the chosen frames cannot be decoded, the file is damaged", path=media.name
+        )
 
 
-def _open_reader(source: Source, *, reader: ReaderName, size: Size) -> FrameReader:
+def _open_reader(media: MediaFile, *, reader: ReaderName, size: Size) -> FrameReader:
+    source = media.source
     if not isinstance(source, bytes) and Path(source).is_dir():
         return PictureReader(source)
     try:
-        if reader == "decord" and not (is_still(source) or _breaks_decord(source, size=size)):
+        if reader == "decord" and not (is_still(source) or _breaks_decord(media, size=size)):
             return DecordReader(source, size=size)
-        return PyavReader(source)
+        return PyavReader(media)
     except MediaError:
         if not is_still(source):
             raise
         return PictureReader(source)
 
 
-def _breaks_decord(source: Source, *, size: Size) -> bool:
+def _breaks_decord(media: MediaFile, *, size: Size) -> bool:
     """Whether decord would fail on the width of its output; PyAV gives the same pixels."""
     if isinstance(size, tuple):
         return size[1] in DECORD_BROKEN_WIDTHS
-    with open_container(source) as container:
-        stream = find_video(container)
-        return stream is not None and stream.width in DECORD_BROKEN_WIDTHS
+    return media.video is not None and media.video.width in DECORD_BROKEN_WIDTHS
 
 
 def _frames_in_span(
