@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from video_llama.models.precision import autocast
 from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.deepspeed_config import deepspeed_config, show, zero_settings
 from video_llama.runners.divided_state import DividedState
-from video_llama.runners.engine import has_float16, set_rates
+from video_llama.runners.engine import AskedModel, has_float16, set_rates
 from video_llama.runners.loss_scale import LossScale
 from video_llama.runners.optimizer_state import moments_by_name
 from video_llama.runners.partitioned import (
@@ -160,15 +160,17 @@ class DeepSpeedEngine:
         self._scale.update(overflowed=overflowed)
 
     @contextlib.contextmanager
-    def evaluating(self, model: VideoLLM) -> Iterator[Model]:
+    def evaluating(self, model: Model) -> Iterator[AskedModel]:
         """See `Engine`."""
         if self.stage < 3:
-            yield model
+            yield AskedModel(model)
             return
-        gathered = whole_model(model, optimizer=self._zero, heads=self._heads)
-        evaluated = EvaluatedModel(model, loss=self.model, gathered=gathered)
-        yield evaluated
-        evaluated.finish()
+        llm = cast(VideoLLM, model)
+        gathered = whole_model(llm, optimizer=self._zero, heads=self._heads)
+        evaluated = EvaluatedModel(llm, loss=self.model, gathered=gathered)
+        yield AskedModel(evaluated, meet=evaluated.meet)
+        evaluated.meet()
+        evaluated.close()
 
     def trainable_shapes(self) -> dict[str, torch.Size]:
         """See `Engine`."""

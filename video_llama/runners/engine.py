@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,6 @@ from video_llama.common.dist import World
 from video_llama.common.schema import Precision
 from video_llama.common.types import Batch, LossOutput
 from video_llama.models.precision import autocast
-from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.optimizer_state import (
     NUM_GOOD_STEPS,
     SCALE,
@@ -31,6 +31,23 @@ from video_llama.runners.optimizer_state import (
     moments_by_name,
 )
 from video_llama.tasks.base import Model
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """A model as a task asks it between two steps, when ranks have different things to ask.
+
+    Attributes:
+        model: stands for the model.
+        meet: to be called by every rank after each batch, also by those that have none left.
+    """
+
+    model: Model
+    meet: Callable[[], None] = nothing
 
 
 class Engine(Protocol):
@@ -91,8 +108,8 @@ class Engine(Protocol):
         """Clear the gradients and leave the parameters as they are, in place of `step`."""
         ...
 
-    def evaluating(self, model: VideoLLM) -> contextlib.AbstractContextManager[Model]:
-        """Return what stands for the model while a task evaluates; every rank must enter it.
+    def evaluating(self, model: Model) -> contextlib.AbstractContextManager[AskedModel]:
+        """Surround an evaluation; every rank must enter it.
 
         Args:
             model: the one that was handed in, in evaluation mode.
@@ -192,9 +209,9 @@ class TorchEngine:
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def evaluating(self, model: VideoLLM) -> contextlib.AbstractContextManager[Model]:
+    def evaluating(self, model: Model) -> contextlib.AbstractContextManager[AskedModel]:
         """See `Engine`."""
-        return contextlib.nullcontext(model)
+        return contextlib.nullcontext(AskedModel(model))
 
     def trainable_shapes(self) -> dict[str, torch.Size]:
         """See `Engine`."""

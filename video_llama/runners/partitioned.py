@@ -132,7 +132,7 @@ class EvaluatedModel:
     """A divided model between two epochs, when ranks have different things to ask it.
 
     Before every call all ranks say what they want to do next. While it is losses, each computes
-    one; a rank that has no batch left reads a made-up one. When the first of them wants an answer,
+    one; a rank that has no batch reads a made-up one. When the first of them wants an answer,
     all gather the whole model, and from there on each goes its own way.
 
     Args:
@@ -171,10 +171,13 @@ class EvaluatedModel:
         self._agree(ANSWER)
         return self._model.score(prompts, continuations=continuations, rows=rows)
 
-    def finish(self) -> None:
-        """Keep the other ranks company until the last has finished."""
+    def meet(self) -> None:
+        """Keep the other ranks company until all are here."""
         while not self._is_whole and self._agree(DONE) == LOSS:
             self._loss(_smallest_batch(self._model))
+
+    def close(self) -> None:
+        """Leave each process its share again."""
         self._resources.close()
 
     def _agree(self, wish: int) -> int:

@@ -59,7 +59,7 @@ class RunSummary:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.state.step >= self.num_steps
+        return self.state.step >= self.num_steps and not self.state.validation_pending
 
 
 @registry.register_runner("runner_base")
@@ -218,9 +218,9 @@ class Runner:
     def _validate(self, request: StopRequest) -> bool:
         """Measure the model; return whether it never was better."""
         self.model.eval()
-        model = CachingModel(cast(Model, self.model), data=self.data)
-        batches = request.until_asked(self.data.valid_batches())
-        with self.engine.autocast():
+        with self.engine.autocast(), self.engine.evaluating(cast(Model, self.model)) as asked:
+            model = CachingModel(asked.model, data=self.data)
+            batches = request.until_asked(self.data.valid_batches(), meet=asked.meet)
             metrics = self.task.evaluate(model, model.watch(batches))
         self.model.train()
         was_left = request.on_any_rank

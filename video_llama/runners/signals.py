@@ -77,13 +77,16 @@ class StopRequest:
         except _StopAsked:
             return None
 
-    def until_asked(self, items: Iterable[T]) -> Iterator[T]:
+    def until_asked(
+        self, items: Iterable[T], *, meet: Callable[[], None] = lambda: None
+    ) -> Iterator[T]:
         """Hand items on until any rank is asked to stop.
 
         The ranks go through their items side by side; those that have fewer wait for the others.
 
         Args:
             items: of this rank, none of them None.
+            meet: called when this rank has dealt with its item, or has none.
         """
         iterator = iter(items)
         while True:
@@ -92,6 +95,7 @@ class StopRequest:
                 return
             if item is not None:
                 yield item
+            meet()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
