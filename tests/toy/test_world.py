@@ -166,6 +166,17 @@ def test_a_killed_run_goes_on_and_keeps_finished_folders(world: World, tmp_path:
     assert texts_of(folder) == texts_of(world.folder)
 
 
+def test_clips_left_for_later_are_written_by_the_next_call(world: World, tmp_path: Path):
+    folder = tmp_path / "w"
+    write_world(folder, seed=SEED, counts=COUNTS, num_workers=1, later=("test", "composition"))
+    pages = {path.name for path in (folder / "videos").iterdir()}
+    assert pages == {"train_000", "valid_000"}
+    assert not write_world(folder, seed=SEED, counts=COUNTS, num_workers=1).was_there
+    assert texts_of(folder) == texts_of(world.folder)
+    clips = [sorted(p.name for p in w.rglob("*.mp4")) for w in (folder, world.folder)]
+    assert clips[0] == clips[1]
+
+
 def test_the_folder_of_another_world_is_refused_with_the_difference(world: World):
     with pytest.raises(ConfigError, match="seed: the folder has 3, asked for is 4"):
         write_world(world.folder, seed=4, counts=COUNTS, num_workers=1)

@@ -12,7 +12,8 @@
     OUT/voices/sound/{key}.wav, OUT/voices/{questions,ceilings}.json
 
 Clips come in chunks of 100, a folder each; a finished folder is never made twice, so a killed
-run goes on where it was. Equal arguments give equal annotations and equal decoded frames.
+run goes on where it was, and clips that are needed later can be written later. Equal arguments
+give equal annotations and equal decoded frames.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import itertools
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -49,6 +50,9 @@ FORMAT = 1
 """Raised whenever the same arguments would give another world."""
 
 MANIFEST = "world.json"
+SCENES = "scenes.jsonl"
+"""Written after all other text, so that where it is, all text is."""
+
 CLIP_SPLITS = ("train", "valid", "test", "composition")
 CEILING_SPLITS = ("test", "composition")
 QUESTION_SPLITS = ("valid", "test", "composition")
@@ -75,7 +79,12 @@ class World:
 
 
 def write_world(
-    folder: Path, *, seed: int = 0, counts: Counts | None = None, num_workers: int = 2
+    folder: Path,
+    *,
+    seed: int = 0,
+    counts: Counts | None = None,
+    num_workers: int = 2,
+    later: Collection[str] = (),
 ) -> World:
     """Write a world, or what is missing of it.
 
@@ -84,6 +93,7 @@ def write_world(
         seed: of everything in it.
         counts: how much it shall hold; None for the full world.
         num_workers: processes that draw and encode; 1 works in this one.
+        later: splits whose clips are left to a call without them.
 
     Raises:
         ConfigError: the folder holds another world.
@@ -99,13 +109,15 @@ def write_world(
     clips = {split: plan.clips(split, counts=counts, seed=seed) for split in CLIP_SPLITS}
     stills = {s: plan.still_scenes(s, counts=counts, seed=seed) for s in LEARNED_SPLITS}
     voices = plan.voices(counts=counts, seed=seed)
-    _write_annotations(folder, clips=clips, stills=stills, voices=voices)
-    jobs = [*_media_jobs(folder, clips=clips, stills=stills, voices=voices)]
-    for split in QUESTION_SPLITS:
-        jobs += _question_jobs(folder / "questions" / split, clips=clips[split], seed=seed)
+    if not (folder / SCENES).exists():
+        for split in QUESTION_SPLITS:
+            _write_questions(folder / "questions" / split, clips=clips[split], seed=seed)
+        _write_annotations(folder, clips=clips, stills=stills, voices=voices)
+    now = {split: group for split, group in clips.items() if split not in later}
+    jobs = list(_media_jobs(folder, clips=now, stills=stills, voices=voices))
     _run(jobs, num_workers=num_workers)
-    _write_json(manifest, {**arguments, "finished": True})
-    get_logger().info("%s: %d clips written", folder, sum(map(len, clips.values())))
+    _write_json(manifest, {**arguments, "finished": not later})
+    get_logger().info("%s: %d clips are there", folder, sum(map(len, now.values())))
     return World(folder, seed, counts)
 
 
@@ -166,20 +178,18 @@ def _media_jobs(
     yield _Job(target, partial(write_voices, target, voices=voices), len(voices))
 
 
-def _question_jobs(folder: Path, *, clips: Sequence[Clip], seed: int) -> list[_Job]:
-    """Write the questions of a split, and list the files of ceilings, which take longer."""
+def _write_questions(folder: Path, *, clips: Sequence[Clip], seed: int) -> None:
+    """Write the questions of a split, and how well they can be answered without some media."""
     rows = said.question_rows(clips, seed=seed)
     split = clips[0].scene.split
-    jobs = []
     for streams in said.STREAMS:
         answerable = said.answerable(rows, streams=streams)
         _write_rows(folder / streams / "questions.json", answerable)
         if split in CEILING_SPLITS:
-            target = folder / streams / "ceilings.json"
             kinds = tuple(sorted({row["kind"] for row in answerable}))
-            write = partial(write_ceilings, target, kinds=kinds, split=split, streams=streams)
-            jobs.append(_Job(target, write, 1))
-    return jobs
+            media = _CEILING_MEDIA[streams]
+            ceilings = ceilings_by_kind(kinds, mix=MIXES[split], split=split, media=media)
+            _write_json(folder / streams / "ceilings.json", ceilings)
 
 
 def _run(jobs: Sequence[_Job], *, num_workers: int) -> None:
@@ -245,12 +255,6 @@ def _whole_folder(target: Path) -> Iterator[Path]:
     part.rename(target)
 
 
-def write_ceilings(target: Path, *, kinds: Sequence[str], split: str, streams: str) -> None:
-    """Write how well kinds of question can be answered at best without some of the media."""
-    media = _CEILING_MEDIA[streams]
-    _write_json(target, ceilings_by_kind(kinds, mix=MIXES[split], split=split, media=media))
-
-
 def _write_annotations(
     folder: Path,
     *,
@@ -258,7 +262,7 @@ def _write_annotations(
     stills: dict[str, list[Scene]],
     voices: Sequence[Voice],
 ) -> None:
-    """Write every text file of the world but the held-out questions."""
+    """Write every text file of the world but the held-out questions; the scenes come last."""
     for split in LEARNED_SPLITS:
         for streams in said.STREAMS:
             rows = said.webvid_rows(clips[split], streams=streams)
@@ -272,7 +276,7 @@ def _write_annotations(
     _write_json(folder / "voices" / "ceilings.json", said.voice_ceilings())
     scenes = [clip.scene for group in clips.values() for clip in group]
     scenes += [scene for group in stills.values() for scene in group]
-    _write_text(folder / "scenes.jsonl", "".join(said.scene_row(s) + "\n" for s in scenes))
+    _write_text(folder / SCENES, "".join(said.scene_row(s) + "\n" for s in scenes))
 
 
 def compute_ceilings() -> None:
