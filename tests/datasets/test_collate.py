@@ -139,7 +139,7 @@ def test_raw_and_cached_rows_of_a_branch_stand_apart(specs):
 
 
 def test_the_loader_reports_skips_and_what_the_cache_must_know(specs):
-    skip = Skip("d", "k", "p", "broken", 0)
+    skip = Skip("d", "k", "p", "broken", 0, 0)
     stamp = FileStamp("p", 1, 2, "digest")
     samples = [
         sample("x", [1, 0, 0], [0, 1, 1], (clip(2, key="new"),), skips=(skip,), stamps=(stamp,)),

@@ -93,7 +93,10 @@ class TinyDataset(Dataset):
             media = (RoutedItem(item, "video", 1),)
         skips = ()
         if key in self.broken:
-            skips = (Skip(ref.dataset, key, f"{key}.mp4", "no video stream", ref.position),)
+            skip = Skip(
+                ref.dataset, key, f"{key}.mp4", "no video stream", ref.position, ref.index
+            )
+            skips = (skip,)
         return EncodedSample(
             key=key,
             dataset=ref.dataset,

@@ -56,6 +56,10 @@ def run_problems(run: RunConfig) -> list[str]:
         )
     if not 0 <= run.max_skip_rate <= 1:
         problems.append(f"max_skip_rate must lie in 0..1, found {run.max_skip_rate}")
+    if run.decode_timeout_s is not None and run.decode_timeout_s <= 0:
+        problems.append(
+            f"decode_timeout_s must be above 0, found {run.decode_timeout_s}; null sets no limit"
+        )
     if run.spike_factor <= 1:
         problems.append(f"spike_factor must be above 1, found {run.spike_factor}")
     if not 0 < run.beta2 < 1:

@@ -166,6 +166,8 @@ class RunConfig:
         resume_ckpt_path: auto continues the newest complete checkpoint of `output_dir`.
         feature_cache: directory for the outputs of the frozen encoders.
         max_skip_rate: share of unusable samples above which the run stops.
+        decode_timeout_s: seconds a sample's media may take; they are decoded in a process that may
+            crash or hang. None decodes in the process that reads, which is then on its own.
         on_nan: what becomes of a step whose loss or gradients are not finite.
         on_spike: what becomes of a step whose loss is more than `spike_factor` times the median of
             the last good ones of its data set, or its gradient norm more than the factor's square.
@@ -208,6 +210,7 @@ class RunConfig:
     resume_ckpt_path: str | None = None
     feature_cache: str | None = None
     max_skip_rate: float = 0.05
+    decode_timeout_s: float | None = 60.0
     on_nan: Literal["stop", "skip"] = "stop"
     on_spike: Literal["ignore", "skip", "stop"] = "ignore"
     spike_factor: float = 3.0

@@ -62,6 +62,15 @@ class DatasetReader(ABC):
     def kinds(self) -> tuple[MediaKind, ...] | None:
         """Kinds of media of every sample in text order, None if samples differ."""
 
+    def kinds_of(self, index: int) -> frozenset[MediaKind] | None:
+        """Return the kinds of media of one sample, None if its row does not tell."""
+        if self.kinds is not None:
+            return frozenset(self.kinds)
+        try:
+            return frozenset(item.kind for item in self.sample(index).media)
+        except MediaError:
+            return None
+
     @property
     def blocks(self) -> Blocks | None:
         """Runs of samples that are read together, None where any order costs the same."""

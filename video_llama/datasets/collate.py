@@ -32,14 +32,17 @@ from video_llama.datasets.routing import max_steps, num_steps
 
 @dataclass(frozen=True)
 class Skip:
-    """A sample that could not be used, and why.
+    """A sample that could not be used, why, and what took its place.
 
     Attributes:
         dataset: name of its data set.
         key: of the sample.
         path: the file at fault, empty if it was none.
         reason: in words.
-        position: place in the run's order that was filled with another sample.
+        position: place in the run's order that was filled with another sample; of a validation
+            set, its place there.
+        index: of the sample in its data set.
+        filled_by: index of the sample that took the place.
     """
 
     dataset: str
@@ -47,6 +50,13 @@ class Skip:
     path: str
     reason: str
     position: int
+    index: int
+    filled_by: int | None = None
+
+    @property
+    def identity(self) -> tuple[str, int, int]:
+        """What no other skip of a run has."""
+        return self.dataset, self.position, self.index
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,36 @@
 """From a place in the order to an encoded sample: media read, text tokenised, faults counted.
 
 What is wrong with one sample is a `MediaError` (or a text too long for the context): its place is
-filled with another sample of the same data set, chosen by the place alone, and the skip travels
-with the sample to the main process. Anything else is a mistake in the configuration and stops the
-run.
+filled with another one, see `fills`, and the skip travels with the sample to the main process.
+Anything else is a mistake in the configuration and stops the run, and so does a data set of which
+nothing can be used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch.utils.data import Dataset
 
-from video_llama.common.errors import ConfigError, ContextOverflow, MediaError
+from video_llama.common.errors import (
+    ConfigError,
+    ContextOverflow,
+    MediaError,
+    VideoLlamaError,
+)
 from video_llama.common.rng import fold
 from video_llama.common.types import BranchSpec
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.collate import EncodedSample, Skip
+from video_llama.datasets.fills import Record, candidates
 from video_llama.datasets.routing import branch_of, max_steps, route
 from video_llama.datasets.sample_encoder import SampleEncoder
 from video_llama.datasets.stream import SampleRef
 from video_llama.processors.media import Augment
 
-MAX_FILLS = 5
-"""Samples tried in place of one that cannot be used; more faults in a row are no accident."""
+NO_FILE = "no such file"
+"""How `processors` says it."""
 
 
 class MixtureDataset(Dataset[EncodedSample]):
@@ -35,6 +41,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         encoder: reads media and tokenises.
         seed: of the run.
         augment: what is done to pictures, by data set; none if a name is not there.
+        record: how places were filled before, of a run that goes on.
 
     Raises:
         ConfigError: augmentation and cache at once, or media that no branch takes.
@@ -47,11 +54,13 @@ class MixtureDataset(Dataset[EncodedSample]):
         encoder: SampleEncoder,
         seed: int,
         augment: Mapping[str, Augment] | None = None,
+        record: Record | None = None,
     ) -> None:
         self.readers = readers
         self.encoder = encoder
         self.seed = seed
         self.augment = augment or {}
+        self.record = record or {}
         self._check()
 
     def __getitem__(self, ref: SampleRef) -> EncodedSample:
@@ -61,19 +70,23 @@ class MixtureDataset(Dataset[EncodedSample]):
             MediaError: so many samples in a row cannot be used that the data must be wrong.
             ConfigError: anything that is no single sample's fault.
         """
-        skips: list[Skip] = []
-        for candidate in self._candidates(ref):
+        known = self.record.get((ref.dataset, ref.position), ())
+        if known and known[0].index != ref.index:
+            # Of another order: the data set has changed since.
+            known = ()
+        skips = list(known)
+        reader = self.readers[ref.dataset]
+        for index in candidates(reader, ref, seed=self.seed, known=known):
+            candidate = replace(ref, index=index)
             try:
                 sample = self.load(candidate)
             except (MediaError, ContextOverflow) as error:
                 skips.append(self._skip(candidate, error))
             else:
-                return replace(sample, skips=tuple(skips))
-        reasons = "\n".join(f"  - {skip.key}: {skip.path} {skip.reason}" for skip in skips)
-        raise MediaError(
-            f"datasets.{ref.dataset}: {len(skips)} samples in a row cannot be used, is "
-            f"datasets.{ref.dataset}.media right?\n{reasons}"
-        )
+                return replace(
+                    sample, skips=tuple(replace(skip, filled_by=index) for skip in skips)
+                )
+        raise _nothing_usable(reader, skips)
 
     def load(self, ref: SampleRef) -> EncodedSample:
         """Return the very sample a place names, without another in its place.
@@ -92,25 +105,6 @@ class MixtureDataset(Dataset[EncodedSample]):
         )
         return self.encoder.encode(sample, media)
 
-    def _candidates(self, ref: SampleRef) -> Iterator[SampleRef]:
-        """Yield the sample itself, then those that may fill its place, none twice.
-
-        They come from the same shard, which is open, unless it is too small.
-        """
-        yield ref
-        reader = self.readers[ref.dataset]
-        near = reader.blocks.range_of(ref.index) if reader.blocks else range(len(reader))
-        if len(near) <= MAX_FILLS:
-            near = range(len(reader))
-        tried = {ref.index}
-        attempt = 0
-        while len(tried) < min(MAX_FILLS + 1, len(near)):
-            index = near[fold(self.seed, "fill", ref.position, attempt) % len(near)]
-            attempt += 1
-            if index not in tried:
-                tried.add(index)
-                yield replace(ref, index=index)
-
     def _skip(self, ref: SampleRef, error: MediaError | ContextOverflow) -> Skip:
         """Describe a sample that could not be used."""
         return Skip(
@@ -119,6 +113,7 @@ class MixtureDataset(Dataset[EncodedSample]):
             path=(error.path or "") if isinstance(error, MediaError) else "",
             reason=error.reason if isinstance(error, MediaError) else str(error),
             position=ref.position,
+            index=ref.index,
         )
 
     def _check(self) -> None:
@@ -136,6 +131,21 @@ class MixtureDataset(Dataset[EncodedSample]):
             )
         if problems:
             raise ConfigError(problems)
+
+
+def _nothing_usable(reader: DatasetReader, skips: Sequence[Skip]) -> VideoLlamaError:
+    """Say of so many faults in a row what they must come from."""
+    if all(skip.reason == NO_FILE for skip in skips):
+        paths = ", ".join(skip.path for skip in skips)
+        return ConfigError(
+            f"datasets.{reader.name}.media: {getattr(reader.config, 'media', '')}: none of "
+            f"{len(skips)} files looked for is there: {paths}"
+        )
+    reasons = "\n".join(f"  - {skip.key}: {skip.path} {skip.reason}" for skip in skips)
+    return MediaError(
+        f"datasets.{reader.name}: {len(skips)} samples in a row cannot be used, is "
+        f"datasets.{reader.name}.media right?\n{reasons}"
+    )
 
 
 def unfit_media(

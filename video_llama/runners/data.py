@@ -7,7 +7,7 @@ torch's data loader and the feature cache.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -21,12 +21,14 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.common.types import Batch, BranchSpec, LossOutput
 from video_llama.datasets.base import DatasetReader
-from video_llama.datasets.collate import Collator, EncodedSample, LoadedBatch
+from video_llama.datasets.collate import Collator, EncodedSample, LoadedBatch, Skip
 from video_llama.datasets.feature_cache import FeatureCache
+from video_llama.datasets.fills import Record
 from video_llama.datasets.mixture import MixtureDataset
-from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
+from video_llama.datasets.sample_encoder import MediaReader, SampleEncoder, TextSettings
 from video_llama.datasets.stream import Plan, PlanSampler, SampleRef, Share, in_order
 from video_llama.processors.media import MediaCompat, MediaLoader
+from video_llama.processors.supervised import SupervisedLoader
 from video_llama.processors.video import ReaderName
 from video_llama.runners.signals import leave_signals_to_parent
 from video_llama.tasks.base import Model, StopRule
@@ -60,7 +62,11 @@ def open_encoder(
     cache = None
     if config.run.feature_cache is not None:
         cache = FeatureCache(config.run.feature_cache, rank=rank, reader=f"{READER} {compat}")
-    reader = MediaLoader(specs, reader=READER, compat=compat)
+    # How many slots an item takes is no affair of decoders, which need not import models for it.
+    fed = {name: replace(spec, slots=int) for name, spec in specs.items()}
+    reader: MediaReader = MediaLoader(fed, reader=READER, compat=compat)
+    if config.run.decode_timeout_s is not None:
+        reader = SupervisedLoader(reader, timeout_s=config.run.decode_timeout_s)
     return SampleEncoder(specs, text=text, reader=reader, cache=cache)
 
 
@@ -74,6 +80,7 @@ class RunData:
         text: how samples become tokens.
         world: this process among the others.
         device: where the batches go; for a GPU they are put into memory it copies from by itself.
+        record: how places were filled before, of a run that goes on.
 
     Raises:
         ConfigError: data sets do not suit the model, or there is nothing to train on.
@@ -88,7 +95,9 @@ class RunData:
         text: TextSettings,
         world: World,
         device: str,
+        record: Record | None = None,
     ) -> None:
+        self._record = record
         self._pins_memory = device.startswith("cuda")
         self._config = config
         self._world = world
@@ -171,6 +180,7 @@ class RunData:
             encoder=encoder,
             seed=self._config.run.seed,
             augment={name: entry.augment for name, entry in entries.items()},
+            record=self._record,
         )
 
     def _batches(
@@ -234,17 +244,25 @@ class CachingModel:
     Args:
         model: in evaluation mode.
         data: with the cache.
+
+    Attributes:
+        skips: samples that could not be used.
+        num_used: samples that could, or that took the place of those.
     """
 
     def __init__(self, model: Model, *, data: RunData) -> None:
         self._model = model
         self._data = data
         self._loaded: LoadedBatch | None = None
+        self.skips: list[Skip] = []
+        self.num_used = 0
 
     def watch(self, batches: Iterable[LoadedBatch]) -> Iterator[Batch]:
         """Hand batches on and remember what came with the last one."""
         for loaded in batches:
             self._loaded = loaded
+            self.skips += loaded.skips
+            self.num_used += len(loaded.batch.keys)
             yield loaded.batch
 
     def __call__(self, batch: Batch) -> LossOutput:

@@ -54,5 +54,6 @@ class SkipCounts:
         raise VideoLlamaError(
             f"{self.total} of {num_seen} samples could not be used ({counts}), more than "
             f"run.max_skip_rate = {max_rate}; the last ones:\n{listed}\nall are in {where}. Mend "
-            "or remove them, or raise run.max_skip_rate, then set run.resume_ckpt_path=auto"
+            "them and delete that file, so that they are tried again, or raise "
+            "run.max_skip_rate; then set run.resume_ckpt_path=auto"
         )
