@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ from models.tiny_model import VOCAB, batch_of, build
 from torch.nn import functional
 
 from video_llama.common.logger import get_logger
-from video_llama.common.types import IGNORE_INDEX, Batch, LossOutput
-from video_llama.datasets.collate import LoadedBatch
-from video_llama.runners.sanity import NUM_STEPS, StartCheck, bad_samples, text_loss
-from video_llama.runners.step import StepRecord
+from video_llama.common.types import IGNORE_INDEX, Batch
+from video_llama.runners.sanity import NUM_STEPS, StartCheck, text_loss
 
 CHANCE = math.log(VOCAB)
 
@@ -135,37 +132,3 @@ def test_the_text_alone_is_read_as_if_no_media_stood_in_it(taught):
         # The first word stands behind the media, where nothing that is visible predicts it.
         losses.append(functional.cross_entropy(logits[0, 1:-1], words[0, 2:], reduction="none"))
     assert text_loss(taught, batch) == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
-
-
-def output_of(losses):
-    sample_loss = torch.tensor(losses)
-    return LossOutput(sample_loss.sum(), torch.tensor(1), sample_loss, torch.tensor([1]))
-
-
-def keyed(*keys):
-    return replace(sentences(num_slots=0), keys=keys)
-
-
-@pytest.mark.parametrize(
-    ("second", "named"),
-    [
-        ([1.0, math.nan], ["d"]),
-        ([math.inf, math.nan], ["c", "d"]),
-        # A gradient may overflow where every loss is finite.
-        ([1.0, 1.0], ["a", "b", "c", "d"]),
-    ],
-)
-def test_the_samples_with_a_bad_loss_are_named_or_all_of_them(second, named):
-    record = StepRecord(
-        step=0,
-        dataset="clips",
-        lr=0.1,
-        loss_sum=math.nan,
-        num_targets=4,
-        num_tokens=8,
-        num_samples=4,
-        grad_norm=math.nan,
-        loaded=[LoadedBatch(keyed("a", "b")), LoadedBatch(keyed("c", "d"))],
-        outputs=[output_of([1.0, 2.0]), output_of(second)],
-    )
-    assert bad_samples(record) == named

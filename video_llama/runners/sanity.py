@@ -1,4 +1,4 @@
-"""Whether a run is in its right mind: a loss that is not finite, a start no better than chance.
+"""Whether a run starts in its right mind: a loss no better than chance is explained.
 
 Shapes: B batch, L text.
 """
@@ -9,48 +9,15 @@ import math
 
 import torch
 
-from video_llama.common import dist
-from video_llama.common.errors import VideoLlamaError
 from video_llama.common.logger import get_logger
 from video_llama.common.types import IGNORE_INDEX, Batch
 from video_llama.models.video_llm import VideoLLM
-from video_llama.runners.step import StepRecord
 
 NUM_STEPS = 3
 """First steps that are looked at; a good loss in any of them ends the search."""
 
 MARGIN = 0.02
 """A loss at least this share below chance counts as knowing something."""
-
-
-def bad_samples(record: StepRecord) -> list[str]:
-    """Return the keys of samples whose loss is not finite, of all if none is known to be bad.
-
-    Args:
-        record: of a step; every rank must call this.
-
-    Returns:
-        Keys over all ranks, the same on each.
-    """
-    every = [key for loaded in record.loaded for key in loaded.batch.keys]
-    losses = [loss for output in record.outputs for loss in output.sample_loss.tolist()]
-    bad = [key for key, loss in zip(every, losses, strict=True) if not math.isfinite(loss)]
-    everywhere = [key for share in dist.gather_objects(bad) for key in share]
-    return everywhere or [key for share in dist.gather_objects(every) for key in share]
-
-
-def not_finite(record: StepRecord) -> VideoLlamaError:
-    """Return the error that stops a run before a step that would spoil its weights.
-
-    Args:
-        record: of the step; every rank must call this.
-    """
-    return VideoLlamaError(
-        f"step {record.step}: loss sum {record.loss_sum}, gradient norm {record.grad_norm}, in a "
-        f"batch of '{record.dataset}' with samples {', '.join(bad_samples(record))}; the "
-        "weights were not changed and the last checkpoint is good. Look at these samples, or lower "
-        "run.init_lr, set run.grad_clip_norm, or take run.precision: bf16 or fp32 if it is fp16"
-    )
 
 
 class StartCheck:
