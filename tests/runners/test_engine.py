@@ -167,3 +167,9 @@ def test_gradients_that_overflow_at_every_scale_stop_the_run(tmp_path):
     with pytest.raises(VideoLlamaError, match=r"step 17: .* gradient norm (inf|nan).*precision"):
         runner.train()
     assert all(torch.isfinite(parameter).all() for parameter in runner.model.parameters())
+
+
+def test_only_what_trains_is_kept():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[0].requires_grad_(False)
+    assert sorted(engine_of(model, "fp32").trainable_state()) == ["1.bias", "1.weight"]

@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 train.py --cfg-path ... --options run.seed=1
 
 Everything that can be wrong with a run is looked at before a weight is read, and nothing is
-written before the first step. Exit codes: 0 finished (now or before), 130 asked to stop and saved.
+written before the first step. Exit code 0: finished (now or before), or asked to stop and saved.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.sample_encoder import TextSettings
+from video_llama.models.layers import compile_backend, compile_layers
 from video_llama.runners.data import RunData, open_readers
-from video_llama.runners.engine import TorchEngine
+from video_llama.runners.engines import build_engine, model_device
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.optim import build_optimizer, lr_scales
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner, RunSummary
 from video_llama.runners.sanity import StartCheck
-
-STOPPED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +55,8 @@ def main(args: argparse.Namespace) -> int:
     config = load(args.cfg_path, options=args.options)
     if args.dry_run:
         return show_plan(config)
-    return 0 if train(config).is_finished else STOPPED
+    train(config)
+    return 0
 
 
 def train(config: Config) -> RunSummary:
@@ -85,7 +85,7 @@ def train(config: Config) -> RunSummary:
         folder = RunFolder(path, start=start)
         runner = build_runner(config, readers=readers, folder=folder, world=world, device=device)
         summary = runner.train()
-    done = "done" if summary.is_finished else "stopped, go on with run.resume_ckpt_path=auto"
+    done = "done" if summary.is_finished else "stopped (run.resume_ckpt_path=auto goes on)"
     best = summary.state.best_metric
     get_logger().info(
         "%s: step %d of %d%s, everything is in %s",
@@ -116,9 +116,12 @@ def build_runner(
         device: of this process.
     """
     scales = lr_scales(config)
+    backend = compile_backend(config.run, device=device)
     # Parts that start from random weights are the same on every rank and in every start.
     torch.manual_seed(config.run.seed)
-    loaded = load_model(config, device=device)
+    loaded = load_model(config, device=model_device(config.run, device=device))
+    if backend is not None:
+        compile_layers(loaded.model, backend=backend)
     if is_main():
         log_parts(loaded.model)
     data = RunData(
@@ -128,13 +131,14 @@ def build_runner(
         text=TextSettings(loaded.template, loaded.tokenizer, max_len=config.model.max_txt_len),
         world=world,
         device=device,
+        record=folder.record,
     )
-    engine = TorchEngine(
+    engine = build_engine(
         loaded.model,
         optimizer=build_optimizer(loaded.model, config.run, scales=scales),
+        run=config.run,
         world=world,
         device=torch.device(device),
-        precision=config.run.precision,
     )
     task = registry.get_task_class(config.run.task)()
     return Runner(

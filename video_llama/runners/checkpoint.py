@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from video_llama.common.errors import CheckpointMismatch, VideoLlamaError
 
@@ -67,15 +67,6 @@ class RunState:
     window: dict[str, Any] = field(default_factory=dict)
     num_ranks: int = 1
     written_by: dict[str, Any] = field(default_factory=dict)
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the trained parameters by name, where they are; shared ones once."""
-    return {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
 
 
 def write_checkpoint(
@@ -176,29 +167,30 @@ def read_state(checkpoint: Path) -> RunState:
         ) from error
 
 
-def load_trainable(model: nn.Module, *, checkpoint: Path) -> None:
-    """Put a checkpoint's trained parameters into the model, strictly both ways.
+def load_weights_file(checkpoint: Path, *, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Read the trained parameters of a checkpoint, strictly both ways.
+
+    Args:
+        checkpoint: its directory.
+        shapes: of what the model trains, by name.
 
     Raises:
         CheckpointMismatch: names or shapes differ.
     """
     stored = load_file(checkpoint / WEIGHTS_FILE)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    faults = [f"{name}: only in the model" for name in trained.keys() - stored.keys()]
-    faults += [f"{name}: only in the checkpoint" for name in stored.keys() - trained.keys()]
+    faults = [f"{name}: only in the model" for name in shapes.keys() - stored.keys()]
+    faults += [f"{name}: only in the checkpoint" for name in stored.keys() - shapes.keys()]
     faults += [
-        f"{name}: {list(stored[name].shape)} in the checkpoint, {list(p.shape)} in the model"
-        for name, p in trained.items()
-        if name in stored and stored[name].shape != p.shape
+        f"{name}: {list(stored[name].shape)} in the checkpoint, {list(shape)} in the model"
+        for name, shape in shapes.items()
+        if name in stored and stored[name].shape != shape
     ]
     if faults:
         listed = "\n".join(f"  - {fault}" for fault in sorted(faults)[:10])
         raise CheckpointMismatch(
             f"{checkpoint}: {len(faults)} trained parameters do not fit the model\n{listed}"
         )
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(stored[name])
+    return stored
 
 
 def load_optimizer_file(checkpoint: Path) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The folder a run leaves behind; only rank zero writes into it.
 
 config.yaml     the resolved run file
+deepspeed.json  what DeepSpeed was told of it, if it is the engine
 log.txt         what the console showed
 metrics.jsonl   a line per log record and validation, see `metrics`
 skipped.jsonl   a line per sample that could not be used
@@ -21,21 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
 
-from video_llama.common.dist import gather_objects, is_main
+from video_llama.common.dist import gather_objects, is_main, read_world
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.logger import get_logger, log_to_folder, stop_logging_to
 from video_llama.common.schema import Config
 from video_llama.datasets.collate import Skip
+from video_llama.datasets.fills import Record, read_record, write_record
 from video_llama.runners.async_save import Background, HostCopy
 from video_llama.runners.bad_steps import BAD_STEPS_FILE, BadStep
 from video_llama.runners.checkpoint import (
     RunState,
     load_optimizer_file,
-    load_trainable,
-    trainable_state,
+    load_weights_file,
 )
+from video_llama.runners.deepspeed_config import deepspeed_config, show
 from video_llama.runners.engine import Engine
 from video_llama.runners.metrics import MetricsLog, drop_lines_after
 from video_llama.runners.provenance import written_by
@@ -43,6 +44,7 @@ from video_llama.runners.resume import Start, tell_changes
 from video_llama.runners.retention import save_checkpoint, set_aside_newer, update_links
 
 CONFIG_FILE = "config.yaml"
+DEEPSPEED_FILE = "deepspeed.json"
 SKIPPED_FILE = "skipped.jsonl"
 
 
@@ -58,17 +60,24 @@ class RunFolder:
         self.path = path
         self.start = start
         self._metrics: MetricsLog | None = None
+        self._recorded: set[tuple[str, int, int]] = set()
         self._weights_copy, self._optimizer_copy = HostCopy(), HostCopy()
         self._writer = Background()
         self._saves_beside = True
         self._written_by: dict[str, Any] = {}
 
     @property
+    def record(self) -> Record:
+        """How places were filled in the run that the checkpoint to start from is of."""
+        checkpoint = self.start.checkpoint
+        return {} if checkpoint is None else read_record(checkpoint.parents[1] / SKIPPED_FILE)
+
+    @property
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
 
-    def load(self, model: nn.Module, *, engine: Engine) -> None:
+    def load(self, engine: Engine) -> None:
         """Put weights and moments of the checkpoint to start from in place; every rank must call.
 
         Raises:
@@ -81,7 +90,8 @@ class RunFolder:
                 "run.output_dir must be the same directory on every machine"
             )
         if self.start.checkpoint is not None:
-            load_trainable(model, checkpoint=self.start.checkpoint)
+            shapes = engine.trainable_shapes()
+            engine.load_trainable(load_weights_file(self.start.checkpoint, shapes=shapes))
             engine.load_optimizer_state(load_optimizer_file(self.start.checkpoint))
 
     @contextlib.contextmanager
@@ -100,6 +110,9 @@ class RunFolder:
         self._written_by = written_by()
         text = yaml.safe_dump(dict(config.resolved), sort_keys=False, allow_unicode=True)
         (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
+        if config.run.engine == "deepspeed":
+            told = deepspeed_config(config.run, world_size=read_world().size)
+            (self.path / DEEPSPEED_FILE).write_text(show(told), encoding="utf-8")
         self._go_back_to_start(config)
         self._metrics = MetricsLog(self.path, step=0 if (s := self.start.state) is None else s.step)
         try:
@@ -119,16 +132,16 @@ class RunFolder:
             self._metrics.write(step, kind=kind, values=values)
 
     def write_skips(self, skips: Sequence[Skip], *, step: int) -> None:
-        """Add a line for each sample that could not be used.
+        """Add a line for each sample that could not be used and has none yet.
 
         Args:
-            skips: of one step, over all ranks.
+            skips: of one step or validation, over all ranks.
             step: optimizer steps done.
         """
-        if is_main():
-            with (self.path / SKIPPED_FILE).open("a", encoding="utf-8") as file:
-                for skip in skips:
-                    file.write(json.dumps({"step": step, **asdict(skip)}) + "\n")
+        new = [skip for skip in skips if skip.identity not in self._recorded]
+        self._recorded.update(skip.identity for skip in new)
+        if is_main() and new:
+            write_record(self.path / SKIPPED_FILE, new, step=step)
 
     def write_bad_step(self, bad: BadStep) -> None:
         """Add a line for a step that was not made."""
@@ -136,7 +149,7 @@ class RunFolder:
             with (self.path / BAD_STEPS_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(bad)) + "\n")
 
-    def save(self, model: nn.Module, *, engine: Engine, state: RunState, keep_last: int) -> None:
+    def save(self, *, engine: Engine, state: RunState, keep_last: int) -> None:
         """Write a checkpoint and delete those that are not kept; every rank must call it.
 
         With `run.async_save` the state is copied, and written while the training goes on.
@@ -144,12 +157,12 @@ class RunFolder:
         Raises:
             VideoLlamaError: it cannot be written, or the one before could not.
         """
-        optimizer = engine.optimizer_state()
+        # Before anything is gathered: there is room for one copy.
+        self._writer.wait()
+        weights, optimizer = engine.trainable_state(), engine.optimizer_state()
         if not is_main():
             return
-        self._writer.wait()
-        weights = trainable_state(model)
-        if self._saves_beside:
+        if self._saves_beside and not engine.gives_copies:
             weights = self._weights_copy.take(weights)
             optimizer = self._optimizer_copy.take(optimizer)
         # The training goes on changing what it remembers.
@@ -182,10 +195,13 @@ class RunFolder:
     def _go_back_to_start(self, config: Config) -> None:
         """Undo what was written after the step the run starts from."""
         state = self.start.state
-        for name in (SKIPPED_FILE, BAD_STEPS_FILE):
-            drop_lines_after(self.path / name, step=0 if state is None else state.step)
+        drop_lines_after(self.path / BAD_STEPS_FILE, step=0 if state is None else state.step)
         if state is None or self.start.checkpoint is None:
+            (self.path / SKIPPED_FILE).unlink(missing_ok=True)
             return
+        # Those after the start stay: what filled a place then fills it again.
+        own = read_record(self.path / SKIPPED_FILE)
+        self._recorded = {skip.identity for skips in own.values() for skip in skips}
         tell_changes(state, resolved=config.resolved, written_by=self._written_by)
         if self.start.checkpoint.parent != self.checkpoints.resolve():
             get_logger().info("starting from %s at step %d", self.start.checkpoint, state.step)

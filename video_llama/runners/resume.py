@@ -22,9 +22,10 @@ from video_llama.runners.retention import newest_whole
 MAY_CHANGE = frozenset(
     f"run.{key}"
     for key in (
-        "output_dir", "resume_ckpt_path", "device", "engine", "num_workers", "feature_cache",
+        "output_dir", "resume_ckpt_path", "device", "num_workers", "feature_cache",
+        "engine", "zero", "zero.stage", "zero.offload_optimizer", "zero.offload_parameters",
         "log_freq", "save_freq", "async_save", "keep_last", "valid_freq", "batch_size_eval",
-        "max_skip_rate",
+        "max_skip_rate", "decode_timeout_s",
         "on_nan", "on_spike", "spike_factor", "max_bad_steps",
         "probes", "probe_questions", "bars", "max_new_tokens",
         "batch_size_train", "accum_grad_iters", "iters_per_epoch",

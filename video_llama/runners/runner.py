@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -24,7 +24,7 @@ from video_llama.common.cadence import parse_cadence
 from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
-from video_llama.datasets.collate import LoadedBatch
+from video_llama.datasets.collate import LoadedBatch, Skip
 from video_llama.runners.bad_steps import StepJudge, describe
 from video_llama.runners.checkpoint import RunState
 from video_llama.runners.data import CachingModel, RunData
@@ -117,7 +117,7 @@ class Runner:
             VideoLlamaError: a loss or gradient is not finite, too many samples cannot be used, or a
                 checkpoint cannot be written.
         """
-        self.folder.load(self.model, engine=self.engine)
+        self.folder.load(self.engine)
         self.model.train()
         bar = ProgressBar(num_steps=self.num_steps, step=self.state.step)
         children = multiprocessing.active_children()
@@ -186,16 +186,27 @@ class Runner:
     def _count_skips(self, record: StepRecord) -> None:
         """Write down samples that could not be used; stop if there are too many."""
         own = [skip for item in record.loaded for skip in item.skips]
-        skips = [skip for share in dist.gather_objects(own) for skip in share]
-        for skip in skips:
-            get_logger().warning("skipped %s %s: %s", skip.dataset, skip.key, skip.reason)
+        skips = self._tell_skips(own)
         counts = SkipCounts(self.state.num_skipped).plus(skips)
         self.state = dataclasses.replace(self.state, num_skipped=dict(counts.by_dataset))
+        num_used = self.state.step * self.state.global_batch_size
+        self._check_skips(counts, num_used=num_used, last=skips)
+
+    def _tell_skips(self, own: Sequence[Skip]) -> list[Skip]:
+        """Name and write down this rank's skips and the others'."""
+        skips = [skip for share in dist.gather_objects(own) for skip in share]
+        for skip in skips:
+            file = skip.path or skip.key
+            get_logger().warning("skipped %s %s: %s", skip.dataset, file, skip.reason)
         self.folder.write_skips(skips, step=self.state.step)
+        return skips
+
+    def _check_skips(self, counts: SkipCounts, *, num_used: int, last: Sequence[Skip]) -> None:
+        """Stop if too many samples could not be used."""
         counts.check(
-            num_used=self.state.step * self.state.global_batch_size,
+            num_used=num_used,
             max_rate=self.run.max_skip_rate,
-            last=skips,
+            last=last,
             where=str(self.folder.path / SKIPPED_FILE),
         )
 
@@ -227,6 +238,9 @@ class Runner:
         self.state = dataclasses.replace(self.state, validation_pending=was_left)
         if was_left:
             return False
+        num_used = sum(dist.gather_objects(model.num_used))
+        skips = self._tell_skips(model.skips)
+        self._check_skips(SkipCounts({}).plus(skips), num_used=num_used, last=skips)
         self.folder.write(self.state.step, kind="valid", values=metrics)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         get_logger().info("step %d: %s", self.state.step, shown)
@@ -244,9 +258,7 @@ class Runner:
             self.state, judge=self.judge.memory, window=self.window.sums()
         )
         self.data.flush()
-        self.folder.save(
-            self.model, engine=self.engine, state=self.state, keep_last=self.run.keep_last
-        )
+        self.folder.save(engine=self.engine, state=self.state, keep_last=self.run.keep_last)
 
 
 def is_due(every: int, *, at: int, last: int) -> bool:
