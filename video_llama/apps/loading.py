@@ -14,7 +14,7 @@ import torch
 
 from video_llama.apps.checks import missing_weights
 from video_llama.apps.console import wide_console
-from video_llama.apps.plan import show_parts
+from video_llama.apps.plan_tables import show_parts
 from video_llama.apps.vocabulary import check_vocabulary, load_model_tokenizer
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError

@@ -20,6 +20,7 @@ from video_llama.common.registry import did_you_mean
 
 VERBS = {
     "train": "train a model from a run file (also: python train.py, torchrun train.py)",
+    "plan": "say whether a run fits its GPUs, how long it takes, what is missing",
     "evaluate": "measure a model on held-out questions (also: python evaluate.py)",
     "chat": "talk to a picture, a clip or a sound in the terminal",
     "demo": "open the Gradio page (also: python demo_audiovideo.py)",

@@ -1,23 +1,86 @@
-"""`train.py --dry-run`: what a run would build, and every file it would miss, in seconds.
+"""`video-llama plan`: whether a run fits its GPUs, how long it takes, which files it misses.
 
-The model is built on the meta device, so that full size costs no memory and no weights are read.
+    video-llama plan --cfg-path train_configs/visionbranch_stage2_finetune.yaml --gpus 8
+
+`train.py --dry-run` shows the same model and files, and the resolved config, without GPUs. The
+model is built on the meta device: full size costs seconds and no memory, and no weight is read.
+
+Exit codes: 0 the run fits and could start, 2 it does not fit, something is wrong with it, or a
+file is missing. With --no-files nobody looks for files, as when planning for another machine.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
+import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Table
 
 from video_llama.apps.checks import MissingFile, meta_model, misfits, missing_files
 from video_llama.apps.console import wide_console
+from video_llama.apps.main import add_config_arguments
+from video_llama.apps.plan_memory import count_weights, sharding_of
+from video_llama.apps.plan_run import MFU, Machine, count_samples, disk_lines, run_time
+from video_llama.apps.plan_steps import StepPlanner
+from video_llama.apps.plan_tables import (
+    show_disk,
+    show_memory,
+    show_missing,
+    show_parts,
+    show_slots,
+    show_steps,
+    show_time,
+)
+from video_llama.common.config import load
+from video_llama.common.errors import ConfigError
+from video_llama.common.gpus import GPUS, gpu_named, recognise
+from video_llama.common.logger import start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
-from video_llama.models.branch import num_steps
-from video_llama.models.video_llm import VideoLLM
+from video_llama.runners.data import open_readers
+
+DEFAULT_GPU = "a100-80gb"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `video-llama plan`."""
+    add_config_arguments(parser)
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of a node")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes")
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help=f"one of {', '.join(GPUS)} (default: this machine's, else {DEFAULT_GPU})",
+    )
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=MFU,
+        metavar="SHARE",
+        help=f"share of the GPU's peak that is reached, 0..1 (default: {MFU})",
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        metavar="POSITIONS",
+        help="decoder positions of an average sample, for the time (default: model.max_txt_len)",
+    )
+    parser.add_argument("--no-files", action="store_true", help="do not look for files")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Show the plan of a run.
+
+    Raises:
+        ConfigError: the run file or a flag is wrong.
+    """
+    start_logging()
+    config = load(args.cfg_path, options=args.options)
+    machine = _machine(args)
+    return _plan(config, machine=machine, length=args.length, looks_for_files=not args.no_files)
 
 
 def show_plan(config: Config) -> int:
@@ -36,51 +99,72 @@ def show_plan(config: Config) -> int:
         for name, entry in config.datasets.items()
     }
     missing, problems = list(missing_files(config, readers)), misfits(model, readers)
-    if missing:
-        show_missing(missing, console=console)
-    else:
-        console.print("every file is there")
-    for problem in problems:
-        console.print(problem, style="bold red", markup=False)
+    _show_wrong(missing, problems=problems, console=console)
     return 2 if missing or problems else 0
 
 
-def show_missing(missing: Sequence[MissingFile], *, console: Console) -> None:
-    """Print a row for every file that is not there."""
-    table = Table(title=f"{len(missing)} missing files", show_lines=True)
-    for header in ("key", "not found", "where to get it"):
-        table.add_column(header, overflow="fold")
-    for file in missing:
-        table.add_row(file.key, file.text, file.source)
-    console.print(table)
+def _show_wrong(
+    missing: Sequence[MissingFile] | None, *, problems: Sequence[str], console: Console
+) -> None:
+    """Print what keeps a run from starting; None for files if nobody looked."""
+    if missing:
+        show_missing(missing, console=console)
+    elif missing is not None:
+        console.print("every file is there")
+    for problem in problems:
+        console.print(problem, style="bold red", markup=False)
 
 
-def show_parts(model: VideoLLM, *, console: Console) -> None:
-    """Print one line per part: parameters, how many learn, dtype, where the weights come from."""
-    table = Table(title="parts")
-    for header in ("part", "type", "parameters", "trainable", "dtype", "weights from"):
-        is_number = header in ("parameters", "trainable")
-        table.add_column(header, justify="right" if is_number else "left", overflow="fold")
-    rows = model.rows()
-    for row in rows:
-        trainable = f"{row.num_trainable:,}"
-        name = row.name.removeprefix("branches.")
-        table.add_row(name, row.type, f"{row.num_params:,}", trainable, row.dtype, row.weights)
-    total = sum(row.num_params for row in rows)
-    learning = sum(row.num_trainable for row in rows)
-    table.add_section()
-    table.add_row("total", "", f"{total:,}", f"{learning:,}", "", "")
-    console.print(table)
+def _plan(config: Config, *, machine: Machine, length: int | None, looks_for_files: bool) -> int:
+    """Print everything that can be known of a run; return the exit code."""
+    console, model = wide_console(), meta_model(config.model)
+    readers = open_readers(config)
+    show_parts(model, console=console)
+    show_slots(model, console=console)
+    weights = count_weights(model)
+    planner = StepPlanner(config, length=length)
+    steps = planner.steps(readers)
+    fits = show_memory(
+        config,
+        weights=weights,
+        steps=steps,
+        machine=machine,
+        sharding=sharding_of(config.run, world_size=machine.world_size),
+        console=console,
+    )
+    lengths = count_samples(config, readers)
+    show_steps(steps, length=planner.length, machine=machine, console=console)
+    show_time(
+        run_time(config, steps=steps, machine=machine, lengths=lengths),
+        machine=machine,
+        console=console,
+    )
+    show_disk(
+        disk_lines(config, weights=weights, steps=steps, specs=planner.specs, lengths=lengths),
+        console=console,
+    )
+    missing = list(missing_files(config, readers)) if looks_for_files else None
+    problems = misfits(model, readers)
+    _show_wrong(missing, problems=problems, console=console)
+    return 0 if fits and not missing and not problems else 2
 
 
-def show_slots(model: VideoLLM, *, console: Console) -> None:
-    """Print how much of the context one item of each branch takes."""
-    table = Table("branch", "takes", "steps", "slots", title="slots")
-    total = 0
-    for name, spec in model.branch_specs().items():
-        steps = num_steps(spec.spec)
-        total += spec.slots(steps)
-        table.add_row(name, ", ".join(spec.media), str(steps), str(spec.slots(steps)))
-    console.print(table)
-    budget, context = model.config.max_txt_len, model.max_context
-    console.print(f"{total} slots of {budget} positions (max_txt_len); context {context}")
+def _machine(args: argparse.Namespace) -> Machine:
+    """Return what the flags describe.
+
+    Raises:
+        ConfigError: they describe nothing that could be.
+    """
+    problems = []
+    if min(args.gpus, args.nodes) < 1:
+        problems.append(f"--gpus {args.gpus} --nodes {args.nodes}: both must be at least 1")
+    if not 0 < args.mfu <= 1:
+        problems.append(f"--mfu: expected a share above 0 and at most 1, found {args.mfu}")
+    if args.length is not None and args.length < 1:
+        problems.append(f"--length: expected at least 1 position, found {args.length}")
+    if problems:
+        raise ConfigError(problems)
+    gpu = gpu_named(args.gpu) if args.gpu else None
+    if gpu is None and torch.cuda.is_available():
+        gpu = recognise(torch.cuda.get_device_name())
+    return Machine(gpu or GPUS[DEFAULT_GPU], args.gpus * args.nodes, args.mfu)

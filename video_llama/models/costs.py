@@ -1,0 +1,288 @@
+"""What a step costs, found by running the real network on tensors without data.
+
+Nothing is known here of layers or their formulas: floating point operations and bytes are counted
+as the operations pass by, forward and backward, so parts registered elsewhere, adapters,
+checkpointing and frozen modules come out right by themselves. What passes by is what a CPU would
+do; a GPU's kernels keep the same tensors, and their scratch memory is not seen.
+
+Shapes: B batch, L text, S supervised positions of a batch, M rows, T time steps, H width.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from video_llama.common.schema import Precision
+from video_llama.common.types import AudioSpec, BranchInput, MediaSpec
+from video_llama.models.branch import Branch, num_steps
+from video_llama.models.layers import HasLayers, LearningForward
+from video_llama.models.precision import autocast
+from video_llama.models.trainable import learns
+from video_llama.models.video_llm import VideoLLM
+
+aten = torch.ops.aten
+
+Recomputing = Literal["as written", "nowhere", "everywhere"]
+"""Where layers are computed again in the backward pass instead of keeping what they computed."""
+
+FORMULAS: Mapping[Any, Callable[..., int]] = {
+    **flop_counter.flop_registry,
+    # Attention on a CPU; the same products as in the kernels that torch's table knows.
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_counter.sdpa_flop,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_counter.sdpa_backward_flop,
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of running something forward and backward once.
+
+    Attributes:
+        flops: floating point operations by the dtype they are computed in; a multiply-add is two.
+        forward_flops: how many of them are the forward pass's.
+        kept_bytes: tensors that wait for the backward pass when the forward pass is over.
+        peak_bytes: most bytes alive at once, without parameters and their gradients.
+    """
+
+    flops: Mapping[str, float] = field(default_factory=dict)
+    forward_flops: float = 0
+    kept_bytes: int = 0
+    peak_bytes: int = 0
+
+    @property
+    def total_flops(self) -> float:
+        """Over all dtypes."""
+        return sum(self.flops.values())
+
+
+def add_flops(
+    first: Mapping[str, float], second: Mapping[str, float], *, times: float = 1
+) -> dict[str, float]:
+    """Return `first + times * second`, dtype by dtype."""
+    return {
+        dtype: first.get(dtype, 0) + times * second.get(dtype, 0)
+        for dtype in sorted({*first, *second})
+    }
+
+
+class CostMeter:
+    """Runs parts of one model without data and counts.
+
+    Args:
+        model: its weights may be on the meta device; they are not changed. The model cannot be
+            used for anything else afterwards.
+        precision: of the run.
+    """
+
+    def __init__(self, model: VideoLLM, *, precision: Precision) -> None:
+        self._model = model
+        self._precision = precision
+        self._fake = FakeTensorMode()
+        with self._fake:
+            _replace_by_fakes(model)
+        model.train()
+        forwards = [
+            _forward_of(layer)
+            for part in model.modules()
+            if isinstance(part, HasLayers)
+            for layer in part.repeated_layers()
+        ]
+        self._layers = {forward: forward.recomputes for forward in forwards}
+
+    def decoder(self, *, rows: int, length: int, targets: int) -> Cost:
+        """Count reading B rows of L positions, S of them supervised over all rows."""
+        decoder = self._model.decoder
+        reaches_back = any(learns(branch) for branch in self._branches().values())
+
+        def run() -> Tensor:
+            embeds = torch.empty(rows, length, decoder.width, requires_grad=reaches_back)
+            mask = torch.ones(rows, length, dtype=torch.bool)
+            labels = torch.zeros(rows, length, dtype=torch.int64)
+            loss: Tensor = decoder.loss(embeds, attention_mask=mask, labels=labels).token_loss
+            return loss
+
+        return self._count(run, num_true=targets)
+
+    def branch(self, name: str, *, raw: int, cached: int = 0, steps: int | None = None) -> Cost:
+        """Count M rows of a branch.
+
+        Args:
+            name: of the branch.
+            raw: rows that start as pixels or sound.
+            cached: rows that start at the cache frontier.
+            steps: real ones among the T of a row, None for all of them.
+        """
+        branch = self._branches()[name]
+        most, front = num_steps(branch.spec), branch.frontier_shape
+
+        def run() -> Tensor:
+            media = BranchInput(
+                raw=torch.empty(raw, most, *_step_shape(branch.spec)),
+                raw_mask=torch.ones(raw, most, dtype=torch.bool),
+                raw_rows=torch.arange(raw),
+            )
+            if cached:
+                media.cached = torch.empty(cached, front.num_steps, front.num_tokens, front.width)
+                media.cached_mask = torch.ones(cached, front.num_steps, dtype=torch.bool)
+                media.cached_rows = torch.arange(raw, raw + cached)
+            output = branch(media)
+            # What is at the frontier goes to the feature cache at once.
+            output.frontier = None
+            tokens: Tensor = output.features.tokens
+            return tokens
+
+        # An encoder is run on real steps alone, and a row before the frontier by itself.
+        together = 1 if self.has_frontier(name) else raw
+        return self._count(run, num_true=together * (steps or most))
+
+    def recompute(self, where: Recomputing) -> None:
+        """Choose the layers that are computed again in the backward pass, from now on."""
+        for layer, as_written in self._layers.items():
+            layer.recomputes = as_written if where == "as written" else where == "everywhere"
+
+    def has_frontier(self, name: str) -> bool:
+        """Tell whether a branch begins with parts that do not learn."""
+        return self._branches()[name].num_frozen > 0
+
+    def _branches(self) -> dict[str, Branch]:
+        found = self._model.branches.items()
+        return {name: branch for name, branch in found if isinstance(branch, Branch)}
+
+    def _count(self, run: Callable[[], Tensor], *, num_true: int | None = None) -> Cost:
+        weights = [*self._model.parameters(), *self._model.buffers()]
+        counter = _Counter(weights, num_true=num_true)
+        with self._fake, counter:
+            with autocast(self._precision, device="cpu"):
+                output = run()
+            forward, kept = sum(counter.flops.values()), counter.alive
+            if output.requires_grad:
+                output.sum().backward()
+        return Cost(
+            flops=dict(counter.flops),
+            forward_flops=forward,
+            kept_bytes=kept,
+            peak_bytes=counter.most_alive,
+        )
+
+
+def _step_shape(spec: MediaSpec) -> tuple[int, ...]:
+    """Return the shape of one frame or one sound clip as an encoder is fed it."""
+    if isinstance(spec, AudioSpec):
+        return (1, spec.num_mel_bins, spec.num_mel_frames)
+    return (3, spec.image_size, spec.image_size)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations and bytes; answers what tensors without data cannot.
+
+    Every mask is taken for full, or for `num_true` full places: rows of full length are the dear
+    ones, and a network that asks more of its data than that cannot be planned.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], *, num_true: int | None) -> None:
+        super().__init__()
+        self.flops: Counter[str] = Counter()
+        self.alive = 0
+        self.most_alive = 0
+        self._num_true = num_true
+        # Operations also return views of weights.
+        self._known = weakref.WeakSet(weight.untyped_storage() for weight in weights)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's interface
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        output = self._answer(func, args, kwargs or {})
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is not None:
+            dtype = str(tree_leaves(output)[0].dtype).removeprefix("torch.")
+            self.flops[dtype] += formula(*args, **(kwargs or {}), out_val=output)
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor.untyped_storage())
+        return output
+
+    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:  # noqa: ANN401
+        if func is aten._local_scalar_dense.default:
+            return 1
+        if func is aten.nonzero.default:
+            (mask,) = args
+            return mask.new_empty((self._size_of(mask), mask.ndim), dtype=torch.int64)
+        masks = [m for m in args[1] if _is_mask(m)] if func in _INDEXING else []
+        if not masks:
+            return func(*args, **kwargs)
+        if func is aten.index.Tensor:
+            source, (mask,) = args
+            return source.new_empty((self._size_of(mask), *source.shape[mask.ndim :]))
+        return args[0].clone() if func is aten.index_put.default else args[0]
+
+    def _size_of(self, mask: Tensor) -> int:
+        return mask.numel() if self._num_true is None else self._num_true
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.alive += size
+        self.most_alive = max(self.most_alive, self.alive)
+        weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.alive -= size
+
+
+_INDEXING = (
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+)
+
+
+def _forward_of(layer: nn.Module) -> LearningForward:
+    """Return what stands in place of a layer's `forward`, put there if need be."""
+    if not isinstance(layer.forward, LearningForward):
+        layer.forward = LearningForward(layer)
+    return layer.forward
+
+
+def _is_mask(index: object) -> bool:
+    return isinstance(index, Tensor) and index.dtype is torch.bool
+
+
+def _replace_by_fakes(model: nn.Module) -> None:
+    """Put weights without data on a CPU in place of a model's own; ties stay."""
+    fakes: dict[int, Tensor] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in fakes:
+                    fake: Tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    if isinstance(tensor, nn.Parameter):
+                        fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                        if fake.requires_grad:
+                            fake.register_post_accumulate_grad_hook(_drop_gradient)
+                    fakes[id(tensor)] = fake
+                table[name] = fakes[id(tensor)]  # type: ignore[assignment]
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    """Forget a gradient; gradients are counted with the parameters."""
+    parameter.grad = None
