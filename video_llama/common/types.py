@@ -188,6 +188,7 @@ class BatchItem:
         num_slots: decoder positions reserved for it.
         sample: index of its sample in the batch.
         feature_key: key under which its frontier features may be stored.
+        kind: of media, None where nobody asks.
     """
 
     branch: str
@@ -195,6 +196,7 @@ class BatchItem:
     num_slots: int
     sample: int
     feature_key: str | None = None
+    kind: MediaKind | None = None
 
 
 @dataclass

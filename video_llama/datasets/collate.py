@@ -228,6 +228,7 @@ def _number_rows(routed: Sequence[tuple[int, RoutedItem]]) -> list[BatchItem]:
                 num_slots=media.num_slots,
                 sample=sample,
                 feature_key=media.item.feature_key,
+                kind=media.item.kind,
             )
         )
     return items
