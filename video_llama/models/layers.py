@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
 from video_llama.common.errors import ConfigError
-from video_llama.common.schema import CompileBackend, PartConfig
+from video_llama.common.schema import CompileBackend, PartConfig, RunConfig
 
 COMPILERS = {"cpu": ("CXX", ("g++", "clang++")), "cuda": ("CC", ("gcc", "clang"))}
 """What torch.compile calls: the variable that names it, else the first of these that is there."""
@@ -87,31 +87,37 @@ def recompute_where_asked(module: nn.Module, part: PartConfig, *, where: str) ->
         _learning_forward(layer).recomputes = True
 
 
-def compile_layers(model: nn.Module, *, backend: CompileBackend) -> int:
+def compile_backend(run: RunConfig, *, device: str) -> CompileBackend | None:
+    """Return the backend of torch.compile that `run.compile` asks for, None for none.
+
+    Raises:
+        ConfigError: nothing could compile for the device.
+    """
+    if run.compile is False:
+        return None
+    backend: CompileBackend = "inductor" if run.compile is True else run.compile
+    if backend == "inductor":
+        _require_compiler(torch.device(device).type)
+    return backend
+
+
+def compile_layers(model: nn.Module, *, backend: CompileBackend) -> None:
     """Compile the layers of every part of a model for the time gradients are recorded.
+
+    Parts before the cache frontier run without gradients and stay as written: compiled code rounds
+    differently, and what they compute may come from a cache.
 
     Args:
         model: with its weights, on its device.
         backend: of torch.compile.
-
-    Returns:
-        How many layers there are.
     """
     layers = [layer for part in _parts_with_layers(model) for layer in part.repeated_layers()]
     for layer in layers:
         _learning_forward(layer).compiled = _compiled(type(layer).forward, backend)
-    return len(layers)
 
 
-def require_compiler(device: str, *, backend: CompileBackend) -> None:
-    """Refuse to compile where nothing could.
-
-    Raises:
-        ConfigError: there is no compiler for the device.
-    """
-    kind = torch.device(device).type
-    if backend != "inductor":
-        return
+def _require_compiler(kind: str) -> None:
+    """Refuse to compile where nothing could."""
     if kind not in COMPILERS:
         raise ConfigError(f"run.compile: not for device '{kind}'; set run.compile: false")
     variable, names = COMPILERS[kind]
