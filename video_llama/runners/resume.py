@@ -22,11 +22,11 @@ from video_llama.runners.retention import newest_whole
 MAY_CHANGE = frozenset(
     f"run.{key}"
     for key in (
-        "output_dir", "resume_ckpt_path", "device", "num_workers", "feature_cache",
+        "output_dir", "resume_ckpt_path", "device", "compile", "num_workers", "feature_cache",
         "engine", "zero", "zero.stage", "zero.offload_optimizer", "zero.offload_parameters",
-        "log_freq", "save_freq", "async_save", "keep_last", "valid_freq", "batch_size_eval",
+        "log_freq", "tracker", "peak_tflops", "save_freq", "async_save", "keep_last", "valid_freq", "batch_size_eval",
         "max_skip_rate", "decode_timeout_s",
-        "on_nan", "on_spike", "spike_factor", "max_bad_steps",
+        "on_nan", "on_spike", "spike_factor", "max_bad_steps", "collective_timeout_s",
         "probes", "probe_questions", "bars", "max_new_tokens",
         "batch_size_train", "accum_grad_iters", "iters_per_epoch",
     )
@@ -35,6 +35,9 @@ MAY_CHANGE = frozenset(
 say what becomes of bad steps: a run that stopped at one must be told. Of the last three only
 products count, which `RunState` holds: global_batch_size and steps_per_epoch. The length of the run
 may not change: the learning rate of every step depends on it."""
+
+MAY_CHANGE_IN_MODEL = (".gradient_checkpointing", "decoder.attention")
+"""Ends of keys of the `model` section of which the same holds: how a part computes, not what."""
 
 _MISSING = object()
 
@@ -130,7 +133,7 @@ def check_same_run(state: RunState, *, resolved: Mapping[str, Any], where: Path)
     problems = [
         f"{change.key}: {change.before} in the run, {change.now} now"
         for change in _changes(state.config, resolved)
-        if change.key not in MAY_CHANGE
+        if change.key not in MAY_CHANGE and not change.key.endswith(MAY_CHANGE_IN_MODEL)
     ]
     if problems:
         problems.append(
