@@ -250,7 +250,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"not valid JSON ({error})", where=str(path)) from error
     return content if isinstance(content, dict) else {}
 

@@ -224,7 +224,13 @@ class FeatureCache:
                 file.seek(start)
                 whole = file.read().rpartition(b"\n")[0]
             for line in whole.splitlines():
-                self._read_line(json.loads(line))
+                try:
+                    self._read_line(json.loads(line))
+                except ValueError as error:
+                    raise ConfigError(
+                        f"run.feature_cache: {path} lists no features ({error}); delete it, what "
+                        "it listed is computed again"
+                    ) from error
             self._read_up_to[path.name] = start + len(whole) + (1 if whole else 0)
 
     def _read_line(self, line: dict[str, Any]) -> None:
