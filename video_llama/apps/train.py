@@ -33,6 +33,7 @@ from video_llama.runners.optim import build_optimizer, lr_scales
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner, RunSummary
 from video_llama.runners.sanity import StartCheck
+from video_llama.runners.watchdog import group_timeout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,8 @@ def train(config: Config) -> RunSummary:
     readers = open_readers(config)
     check_start(config, readers, learning=True)
     device = pick_device(run)
-    with process_group(device) as world:
+    timeout = group_timeout(run.collective_timeout_s)
+    with process_group(device, timeout=timeout) as world:
         device = world.own_device(device)
         folder = RunFolder(path, start=start)
         runner = build_runner(config, readers=readers, folder=folder, world=world, device=device)

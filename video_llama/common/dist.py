@@ -18,9 +18,14 @@ from video_llama.common.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Long enough for rank zero to write a big checkpoint, short enough to show a hang the same day."""
+
+
+STORE_TIMEOUT = timedelta(seconds=30)
+"""A look at what another rank has written waits for a network, never for the other rank."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,9 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[World]:
+def process_group(
+    device: str, *, also_alone: bool = False, timeout: timedelta = COLLECTIVE_TIMEOUT
+) -> Iterator[World]:
     """Join the other processes for the length of a `with` block.
 
     All ranks wait for each other before the group is taken down: rank 0 may still be writing
@@ -102,6 +109,8 @@ def process_group(device: str) -> Iterator[World]:
 
     Args:
         device: "cpu" talks through gloo, "cuda" through nccl, and gloo for what is on the host.
+        also_alone: one process has a group of its own too, for a library that asks for one.
+        timeout: after which a collective operation that not all ranks have joined fails.
     """
     import torch
     import torch.distributed as dist
@@ -109,14 +118,16 @@ def process_group(device: str) -> Iterator[World]:
     world = read_world()
     if device.startswith("cuda"):
         torch.cuda.set_device(world.own_device(device))
-    if world.size == 1:
+    if world.size == 1 and not also_alone:
         yield world
         return
     # Numbers in host memory travel without waiting for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    _set_rendezvous(os.environ)
+    store = dist.HashStore() if world.size == 1 else None
+    if store is None:
+        _set_rendezvous(os.environ)
     dist.init_process_group(
-        backend, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT
+        backend, rank=world.rank, world_size=world.size, timeout=timeout, store=store
     )
     try:
         yield world
@@ -124,6 +135,20 @@ def process_group(device: str) -> Iterator[World]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def connect_store() -> Store:
+    """Return a connection of this process's own to the place where the ranks met.
+
+    Raises:
+        RuntimeError: it cannot be reached, here or later: the process that keeps it is gone.
+    """
+    import torch.distributed as dist
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, is_master=False, timeout=STORE_TIMEOUT
+    )
 
 
 def barrier() -> None:

@@ -62,6 +62,11 @@ def run_problems(run: RunConfig) -> list[str]:
         )
     if run.spike_factor <= 1:
         problems.append(f"spike_factor must be above 1, found {run.spike_factor}")
+    if run.collective_timeout_s <= 0:
+        problems.append(
+            f"collective_timeout_s must be above 0, found {run.collective_timeout_s}; take a large "
+            "number for no limit"
+        )
     if not 0 < run.beta2 < 1:
         problems.append(f"beta2 must lie between 0 and 1, found {run.beta2}")
     if run.grad_clip_norm is not None and run.grad_clip_norm <= 0:

@@ -173,6 +173,8 @@ class RunConfig:
             the last good ones of its data set, or its gradient norm more than the factor's square.
         spike_factor: see `on_spike`.
         max_bad_steps: steps left out in a row above which the run stops.
+        collective_timeout_s: seconds in which no rank moves after which a run of several ends, with
+            the names of those that are behind.
         engine: how ranks work together; auto is ddp if there are several.
         zero: what deepspeed divides among the ranks; None for its defaults.
         probes: altered inputs an evaluation is repeated with, see `tasks.probes`.
@@ -215,6 +217,7 @@ class RunConfig:
     on_spike: Literal["ignore", "skip", "stop"] = "ignore"
     spike_factor: float = 3.0
     max_bad_steps: int = 10
+    collective_timeout_s: float = 600.0
     engine: Literal["auto", "ddp", "deepspeed"] = "auto"
     zero: Zero | None = None
     probes: tuple[str, ...] = ()

@@ -36,6 +36,7 @@ from video_llama.runners.sanity import StartCheck
 from video_llama.runners.signals import StopRequest, end_children
 from video_llama.runners.skips import SkipCounts
 from video_llama.runners.step import StepMaker, StepRecord
+from video_llama.runners.watchdog import Heartbeat, Watchdog
 from video_llama.tasks.base import Model, Task
 
 BEST_METRIC = "valid_loss"
@@ -97,7 +98,10 @@ class Runner:
         self.start_check = start_check
         run, world = config.run, engine.world
         self._saved_step: int | None = None
-        self.maker = StepMaker(config, task=task, data=data, engine=engine)
+        self.heartbeat = Heartbeat()
+        self.maker = StepMaker(
+            config, task=task, data=data, engine=engine, heartbeat=self.heartbeat
+        )
         self.judge = StepJudge(run, memory=folder.start.state.judge if folder.start.state else {})
         self.learning_rate = LearningRate(run, compat=config.model.compat)
         self.steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
@@ -121,7 +125,10 @@ class Runner:
         self.model.train()
         bar = ProgressBar(num_steps=self.num_steps, step=self.state.step)
         children = multiprocessing.active_children()
-        with self.folder.opened(self.config), StopRequest() as request, bar:
+        watchdog = Watchdog(
+            self.heartbeat, world=self.engine.world, limit_s=self.run.collective_timeout_s
+        )
+        with self.folder.opened(self.config), watchdog, StopRequest() as request, bar:
             try:
                 self._go_on(request, bar=bar)
             finally:
@@ -231,7 +238,8 @@ class Runner:
         self.model.eval()
         with self.engine.autocast(), self.engine.evaluating(cast(Model, self.model)) as asked:
             model = CachingModel(asked.model, data=self.data)
-            batches = request.until_asked(self.data.valid_batches(), meet=asked.meet)
+            own = self.heartbeat.along(self.data.valid_batches(), step=self.state.step)
+            batches = request.until_asked(own, meet=asked.meet)
             metrics = self.task.evaluate(model, model.watch(batches))
         self.model.train()
         was_left = request.on_any_rank
@@ -257,6 +265,7 @@ class Runner:
         self.state = dataclasses.replace(
             self.state, judge=self.judge.memory, window=self.window.sums()
         )
+        self.heartbeat.beat("saving", step=self.state.step)
         self.data.flush()
         self.folder.save(engine=self.engine, state=self.state, keep_last=self.run.keep_last)
 

@@ -27,6 +27,7 @@ from video_llama.datasets.collate import LoadedBatch
 from video_llama.runners.data import RunData
 from video_llama.runners.engine import Engine
 from video_llama.runners.signals import StopRequest
+from video_llama.runners.watchdog import Heartbeat
 from video_llama.tasks.base import Model, Task
 
 
@@ -78,9 +79,19 @@ class StepMaker:
         task: what is minimised.
         data: keeps what frozen encoders computed.
         engine: how a step is made.
+        heartbeat: is told how far this process is.
     """
 
-    def __init__(self, config: Config, *, task: Task, data: RunData, engine: Engine) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        task: Task,
+        data: RunData,
+        engine: Engine,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self.heartbeat = heartbeat
         self.config = config
         self.run = config.run
         self.task = task
@@ -102,9 +113,11 @@ class StepMaker:
             None if any rank was asked to stop before the last iteration; what was added up so far
             then counts for nothing.
         """
+        self.heartbeat.beat("reading data", step=step)
         asked_s = time.perf_counter()
         loaded = request.wait_for(lambda: list(islice(batches, self.run.accum_grad_iters)))
         data_wait_s = time.perf_counter() - asked_s
+        self.heartbeat.beat("computing", step=step)
         if request.on_any_rank or loaded is None:
             return None
         assert len(loaded) == self.run.accum_grad_iters, "the plan ended before the run"
@@ -112,6 +125,7 @@ class StepMaker:
         total = int(dist.sum_over_ranks(self._on_device([sum(num_targets)]))[0])
         outputs: list[LossOutput] = []
         for index, item in enumerate(loaded):
+            self.heartbeat.beat("computing", step=step, part=index + 1)
             if index and request.on_any_rank:
                 return None
             if self.config.model.compat == "released":
