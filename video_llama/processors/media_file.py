@@ -180,7 +180,7 @@ class MediaFile:
         survey.kept = {kind: [] for kind in kinds}
         num_bytes = dict.fromkeys(kinds, 0)
         for packet in self._read(*kinds):
-            kind = kind_of[packet.stream_index]
+            kind = kind_of[packet.stream.index]
             if kind == "video" and packet.size and not packet.is_discard:
                 survey.marks.append(Mark(packet.pts, packet.is_keyframe))
             num_bytes[kind] += packet.size
@@ -192,7 +192,8 @@ class MediaFile:
 
     def _read(self, *kinds: StreamKind) -> Iterator[av.Packet[Any]]:
         """Yield packets from where the container stands."""
-        packets = self.container.demux([self._stream(kind) for kind in kinds])
+        streams = [self._stream(kind) for kind in kinds]
+        packets = self.container.demux(streams)
         self._has_moved = True
         while True:
             try:
@@ -200,6 +201,11 @@ class MediaFile:
             except av.FFmpegError:
                 self.is_cut_off = True
                 return
+            except IndexError:
+                # PyAV stumbles over a stream that sets in later, as in damaged MPEG-TS; the next
+                # round knows of it.
+                packets = self.container.demux(streams)
+                continue
             if packet is None:
                 return
             yield packet

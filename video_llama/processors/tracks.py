@@ -80,9 +80,9 @@ class Track:
 
     def _place_of(self, frame: AudioFrame) -> int | None:
         """Return which sample of the file a block begins with, None if nothing tells."""
-        if frame.pts is None or frame.time_base is None:
-            return None
         tick, zero = frame.time_base, self._zero_s
+        if frame.pts is None or tick is None:
+            return None
         ticks = frame.pts * tick.numerator * zero.denominator - zero.numerator * tick.denominator
         return _rounded(ticks * self.rate_hz, tick.denominator * zero.denominator)
 
