@@ -131,7 +131,7 @@ def test_everything_missing_is_said_at_once_with_the_nearest_names(table, tmp_pa
 
 def test_a_media_folder_with_none_of_the_files_is_the_wrong_one(table, tmp_path):
     (problem,) = webvid(table, tmp_path).missing()
-    assert "datasets.clips.media: none of 6 files looked for is there" in problem
+    assert f"datasets.clips.media: {tmp_path}: none of 6 files looked for can be read" in problem
 
 
 def test_a_single_missing_clip_is_no_problem_of_the_run(table, media_dir, tmp_path):

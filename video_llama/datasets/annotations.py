@@ -1,5 +1,8 @@
 """Readers of annotation files: a row per sample, packed small, mistakes of all rows together.
 
+A row that cannot be read is one sample that cannot be used. If most of them are, or a file cannot
+be read on from somewhere, the data set is not what the run file says it is, and refused.
+
 The media lie in a folder of their own and are looked for one by one, when they are used.
 """
 
@@ -11,10 +14,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from video_llama.common.dist import is_main
 from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.logger import get_logger
 from video_llama.common.types import Sample
-from video_llama.datasets.base import NUM_PROBED, DatasetReader, missing_path
+from video_llama.datasets.base import NUM_PROBED, DatasetReader, missing_path, unreadable
 from video_llama.datasets.records import Mistake, PackedRecords, Record, unique_keys
+
+MAX_BAD_ROWS = 0.5
+"""Share of rows that cannot be read above which the file is not what it is taken for."""
+
+NUM_NAMED = 3
+"""Files that are named of those that cannot be read."""
 
 MAX_LISTED = 10
 """Mistakes of one annotation file that are written out before "and N more"."""
@@ -69,6 +80,8 @@ class AnnotationReader(DatasetReader):
     def sample(self, index: int, *, seed: int = 0) -> Sample:
         """Return a sample, see `DatasetReader.sample`."""
         record = self._packed()[index]
+        if record.fault is not None:
+            raise MediaError(record.fault, path=record.where)
         sample = self.build(record, seed=seed)
         sample.dataset = self.name
         return sample
@@ -82,8 +95,8 @@ class AnnotationReader(DatasetReader):
         problems = [
             f"datasets.{self.name}.{key}: {text}"
             for key, text in (
-                ("annotations", missing_path(self.config.annotations)),
-                ("media", missing_path(self.config.media)),
+                ("annotations", unreadable(self.config.annotations)),
+                ("media", unreadable(self.config.media)),
             )
             if text
         ]
@@ -117,40 +130,54 @@ class AnnotationReader(DatasetReader):
             mistakes: list[Mistake] = []
             rows = unique_keys(_sort_out(self.records(), mistakes))
             records = PackedRecords(itertools.islice(rows, self.config.max_samples))
-            if mistakes:
+            is_file_at_fault = any(mistake.extent == "file" for mistake in mistakes)
+            if is_file_at_fault or len(mistakes) > MAX_BAD_ROWS * len(records):
                 raise ConfigError(_list_mistakes(mistakes))
             if len(records) == 0:
                 raise ConfigError(f"{self.config.annotations}: holds no sample")
+            for line in _list_mistakes(mistakes) if is_main() else []:
+                get_logger().warning("datasets.%s: a row cannot be used, %s", self.name, line)
             self._records = records
         return self._records
 
     def _probe_media(self, length: int) -> list[str]:
-        """Tell whether the media folder is the wrong one altogether."""
-        step = max(1, length // NUM_PROBED)
-        absent: list[str] = []
-        for index in range(0, length, step):
+        """Tell whether nothing can be used, which is no fault of single files."""
+        unusable: list[str] = []
+        absent: dict[str, str] = {}
+        for index in range(0, length, max(1, length // NUM_PROBED)):
             try:
                 media = self.sample(index).media
-            except MediaError:
+            except MediaError as error:
+                unusable.append(str(error))
                 continue
-            if not media or any(Path(item.path).exists() for item in media):
+            why_not = {item.path: text for item in media if (text := unreadable(item.path))}
+            if len(why_not) < len(media) or not media:
                 return []
-            absent.extend(item.path for item in media)
-        if not absent:
-            return []
-        return [
-            f"datasets.{self.name}.media: none of {len(absent)} files looked for is there, e.g. "
-            f"{missing_path(absent[0])}"
-        ]
+            absent |= why_not
+        problems = []
+        if absent:
+            paths = ", ".join(list(absent)[:NUM_NAMED])
+            problems.append(
+                f"datasets.{self.name}.media: {self.config.media}: none of {len(absent)} files "
+                f"looked for can be read: {next(iter(absent.values()))} (looked for {paths})"
+            )
+        elif unusable:
+            problems.append(
+                f"datasets.{self.name}.annotations: none of {len(unusable)} rows looked at can be "
+                f"used, e.g. {unusable[0]}"
+            )
+        return problems
 
 
 def _sort_out(rows: Iterable[Record | Mistake], mistakes: list[Mistake]) -> Iterator[Record]:
-    """Pass records on and put mistakes aside."""
+    """Pass records on, also those nobody can use, and note mistakes."""
     for row in rows:
-        if isinstance(row, Mistake):
-            mistakes.append(row)
-        else:
+        if isinstance(row, Record):
             yield row
+            continue
+        mistakes.append(row)
+        if row.extent == "row":
+            yield row.as_record()
 
 
 def _list_mistakes(mistakes: Sequence[Mistake]) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,11 +111,33 @@ def require_text(value: object, *, what: str, where: str) -> str:
     """Return a text without surrounding whitespace.
 
     Raises:
-        MediaError: it is empty, or not a number as spreadsheets write an empty cell.
+        MediaError: it is empty, or not a number as spreadsheets write an empty cell, or no text.
     """
     if not isinstance(value, str) or value.strip().lower() in ("", "nan"):
         raise MediaError(f"{what} is empty", path=where)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        reason = f"{what} holds half a character ({error.object[error.start]!r})"
+        raise MediaError(reason, path=where) from error
     return value.strip()
+
+
+def unreadable(path: str | Path) -> str | None:
+    """Say why nothing can be read at a path: it is not there, or not ours to read; None if it is.
+
+    What is in a file, and whether it is damaged, is not looked at.
+    """
+    path = Path(path)
+    try:
+        if text := missing_path(path):
+            return text
+        if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
+            return f"{path}: this user may not read it"
+    except OSError as error:
+        # A folder above that may not be looked into, a disk that went away.
+        return f"{path}: {error.strerror}"
+    return None
 
 
 def missing_path(path: str | Path) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from video_llama.common.errors import ConfigError
 
@@ -20,19 +20,33 @@ class Record:
         key: name of the row; the base makes it unique by appending "#2", "#3", ...
         fields: what the reader needs of it, JSON types only.
         where: file and row, for messages.
+        fault: why the row cannot be used, None if it can.
     """
 
     key: str
     fields: Mapping[str, Any]
     where: str
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that nobody could read; the run does not start with one."""
+    """Something in an annotation file that nobody could read.
+
+    Attributes:
+        where: file, and row if it is one.
+        reason: in words.
+        extent: one row costs its sample; a mistake of the file costs what comes after it, and the
+            run does not start with one.
+    """
 
     where: str
     reason: str
+    extent: Literal["row", "file"] = "row"
+
+    def as_record(self) -> Record:
+        """Return a row that keeps its place among the others, and that nobody can use."""
+        return Record(key=Path(self.where).name, fields={}, where=self.where, fault=self.reason)
 
 
 class PackedRecords:
@@ -46,7 +60,8 @@ class PackedRecords:
         self._block = bytearray()
         self._ends = array("q", [0])
         for record in records:
-            self._block += json.dumps([record.key, record.fields, record.where]).encode()
+            packed = [record.key, record.fields, record.where, record.fault]
+            self._block += json.dumps(packed).encode()
             self._ends.append(len(self._block))
 
     def __len__(self) -> int:
@@ -56,8 +71,8 @@ class PackedRecords:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         packed = self._block[self._ends[index] : self._ends[index + 1]]
-        key, fields, where = json.loads(packed)
-        return Record(key=key, fields=fields, where=where)
+        key, fields, where, fault = json.loads(packed)
+        return Record(key=key, fields=fields, where=where, fault=fault)
 
 
 def unique_keys(records: Iterable[Record]) -> Iterator[Record]:
@@ -69,7 +84,7 @@ def unique_keys(records: Iterable[Record]) -> Iterator[Record]:
             counts[record.key] += 1
             key = f"{record.key}#{counts[record.key]}"
         counts[key] = 1
-        yield Record(key=key, fields=record.fields, where=record.where)
+        yield replace(record, key=key)
 
 
 def read_json(path: Path) -> Any:
@@ -99,11 +114,13 @@ def read_rows(path: Path, *, under: str | None = None) -> Iterator[Record | Mist
     content = read_json(path)
     if under is not None:
         if not isinstance(content, dict) or not isinstance(content.get(under), list):
-            yield Mistake(str(path), f"expected an object with a list '{under}' at the top")
+            reason = f"expected an object with a list '{under}' at the top"
+            yield Mistake(str(path), reason, extent="file")
             return
         content = content[under]
     if not isinstance(content, list):
-        yield Mistake(str(path), f"expected a list of rows, found {type(content).__name__}")
+        reason = f"expected a list of rows, found {type(content).__name__}"
+        yield Mistake(str(path), reason, extent="file")
         return
     for number, row in enumerate(content, start=1):
         where = f"{path} row {number}"

@@ -62,14 +62,16 @@ def _read_table(path: Path) -> Iterator[Record | Mistake]:
         try:
             problem = lacking(dict.fromkeys(reader.fieldnames or ()), COLUMNS)
             if problem:
-                yield Mistake(f"{path}:1", problem.replace("no ", "no column ", 1))
+                reason = problem.replace("no ", "no column ", 1)
+                yield Mistake(f"{path}:1", reason, extent="file")
                 return
             for row in reader:
                 yield _read_row(row, where=f"{path}:{reader.line_num}")
         except csv.Error as error:
-            yield Mistake(f"{path}:{reader.line_num}", f"not a table: {error}")
+            yield Mistake(f"{path}:{reader.line_num}", f"not a table: {error}", extent="file")
         except UnicodeDecodeError as error:
-            yield Mistake(str(path), f"not UTF-8: {error.reason} at byte {error.start}")
+            reason = f"not UTF-8: {error.reason} at byte {error.start}"
+            yield Mistake(str(path), reason, extent="file")
 
 
 def _read_row(row: dict[str | None, str | list[str] | None], *, where: str) -> Record | Mistake:
