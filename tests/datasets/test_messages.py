@@ -1,5 +1,6 @@
 """People's own conversations, in the layouts they already have."""
 
+import gzip
 import json
 
 import pytest
@@ -45,8 +46,37 @@ def parts_of(message):
             ],
             "video": "a.mp4",
         },
+        *(
+            {
+                "messages": [
+                    {"role": "user", "content": [part, {"type": "text", "text": "What?"}]},
+                    ANSWER,
+                ]
+            }
+            for part in (
+                {"type": "video_url", "video_url": {"url": "a.mp4"}},
+                {"type": "video_url", "video_url": "file://a.mp4"},
+                {"type": "video", "path": "a.mp4"},
+            )
+        ),
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "<video>What?"}]},
+                ANSWER,
+            ],
+            "videos": [{"path": "a.mp4"}],
+        },
     ],
-    ids=["placeholder", "no placeholder", "parts", "sharegpt"],
+    ids=[
+        "mark",
+        "no mark",
+        "parts",
+        "sharegpt",
+        "url object",
+        "url",
+        "path",
+        "mark in a part",
+    ],
 )
 def test_every_layout_gives_the_same_sample(tmp_path, row):
     sample = read(tmp_path, row).sample(0)
@@ -106,20 +136,109 @@ def test_keys_are_ids_or_places(tmp_path):
     assert [reader.key(i) for i in range(len(reader))] == ["own.jsonl:1", "7"]
 
 
-def test_all_bad_lines_are_reported_with_their_numbers(tmp_path):
-    reader = read(
-        tmp_path,
-        {"messages": [ANSWER], "video": "a.mp4"},
-        "{not json",
-        {"text": "x"},
-        {"messages": [{"role": "robot", "content": "x"}]},
-        {"messages": [{"role": "user", "content": "<video>?"}, ANSWER]},
-        {"messages": [{"role": "user", "content": "<video>?"}], "videos": ["a", "b"]},
-        {"messages": [{"role": "user", "content": [{"type": "film", "film": "a"}]}]},
-    )
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "image_url", "image_url": {"url": "f"}}, "image"),
+        ({"type": "input_audio", "input_audio": {"path": "f"}}, "audio"),
+        ({"type": "audio_url", "audio_url": {"url": "f"}}, "audio"),
+    ],
+)
+def test_parts_of_other_names_are_understood(tmp_path, part, kind):
+    content = [part, {"type": "text", "text": "What?"}]
+    row = {"messages": [{"role": "user", "content": content}, ANSWER]}
+    assert parts_of(read(tmp_path, row).sample(0).messages[0])[0] == (kind, "m/f")
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_file_may_be_cut_to_seconds(tmp_path, is_listed):
+    span = {"start": 1.5, "end": 4}
+    part = {"type": "video", "video": "a.mp4", **span}
+    question = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
+    row = {"messages": [question, ANSWER]}
+    if is_listed:
+        row = {"messages": [{"role": "user", "content": "<video>What?"}, ANSWER]}
+        row["videos"] = [{"path": "a.mp4", **span}]
+    item = read(tmp_path, row).sample(0).messages[0].media[0]
+    assert (item.path, item.start_s, item.end_s) == ("m/a.mp4", 1.5, 4.0)
+
+
+def test_rows_without_media_are_text(tmp_path):
+    row = {"messages": [{"role": "user", "content": "What?"}, ANSWER]}
+    assert read(tmp_path, row).sample(0).media == []
+
+
+@pytest.mark.parametrize("name", ["own.json", "own.jsonl.gz"])
+def test_lists_and_compressed_lines_are_read_too(tmp_path, name):
+    row = {"messages": [ANSWER], "video": "a.mp4"}
+    content = json.dumps([row, row]) if name == "own.json" else f"{json.dumps(row)}\n" * 2
+    data = gzip.compress(content.encode()) if name.endswith("gz") else content.encode()
+    (tmp_path / name).write_bytes(data)
+    for annotations in (tmp_path / name, tmp_path):
+        config = Messages.Config(annotations=str(annotations), media="m")
+        assert len(Messages(config, name="own")) == 2
+
+
+def test_half_a_compressed_file_is_named(tmp_path):
+    path = tmp_path / "own.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps({"messages": [ANSWER]}).encode() * 99)[:-9])
+    reader = Messages(Messages.Config(annotations=str(path), media="m"), name="own")
+    with pytest.raises(ConfigError, match="own.jsonl.gz: not a complete gzip file"):
+        len(reader)
+
+
+def user(content, **lists):
+    return {"messages": [{"role": "user", "content": content}, ANSWER], **lists}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("{not json", "not valid JSON"),
+        ("[1]", "expected an object, found list"),
+        ({"text": "x"}, r"no list 'messages' or 'conversations' \(it has: text\)"),
+        (
+            {"messages": [{"role": "robot", "content": "x"}]},
+            "message 1: unknown role 'robot', expected one of system, user, human",
+        ),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, "message 1: unknown role 'tool'"),
+        ({"messages": ["x"]}, "message 1: expected an object, found str"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "expected a message of the assistant"),
+        (user(3), "message 1: expected a text or a list of parts, found 3"),
+        (user("<video>?"), "1 marks <video>, but 'videos' lists 0 files"),
+        (user("<video>?", videos=["a", "b"]), "1 marks <video>, but 'videos' lists 2 files"),
+        (user("<image><image>?", image="a"), "2 marks <image>, but 'images' lists 1 files"),
+        (user("<image>?", image="a", audio="b"), "no mark <audio> says where they go.*is b"),
+        (user("?", video=3), "'video': expected the path of a file, found 3"),
+        (user([{"type": "film", "film": "a"}]), "expected parts like .*'film'"),
+        (user([{"type": "video"}]), "message 1: expected the path of a file, found"),
+        (
+            user([{"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}}]),
+            "write what 'data' holds into a file",
+        ),
+        (user("?", video="https://x.org/a.mp4"), "'https://x.org/a.mp4' is no file; download it"),
+        (user([{"type": "video", "video": "a", "start": -1}]), "'start' must be seconds, found -1"),
+        (user([{"type": "video", "video": "a", "start": 2, "end": 2}]), "must come after 'start'"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "?"},
+                    {"role": "assistant", "content": "<image>"},
+                ],
+                "image": "a",
+            },
+            "message 2 of the assistant holds media",
+        ),
+    ],
+)
+def test_a_bad_row_is_named_with_what_is_wrong(tmp_path, row, reason):
+    reader = read(tmp_path, "", row)
+    with pytest.raises(ConfigError, match=rf"own\.jsonl:2: .*{reason}"):
+        len(reader)
+
+
+def test_all_bad_rows_are_told_together(tmp_path):
+    reader = read(tmp_path, *["{not json"] * 5, {"messages": [ANSWER]})
     with pytest.raises(ConfigError) as caught:
         len(reader)
-    reasons = ["not valid JSON", "no list 'messages'", "no role", "has no file", "1 listed", "film"]
-    for number, (text, reason) in enumerate(zip(caught.value.problems, reasons, strict=True)):
-        assert f"own.jsonl:{number + 2}: " in text
-        assert reason in text
+    assert [text.partition(": ")[0][-1] for text in caught.value.problems] == list("12345")

@@ -22,7 +22,8 @@ from video_llama.common.registry import registry
 from video_llama.common.types import Form, MediaItem, Sample
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.blocks import Blocks
-from video_llama.datasets.messages import BadRow, form_of, messages_of, read_turns
+from video_llama.datasets.conversations import BadRow, read_turns
+from video_llama.datasets.messages import form_of, messages_of
 from video_llama.datasets.shard_index import ShardSample
 from video_llama.datasets.shard_set import ShardSet, expand, prepare
 from video_llama.processors.shard_files import MAX_SPOOLED
