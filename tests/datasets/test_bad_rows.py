@@ -91,6 +91,13 @@ def test_no_value_in_a_row_stops_the_reader(cls, tmp_path):
     check()
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
+def test_a_name_no_file_can_have_does_not_stop_the_reader(name, tmp_path):
+    rows = [GOOD[LlavaInstruct], {**GOOD[LlavaInstruct], "image": name}, GOOD[LlavaInstruct]]
+    before, _, after = read_all(reader_of(LlavaInstruct, tmp_path / "a.json", rows, tmp_path))
+    assert before is after is None
+
+
 def test_a_stray_comma_costs_its_row_and_is_told_with_its_line(tmp_path, media_dir, caplog):
     (tmp_path / "t.csv").write_text("videoid,name,page_dir\n0,a,page\n1,b, c,page\n3,d,page\n")
     reader = webvid(tmp_path / "t.csv", media_dir)

@@ -279,7 +279,8 @@ class FeatureCache:
         known = self._stamps.get(str(file))
         try:
             status = file.stat()
-        except OSError:
+        except (OSError, ValueError):
+            # ValueError: no file can have that name.
             return known
         if known and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return known

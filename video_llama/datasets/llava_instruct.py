@@ -11,6 +11,7 @@ Tuning", 2023.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +64,8 @@ class LlavaInstruct(AnnotationReader):
         """Return the picture's path, with COCO's prefix if such a file is there."""
         plain = Path(self.config.media) / image
         prefixed = plain.with_name(COCO_PREFIX + plain.name)
-        return prefixed if prefixed.exists() else plain
+        # Unlike Path's, it says no to a name that no file can have.
+        return prefixed if os.path.exists(prefixed) else plain  # noqa: PTH110
 
 
 def _read_row(row: Record) -> Record | Mistake:
