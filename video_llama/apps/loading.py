@@ -25,6 +25,7 @@ from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer
+from video_llama.models.decoders.attention import require_attention
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.media import MediaCompat, MediaLimits, MediaLoader
@@ -85,6 +86,8 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     problems = [str(file) for file in missing_weights(config.model)]
     if problems:
         raise ConfigError(problems)
+    run_device = pick_device(config.run)
+    require_attention(config.model.decoder, device=run_device, precision=config.run.precision)
     loaded = build_model(config.model)
     for report in loaded.reports:
         get_logger().info("loaded %s", report)
@@ -92,7 +95,7 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
         get_logger().warning("replaced: %s", text)
     for part in loaded.fresh:
         get_logger().info("%s starts from random weights", part)
-    model = loaded.model.to(pick_device(config.run) if device is None else device)
+    model = loaded.model.to(run_device if device is None else device)
     model.eval()
     tokenizer = load_model_tokenizer(config.model)
     check_vocabulary(tokenizer, rows=model.decoder.vocab_size, end_ids=model.decoder.end_ids)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.schema import FRESH, ModelConfig
 from video_llama.common.weights import KeyMap, LoadReport, check_weights, load_weights
+from video_llama.models.decoders.lora import ADAPTER_MARK
 from video_llama.models.released.recognise import explain
 from video_llama.models.sources import (
     CHECKPOINT_KEYS,
@@ -160,7 +161,14 @@ def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) ->
             for parameter, tensor in parameters.items()
             if not tensor.requires_grad and parameter not in (filled or ())
         ]
-        if part.file is None and unfilled:
+        adapters = [parameter for parameter in unfilled if ADAPTER_MARK in parameter]
+        if adapters:
+            problems.append(
+                f"model.{name}.lora: {len(adapters)} parameters of adapters are frozen and come "
+                'from no file, so they would do nothing; set trainable: ["*lora_*"], name the '
+                "checkpoint that has them, or set lora: null"
+            )
+        elif part.file is None and unfilled:
             problems.append(
                 f"model.{name}: {len(unfilled)} of {len(parameters)} parameters are frozen, and "
                 "neither `weights` nor model.ckpt fills them; name a file, or set `trainable: true`"

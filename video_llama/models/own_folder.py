@@ -19,6 +19,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.hub import local_path
 from video_llama.common.schema import ModelConfig
 from video_llama.common.sections import model_section
+from video_llama.models.decoders.lora import ADAPTER_MARK
 from video_llama.models.sources import CHECKPOINT_KEYS, named_parts
 
 KEPT_KEYS = ("where_from",)
@@ -134,7 +135,7 @@ def save_decoder(decoder: nn.Module, folder: Path, *, config: ModelConfig) -> No
     base = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in model.state_dict().items()
-        if ".lora_" not in name
+        if ADAPTER_MARK not in name
     }
     model.save_pretrained(folder, state_dict=base)
     source = config.tokenizer or config.decoder.file

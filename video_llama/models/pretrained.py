@@ -126,6 +126,22 @@ class Pretrained(nn.Module):
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         return folder
 
+    def merge_adapters(self) -> None:
+        """Make the decoder's adapters (LoRA) part of its weights; what it answers stays the same.
+
+        A folder that is saved afterwards holds the weights that changed, and needs no peft.
+
+        Raises:
+            ConfigError: the decoder has no adapters.
+        """
+        part, decoder = self.config.decoder, self.get_submodule("decoder")
+        if getattr(part.config, "lora", None) is None:
+            raise ConfigError("model.decoder.lora: there are no adapters to merge")
+        merged = decoder.merge_adapters()
+        part = dataclasses.replace(part, config=decoder.config, trainable=False, lr=None)
+        self.config = dataclasses.replace(self.config, decoder=part)
+        self.restored |= {f"decoder.{name}" for name in merged}
+
     def push_to_hub(
         self,
         repo: str,

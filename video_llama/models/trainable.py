@@ -92,18 +92,28 @@ def set_mode(module: nn.Module, training: bool) -> None:  # noqa: FBT001 - mirro
     Worked example, `training` with `trainable: ["second.*"]`:
         {first: Linear, second: Linear, dropout: Dropout}   first eval; second, dropout and the
                                                             part itself in training mode
-    A module without parameters goes with the one it stands in.
+    A module without parameters goes with the one it stands in. One in which some things learn and
+    others do not is itself in training mode if something that learns stands right in it: attention
+    around layers with adapters stays in eval, and its dropout off; the adapters' own is on.
     """
     rules = {parameter.requires_grad for parameter in module.parameters()}
     if rules != {True, False}:
         module.train(training and True in rules)
         return
-    module.training = training
+    module.training = training and _holds_what_learns(module)
     for child in module.children():
         if next(child.parameters(), None) is None:
-            child.train(training)
+            child.train(module.training)
         else:
             set_mode(child, training)
+
+
+def _holds_what_learns(module: nn.Module) -> bool:
+    """Tell whether a parameter right in a module learns, or all of a module right in it."""
+    if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+        return True
+    rules = [{p.requires_grad for p in child.parameters()} for child in module.children()]
+    return {True} in rules
 
 
 def part_row(module: nn.Module, *, name: str, type_name: str, weights: str) -> PartRow:

@@ -9,41 +9,30 @@ Shapes: B batch, L text, S supervised positions of a batch, H width, V vocabular
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
-from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.hub import local_path
 from video_llama.common.registry import registry
 from video_llama.common.schema import PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.common.weights import LoadReport, read_state
+from video_llama.models.decoders.architecture import max_context, read_architecture
+from video_llama.models.decoders.attention import AttentionName, require_attention
 from video_llama.models.decoders.base import TokenLosses
 from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory
-from video_llama.models.decoders.lora import Lora, add_lora
-from video_llama.models.decoders.readiness import require_ready
+from video_llama.models.decoders.lora import Lora, add_lora, merge_lora
 from video_llama.models.precision import own_dtype
-
-SIZE_KEYS = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
-"""Where `architecture` and a directory's config.json must agree; the directory decides the rest."""
-
-LOGIT_KEYS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Settings that change the logits behind the last linear layer (Gemma 2, Cohere, Granite)."""
 
 
 @registry.register_decoder("causal_lm")
@@ -66,14 +55,15 @@ class CausalLM(nn.Module):
         Attributes:
             architecture: keys of the model's config.json, `model_type` among them; needed only
                 where there is no directory of weights.
-            attention: implementation of attention.
+            attention: torch's kernels; the formula written out, for comparison; or the package
+                flash-attn on CUDA.
             dtype: of the weights and of the computation.
             max_context: longest sequence; None for the model's own limit.
             lora: adapters to add, None for none.
         """
 
         architecture: dict[str, Any] | None = None
-        attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+        attention: AttentionName = "sdpa"
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
         max_context: int | None = None
         lora: Lora | None = None
@@ -83,19 +73,24 @@ class CausalLM(nn.Module):
         config: CausalLM.Config = part.config
         self.config = config
         self.load_report: LoadReport | None = None
-        architecture = _architecture(config, part.file)
-        _refuse_unknown_logits(architecture)
+        architecture = read_architecture(config.architecture, weights=part.file)
         dtype = getattr(torch, config.dtype)
-        if part.file is None or torch.get_default_device().type == "meta":
+        is_meta, attention = torch.get_default_device().type == "meta", config.attention
+        if not is_meta:
+            require_attention(part)
+        elif attention == "flash_attention_2":
+            # Nothing will run, and who plans a run may lack the package.
+            attention = "sdpa"
+        if part.file is None or is_meta:
             self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                architecture, attn_implementation=config.attention, dtype=dtype
+                architecture, attn_implementation=attention, dtype=dtype
             )
         else:
             self.load_report = self._load(local_path(part.file), dtype=dtype)
         self.model.eval()
         self.width: int = architecture.hidden_size
         self.vocab_size: int = architecture.vocab_size
-        self.max_context = _max_context(config, architecture)
+        self.max_context = max_context(architecture, wanted=config.max_context)
         self.end_ids = _end_ids(self.model)
         if config.lora is not None:
             add_lora(self.model, config.lora)
@@ -213,6 +208,15 @@ class CausalLM(nn.Module):
         token_loss = functional.cross_entropy(logits_SV, targets[is_supervised], reduction="none")
         return TokenLosses(token_loss, sample_index=is_supervised.nonzero()[:, 0])
 
+    def merge_adapters(self) -> list[str]:
+        """Make the adapters part of the weights, so that nothing is left of them but the outputs.
+
+        Returns:
+            The names of the weights that changed.
+        """
+        self.config = replace(self.config, lora=None)
+        return merge_lora(self.model)
+
     def repeated_layers(self) -> list[nn.Module]:
         """Return the layers that transformers says can be computed again, in their order."""
         return [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -234,54 +238,6 @@ class CausalLM(nn.Module):
         """
         hidden = self(inputs_embeds, attention_mask=attention_mask, cache=cache)
         return self.logits(hidden[:, -1])
-
-
-def _architecture(config: CausalLM.Config, weights: str | None) -> PretrainedConfig:
-    """Read config.json where there is one, and compare it with `architecture`."""
-    wanted = dict(config.architecture or {})
-    if weights is not None and torch.get_default_device().type != "meta":
-        require_ready(weights, num_words=wanted.get("vocab_size"))
-    file = None if weights is None else local_path(weights) / "config.json"
-    if file is not None and file.is_file():
-        found = AutoConfig.from_pretrained(file.parent, local_files_only=True)
-        differing = [
-            f"{key} {getattr(found, key, None)} (architecture: {wanted[key]})"
-            for key in SIZE_KEYS
-            if key in wanted and wanted[key] != getattr(found, key, None)
-        ]
-        if differing:
-            raise CheckpointMismatch(
-                f"{file}: another network than model.decoder.architecture describes: "
-                f"{', '.join(differing)}; take the preset of the directory's size or the "
-                "directory of the preset's size"
-            )
-        return found
-    if "model_type" not in wanted:
-        raise ConfigError(
-            "model.decoder: neither a directory of weights nor an architecture with a model_type; "
-            "set model.decoder.weights to a Hugging Face directory"
-        )
-    return AutoConfig.for_model(**wanted)
-
-
-def _refuse_unknown_logits(architecture: PretrainedConfig) -> None:
-    unknown = [key for key in LOGIT_KEYS if getattr(architecture, key, None) not in (None, 1.0)]
-    if unknown:
-        raise ConfigError(
-            f"model.decoder: {architecture.model_type} changes its logits by {', '.join(unknown)}, "
-            "which this decoder would ignore; use a model without it"
-        )
-
-
-def _max_context(config: CausalLM.Config, architecture: PretrainedConfig) -> int:
-    limit: int | None = getattr(architecture, "max_position_embeddings", None)
-    wanted = config.max_context or limit
-    if wanted is None or (limit is not None and wanted > limit):
-        raise ConfigError(
-            f"model.decoder.max_context: {config.max_context}, but the decoder was trained on "
-            f"{limit or 'an unstated number of'} positions; set at most that"
-        )
-    return wanted
 
 
 def _end_ids(model: PreTrainedModel) -> frozenset[int]:

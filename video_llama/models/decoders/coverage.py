@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from video_llama.common.weights import Excuse, KeyMap, LoadReport, check_weights, read_state
+from video_llama.models.decoders.lora import ADAPTER_MARK
 
 INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
 """Buffers in files of the LLaMA family written by older releases of transformers."""
@@ -37,6 +38,6 @@ def check_directory(
             Excuse(f"**{INVERSE_FREQUENCIES}", "rotary frequencies, computed from config.json"),
         ),
     )
-    names = tuple(name for name in network.state_dict() if ".lora_" not in name)
+    names = tuple(name for name in network.state_dict() if ADAPTER_MARK not in name)
     state = read_state(directory)
     return check_weights(network, state, key_map=key_map, source=directory, only=names)
