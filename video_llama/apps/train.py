@@ -27,12 +27,14 @@ from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.sample_encoder import TextSettings
 from video_llama.models.layers import compile_backend, compile_layers
 from video_llama.runners.data import RunData, open_readers
-from video_llama.runners.engines import build_engine, model_device
+from video_llama.runners.engines import build_engine, model_device, refuse_unusable
+from video_llama.runners.flop_rate import measure_flop_rate
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.optim import build_optimizer, lr_scales
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner, RunSummary
 from video_llama.runners.sanity import StartCheck
+from video_llama.runners.trackers import require_tracker
 from video_llama.runners.watchdog import group_timeout
 
 
@@ -78,11 +80,13 @@ def train(config: Config) -> RunSummary:
     if start.is_finished and start.state is not None:
         get_logger().info("finished already: %s (step %d)", path, start.state.step)
         return RunSummary(folder=path, state=start.state, num_steps=start.state.step)
+    require_tracker(run.tracker)
     readers = open_readers(config)
     check_start(config, readers, learning=True)
     device = pick_device(run)
+    refuse_unusable(config, device=device)
     timeout = group_timeout(run.collective_timeout_s)
-    with process_group(device, timeout=timeout) as world:
+    with process_group(device, also_alone=run.engine == "deepspeed", timeout=timeout) as world:
         device = world.own_device(device)
         folder = RunFolder(path, start=start)
         runner = build_runner(config, readers=readers, folder=folder, world=world, device=device)
@@ -151,4 +155,5 @@ def build_runner(
         engine=engine,
         folder=folder,
         start_check=StartCheck(loaded.model),
+        flop_rate=measure_flop_rate(config, device=device),
     )

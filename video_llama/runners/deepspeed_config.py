@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from video_llama.common.errors import ConfigError
 from video_llama.common.schema import RunConfig
 from video_llama.common.zero import Zero
 
 BUCKET_ELEMENTS = 50_000_000
 """Of a buffer for gradients or weights on their way, 200 MB. What learns in these models is small;
 DeepSpeed's own 500,000,000 would take 2 GB beside it."""
+
+WHOLE_ELEMENTS = 100_000
+"""A weight of stage 3 with at most so many stays whole everywhere; gathering it would cost more."""
 
 
 def zero_settings(run: RunConfig) -> Zero | None:
@@ -40,7 +42,8 @@ def deepspeed_config(run: RunConfig, *, world_size: int) -> dict[str, Any]:
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
     if zero.stage == 3:
-        stage |= {"stage3_prefetch_bucket_size": BUCKET_ELEMENTS}
+        stage["stage3_prefetch_bucket_size"] = BUCKET_ELEMENTS
+        stage["stage3_param_persistence_threshold"] = WHOLE_ELEMENTS
     pinned = {"device": "cpu", "pin_memory": run.device != "cpu"}
     if zero.offload_optimizer == "cpu":
         stage["offload_optimizer"] = pinned
@@ -63,23 +66,3 @@ def deepspeed_config(run: RunConfig, *, world_size: int) -> dict[str, Any]:
 def show(config: dict[str, Any]) -> str:
     """Return the JSON as it is logged and kept."""
     return json.dumps(config, indent=2)
-
-
-def refuse_unusable(run: RunConfig, *, device: str) -> None:
-    """Refuse what DeepSpeed cannot do, before anything is read.
-
-    Args:
-        run: the `run` section.
-        device: the run's, "auto" resolved.
-
-    Raises:
-        ConfigError: with everything that is wrong.
-    """
-    problems = []
-    if device.startswith("mps"):
-        problems.append(
-            "run.engine: deepspeed works on CUDA GPUs and CPUs, and the device is "
-            f"'{device}'; set run.engine: auto, or run.device: cpu"
-        )
-    if problems:
-        raise ConfigError(problems)

@@ -36,10 +36,14 @@ from video_llama.runners.partitioned import (
     EvaluatedModel,
     divide,
     frozen_heads,
-    keep_own_weights,
+    show_features,
     whole_model,
 )
 from video_llama.tasks.base import Model
+
+MISSING = (
+    "deepspeed is not installed; run: pip install 'video-llama[train]', or set run.engine: ddp"
+)
 
 NOT_NEWS = (
     "Setting accelerator to CPU",
@@ -103,7 +107,7 @@ class DeepSpeedEngine:
                 model=root, optimizer=optimizer, config=config, dist_init_required=False
             )
         if self.stage == 3:
-            keep_own_weights(model, optimizer=self._zero)
+            show_features(model)
         self._state = DividedState(
             parameters, optimizer=self._zero, stage=self.stage, is_main=world.rank == 0
         )
@@ -232,11 +236,10 @@ def _import_deepspeed(device: torch.device, *, world: World) -> Any:
     try:
         import deepspeed
     except ImportError as error:
-        raise ConfigError(
-            "run.engine: deepspeed is not installed; run: pip install 'video-llama[train]', or set "
-            "run.engine: ddp"
-        ) from error
+        raise ConfigError(f"run.engine: {MISSING}") from error
     if device.type == "cpu":
         # On CPUs it would compile an all-reduce through shared memory at every start.
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    # It takes over the process group there is.
+    deepspeed.init_distributed()
     return deepspeed

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from torch import nn
 
 from video_llama.common.dist import World
-from video_llama.common.schema import RunConfig
+from video_llama.common.errors import ConfigError
+from video_llama.common.schema import Config, RunConfig
 from video_llama.runners.deepspeed_config import zero_settings
-from video_llama.runners.deepspeed_engine import DeepSpeedEngine
+from video_llama.runners.deepspeed_engine import MISSING, DeepSpeedEngine
 from video_llama.runners.engine import Engine, TorchEngine
 
 
@@ -37,6 +40,30 @@ def build_engine(
     return TorchEngine(
         model, optimizer=optimizer, world=world, device=device, precision=run.precision
     )
+
+
+def refuse_unusable(config: Config, *, device: str) -> None:
+    """Refuse an engine that cannot do what a run asks of it, before a weight is read.
+
+    Args:
+        config: the run file.
+        device: of the run, "auto" resolved.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    if config.run.engine != "deepspeed":
+        return
+    problems = []
+    if importlib.util.find_spec("deepspeed") is None:
+        problems.append(f"run.engine: {MISSING}")
+    if torch.device(device).type not in ("cuda", "cpu"):
+        problems.append(
+            f"run.engine: deepspeed works on CUDA GPUs and CPUs, and the device is '{device}'; set "
+            "run.engine: auto, or run.device: cpu"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def model_device(run: RunConfig, *, device: str) -> str:

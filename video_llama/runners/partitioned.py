@@ -15,6 +15,7 @@ Nothing here knows of gradients or optimizers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import nn
 
 from video_llama.common.dist import max_over_ranks
 from video_llama.common.generation import GenerationSettings
-from video_llama.common.types import IGNORE_INDEX, Batch, LossOutput
+from video_llama.common.types import IGNORE_INDEX, Batch, Features, LossOutput
 from video_llama.datasets.collate import EncodedSample, collate
 from video_llama.models.branch import Branch
 from video_llama.models.video_llm import VideoLLM
@@ -46,7 +47,7 @@ def divide(model: nn.Module, *, config: dict[str, Any], device: torch.device) ->
         config: DeepSpeed's.
         device: where buffers go.
     """
-    from deepspeed import zero
+    from deepspeed.runtime import zero
 
     zero.Init(module=model, config_dict_or_path=config)
     for module in model.modules():
@@ -92,7 +93,7 @@ class FrozenHead:
 
     def _gather(self, branch: nn.Module, args: tuple[Any, ...]) -> None:
         """Ask all ranks for rows; one with rows makes all of them gather."""
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         if self.is_held:
             return
@@ -110,22 +111,34 @@ def frozen_heads(model: nn.Module, *, device: torch.device) -> list[FrozenHead]:
     return [FrozenHead(branch, device=device) for branch in branches if branch.num_frozen]
 
 
-def keep_own_weights(model: nn.Module, *, optimizer: Any) -> None:
-    """Never let go of the few weights that belong to a part itself, such as queries.
+def show_features(model: nn.Module) -> None:
+    """Let DeepSpeed gather the weights of a part again for its backward pass.
 
-    DeepSpeed gathers again for the backward pass when gradients reach a module's output. It finds
-    tensors and tuples of them, but a part of a branch hands on `Features`.
+    It marks the tensors that go into a module and come out of it, alone or in tuples, to be told
+    when gradients reach them. The parts of a branch hand on `Features`, into which it does not
+    look; here their tokens get the same marks.
 
     Args:
-        model: divided.
-        optimizer: DeepSpeed's.
+        model: divided, and known to DeepSpeed.
     """
     for branch in [module for module in model.modules() if isinstance(module, Branch)]:
         for _, part, _ in list(branch.parts())[branch.num_frozen :]:
-            for parameter in part.parameters(recurse=False):
-                if not parameter.ds_persist:  # type: ignore[attr-defined]
-                    parameter.ds_persist = True  # type: ignore[attr-defined]
-                    optimizer.persistent_parameters.append(parameter)
+            part.register_forward_pre_hook(_mark_input)
+            part.register_forward_hook(_mark_output)
+
+
+def _mark_input(part: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_marked(value, part.post_bwd_fn) for value in args)
+
+
+def _mark_output(part: Any, args: tuple[Any, ...], output: Any) -> Any:
+    return _marked(output, part.pre_bwd_fn)
+
+
+def _marked(value: Any, mark: Any) -> Any:
+    if not isinstance(value, Features):
+        return value
+    return dataclasses.replace(value, tokens=mark.apply(value.tokens))
 
 
 class EvaluatedModel:
@@ -200,7 +213,7 @@ def whole_model(model: nn.Module, *, optimizer: Any, heads: Sequence[FrozenHead]
         optimizer: DeepSpeed's.
         heads: of the model.
     """
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     parameters = list(model.parameters())
     order = optimizer.parameter_offload.get_param_coordinator()

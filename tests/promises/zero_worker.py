@@ -1,0 +1,76 @@
+"""What each of two ranks does for test_zero.py: all runs, one after the other, in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from promises.recorded_collectives import recorded
+from promises.recorded_task import FOLDER
+
+from video_llama.apps.train import build_runner
+from video_llama.common.config import load
+from video_llama.common.dist import World, process_group
+from video_llama.models import loading
+from video_llama.runners import deepspeed_config
+from video_llama.runners.data import open_readers
+from video_llama.runners.folder import RunFolder
+from video_llama.runners.resume import plan_start
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        name: of its folder.
+        options: as behind `--options`.
+        from_step: where it starts, as (name of another job, step); None for step 0.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    from_step: tuple[str, int] | None = None
+
+
+def run_jobs(run_file: Path, jobs: list[Job]) -> None:
+    """Run jobs in this process, and write down their collectives by rank."""
+    # Else every weight of a tiny model would be whole everywhere.
+    deepspeed_config.WHOLE_ELEMENTS = 0
+    with recorded() as calls, process_group("cpu", also_alone=True) as world:
+        for job in jobs:
+            calls.clear()
+            folder = train_job(run_file, job, world=world)
+            path = folder / f"collectives{world.rank}.json"
+            path.write_text(json.dumps(calls))
+
+
+def train_job(run_file: Path, job: Job, *, world: World) -> Path:
+    """Train one run; return its folder."""
+    folder = run_file.parent / job.name
+    options = [f"run.output_dir={folder}", *job.options]
+    if job.from_step is not None:
+        name, step = job.from_step
+        checkpoint = run_file.parent / name / "checkpoints" / f"step_{step:07d}"
+        options.append(f"run.resume_ckpt_path={checkpoint}")
+    record = folder / "record"
+    record.mkdir(parents=True, exist_ok=True)
+    os.environ[FOLDER] = str(record)
+    config = load(run_file, options=options)
+    start = plan_start(
+        folder / "checkpoints", run=config.run, resolved=config.resolved, world_size=world.size
+    )
+    # Frozen parts with random weights are as good as any here.
+    with patch.object(loading, "unfilled_parts", lambda model, filled: []):
+        runner = build_runner(
+            config,
+            readers=open_readers(config),
+            folder=RunFolder(folder, start=start),
+            world=world,
+            device="cpu",
+        )
+    runner.train()
+    return folder
