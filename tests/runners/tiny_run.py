@@ -1,6 +1,6 @@
 """A whole run in miniature: real plan, collator, engine, folder and loop around a tiny model.
 
-Also a program, so that torchrun and kill -9 can be tried on it: tiny_run.py OUT key=value ...
+Also a program, so that torchrun can be tried on it: tiny_run.py OUT key=value ...
 """
 
 import os
@@ -30,6 +30,7 @@ from video_llama.runners.folder import RunFolder
 from video_llama.runners.optim import build_optimizer
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner
+from video_llama.runners.signals import leave_signals_to_parent
 from video_llama.tasks.video_text_pretrain import VideoTextPretrain
 
 SPEC = BranchSpec(
@@ -89,13 +90,11 @@ class TinyDataset(Dataset):
             pixels = torch.rand(2, 3, 2, 2, generator=generator)
             if key in self.poisoned:
                 pixels[0] = float("nan")
-            item = MediaItem(kind="video", path=f"{key}.mp4", pixels=pixels)
+            item = MediaItem("video", f"{key}.mp4", pixels=pixels, times_s=(0.0, ref.index / 8))
             media = (RoutedItem(item, "video", 1),)
         skips = ()
         if key in self.broken:
-            skip = Skip(
-                ref.dataset, key, f"{key}.mp4", "no video stream", ref.position, ref.index
-            )
+            skip = Skip(ref.dataset, key, f"{key}.mp4", "no video stream", ref.position, ref.index)
             skips = (skip,)
         return EncodedSample(
             key=key,
@@ -105,22 +104,19 @@ class TinyDataset(Dataset):
             slots=[1 if media else 0] + [0] * len(ids),
             media=media,
             skips=skips,
+            position=ref.position,
+            index=ref.index,
         )
 
 
 class TinyData:
-    """Stands for RunData.
+    """Stands for RunData; before `stop_before_step` it asks its own process to stop."""
 
-    Before `stop_before_step` it asks its own process to stop; before `wait_before_step` it waits
-    until somebody kills it.
-    """
-
-    def __init__(self, run, world, dataset, *, stop_before_step=None, wait_before_step=None):
+    def __init__(self, run, world, dataset, *, stop_before_step=None):
         self.run = run
         self.world = world
         self.dataset = dataset
         self.stop_before_step = stop_before_step
-        self.wait_before_step = wait_before_step
         self.has_valid = True
         self.collator = Collator({"video": SPEC}, pad_id=0)
         self.plan = Plan(
@@ -141,14 +137,13 @@ class TinyData:
             batch_sampler=sampler,
             collate_fn=self.collator,
             num_workers=self.run.num_workers,
+            worker_init_fn=leave_signals_to_parent if self.run.num_workers else None,
         )
         for index, loaded in enumerate(loader):
             step = start_step + index // self.run.accum_grad_iters
             if step == self.stop_before_step and self.world.rank == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
                 self.stop_before_step = None
-            if step == self.wait_before_step:
-                signal.pause()
             yield loaded
 
     def valid_batches(self):
@@ -213,8 +208,7 @@ def main(out, words):
     dropout = float(changes.pop("dropout", 0))
     numbers = {k: v if k == "resume_ckpt_path" else int(v) for k, v in changes.items()}
     with process_group("cpu") as world:
-        wait = numbers.pop("wait_before_step", None)
-        build(config_of(out, **numbers), world, dropout=dropout, wait_before_step=wait).train()
+        build(config_of(out, **numbers), world, dropout=dropout).train()
 
 
 if __name__ == "__main__":
