@@ -147,6 +147,12 @@ class TestReadFrames:
             assert container.streams.video[0].frames == 0
         assert read_frames(path, num_frames=4, policy="segment_start").num_total == 16
 
+    def test_a_broadcast_in_which_sound_sets_in_later_is_read_to_its_end(self, make_clip):
+        silent = make_clip("a.ts", shades(16) * 6, gop=8).read_bytes()
+        sounding = make_clip("b.ts", shades(8), sound=tone(duration_s=1.0)).read_bytes()
+        clip = read_frames(silent + sounding, num_frames=104, policy="segment_start")
+        assert indices_of(clip) == [*range(16)] * 6 + [*range(8)]
+
     def test_a_turned_phone_clip_comes_upright(self, make_clip):
         picture = np.zeros((32, 64, 3), dtype=np.uint8)
         picture[:, :32] = 200

@@ -192,8 +192,7 @@ class MediaFile:
 
     def _read(self, *kinds: StreamKind) -> Iterator[av.Packet[Any]]:
         """Yield packets from where the container stands."""
-        streams = [self._stream(kind) for kind in kinds]
-        packets = self.container.demux(streams)
+        packets = self.container.demux([self._stream(kind) for kind in kinds])
         self._has_moved = True
         while True:
             try:
@@ -202,10 +201,9 @@ class MediaFile:
                 self.is_cut_off = True
                 return
             except IndexError:
-                # PyAV stumbles over a stream that sets in later, as in damaged MPEG-TS; the next
-                # round knows of it.
-                packets = self.container.demux(streams)
-                continue
+                # All is read: PyAV may stumble at the end over a stream that set in after the
+                # header, as in damaged MPEG-TS.
+                return
             if packet is None:
                 return
             yield packet
