@@ -215,7 +215,7 @@ class CausalLM(nn.Module):
             The names of the weights that changed.
         """
         self.config = replace(self.config, lora=None)
-        return merge_lora(self.model)
+        return [f"model.{name}" for name in merge_lora(self.model)]
 
     def repeated_layers(self) -> list[nn.Module]:
         """Return the layers that transformers says can be computed again, in their order."""
