@@ -49,6 +49,8 @@ BETWEEN_PROCESSES = (
 """Here `pickle.loads` reads what a process and its own child tell each other, never a file."""
 
 FORBIDDEN = {f"{module}.{name}" for module, names in RUNS_CODE.items() for name in names}
+LAST_NAMES = {name.rpartition(".")[2] for name in FORBIDDEN} | {"load", "loads"}
+SWITCHES = {"trust_remote_code", "weights_only"}
 
 
 def qualified(node: ast.expr, aliases: dict[str, str]) -> str:
@@ -73,6 +75,10 @@ def dangers(text: str) -> Iterator[str]:
     aliases = aliases_of(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
+            continue
+        last = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        last = aliases.get(last, last).rpartition(".")[2]
+        if last not in LAST_NAMES and not {key.arg for key in node.keywords} & SWITCHES:
             continue
         name = qualified(node.func, aliases)
         given = {key.arg: ast.unparse(key.value) for key in node.keywords}
