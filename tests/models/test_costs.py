@@ -99,6 +99,17 @@ def test_a_branch_costs_what_torch_counts_with_data():
     assert 0.9 * counted < real < counted
 
 
+def test_an_encoder_that_learns_costs_what_torch_counts_with_data():
+    learns = "model.branches.video.encoder.trainable=true"
+    model, tiny = with_data(learns), meter(learns)
+    branch = model.branches["video"]
+    real = real_flops(lambda: branch(media(2)).features.tokens)
+    assert not tiny.has_frontier("video")
+    counted = tiny.branch("video", raw=2).total_flops
+    # Attention of the Q-Formers and of the encoder is not in torch's number.
+    assert 0.8 * counted < real < counted
+
+
 def test_a_frozen_decoder_costs_two_operations_a_weight_forward_and_two_backward():
     model = model_of(EAGER)
     config = model.decoder.model.config

@@ -28,6 +28,14 @@ LEAST = {
 }
 """Smallest value of keys of the `run` section."""
 
+ABOVE_ZERO = {
+    "grad_clip_norm": "null does not clip",
+    "decode_timeout_s": "null sets no limit",
+    "collective_timeout_s": "take a large number for no limit",
+    "peak_tflops": "null takes what is known of the GPU",
+}
+"""Keys that must be above 0, and what to set instead."""
+
 
 def run_problems(run: RunConfig) -> list[str]:
     """Say what is wrong with the numbers of a run, and what does not go together."""
@@ -56,23 +64,15 @@ def run_problems(run: RunConfig) -> list[str]:
         )
     if not 0 <= run.max_skip_rate <= 1:
         problems.append(f"max_skip_rate must lie in 0..1, found {run.max_skip_rate}")
-    if run.decode_timeout_s is not None and run.decode_timeout_s <= 0:
-        problems.append(
-            f"decode_timeout_s must be above 0, found {run.decode_timeout_s}; null sets no limit"
-        )
+    problems += [
+        f"{name} must be above 0, found {value}; {otherwise}"
+        for name, otherwise in ABOVE_ZERO.items()
+        if (value := getattr(run, name)) is not None and value <= 0
+    ]
     if run.spike_factor <= 1:
         problems.append(f"spike_factor must be above 1, found {run.spike_factor}")
-    if run.collective_timeout_s <= 0:
-        problems.append(
-            f"collective_timeout_s must be above 0, found {run.collective_timeout_s}; take a large "
-            "number for no limit"
-        )
     if not 0 < run.beta2 < 1:
         problems.append(f"beta2 must lie between 0 and 1, found {run.beta2}")
-    if run.grad_clip_norm is not None and run.grad_clip_norm <= 0:
-        problems.append(
-            f"grad_clip_norm must be above 0, found {run.grad_clip_norm}; null does not clip"
-        )
     if run.zero is not None and run.engine != "deepspeed":
         problems.append(
             f"zero belongs to engine: deepspeed, found engine: {run.engine}; set that engine, "

@@ -159,6 +159,8 @@ class RunConfig:
         precision: what the parts that learn compute in; frozen parts keep their own dtype.
         compile: torch.compile the layers that gradients pass; true is inductor.
         log_freq: optimizer steps between log lines.
+        tracker: where the numbers go besides metrics.jsonl and TensorBoard.
+        peak_tflops: of one GPU in the run's precision, for the MFU; None for what is known of it.
         save_freq: epochs between checkpoints, or steps as in `500 steps`.
         async_save: write checkpoints beside the training, from a copy in host memory.
         keep_last: checkpoints kept besides the best.
@@ -168,6 +170,7 @@ class RunConfig:
         max_skip_rate: share of unusable samples above which the run stops.
         decode_timeout_s: seconds a sample's media may take; they are decoded in a process that may
             crash or hang. None decodes in the process that reads, which is then on its own.
+        ledger: keep what every sample of every step was made of, for `video-llama replay`.
         on_nan: what becomes of a step whose loss or gradients are not finite.
         on_spike: what becomes of a step whose loss is more than `spike_factor` times the median of
             the last good ones of its data set, or its gradient norm more than the factor's square.
@@ -205,6 +208,8 @@ class RunConfig:
     precision: Precision = "fp32"
     compile: bool | CompileBackend = False
     log_freq: int = 10
+    tracker: Literal["none", "wandb", "trackio"] = "none"
+    peak_tflops: float | None = None
     save_freq: int | str = 1
     async_save: bool = True
     keep_last: int = 2
@@ -213,6 +218,7 @@ class RunConfig:
     feature_cache: str | None = None
     max_skip_rate: float = 0.05
     decode_timeout_s: float | None = 60.0
+    ledger: bool = True
     on_nan: Literal["stop", "skip"] = "stop"
     on_spike: Literal["ignore", "skip", "stop"] = "ignore"
     spike_factor: float = 3.0

@@ -155,6 +155,10 @@ class CostMeter:
         """Tell whether a branch begins with parts that do not learn."""
         return self._branches()[name].num_frozen > 0
 
+    def num_steps(self, name: str) -> int:
+        """Return T, the most steps a branch's encoder is fed."""
+        return num_steps(self._branches()[name].spec)
+
     def _branches(self) -> dict[str, Branch]:
         found = self._model.branches.items()
         return {name: branch for name, branch in found if isinstance(branch, Branch)}
@@ -207,13 +211,13 @@ class _Counter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> object:
         output = self._answer(func, args, kwargs or {})
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         formula = FORMULAS.get(func._overloadpacket)
         if formula is not None:
-            dtype = str(tree_leaves(output)[0].dtype).removeprefix("torch.")
+            dtype = str(tensors[0].dtype).removeprefix("torch.")
             self.flops[dtype] += formula(*args, **(kwargs or {}), out_val=output)
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor):
-                self._watch(tensor.untyped_storage())
+        for tensor in tensors:
+            self._watch(tensor.untyped_storage())
         return output
 
     def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:  # noqa: ANN401

@@ -7,6 +7,7 @@ metrics.jsonl   a line per log record and validation, see `metrics`
 skipped.jsonl   a line per sample that could not be used
 bad_steps.jsonl a line per step that was not made, see `bad_steps`
 tensorboard/    if TensorBoard is installed
+tracker.json    which run this is in W&B or trackio, if one of them is used
 checkpoints/    see `checkpoint`
 """
 
@@ -42,6 +43,7 @@ from video_llama.runners.metrics import MetricsLog, drop_lines_after
 from video_llama.runners.provenance import written_by
 from video_llama.runners.resume import Start, tell_changes
 from video_llama.runners.retention import save_checkpoint, set_aside_newer, update_links
+from video_llama.runners.trackers import open_tracker
 
 CONFIG_FILE = "config.yaml"
 DEEPSPEED_FILE = "deepspeed.json"
@@ -114,7 +116,11 @@ class RunFolder:
             told = deepspeed_config(config.run, world_size=read_world().size)
             (self.path / DEEPSPEED_FILE).write_text(show(told), encoding="utf-8")
         self._go_back_to_start(config)
-        self._metrics = MetricsLog(self.path, step=0 if (s := self.start.state) is None else s.step)
+        self._metrics = MetricsLog(
+            self.path,
+            step=0 if self.start.state is None else self.start.state.step,
+            tracker=open_tracker(config, folder=self.path),
+        )
         try:
             yield
             self._writer.wait()
@@ -126,7 +132,7 @@ class RunFolder:
             self._metrics = None
             stop_logging_to(log)
 
-    def write(self, step: int, *, kind: str, values: Mapping[str, float]) -> None:
+    def write(self, step: int, *, kind: str, values: Mapping[str, float | None]) -> None:
         """Add a line to the numbers, see `MetricsLog.write`."""
         if self._metrics is not None:
             self._metrics.write(step, kind=kind, values=values)

@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics.jsonl, TensorBoard if it is installed, a progress bar.
+"""What a run says about itself: metrics.jsonl, TensorBoard if it is installed, see docs/metrics.md.
 
 Only rank zero writes. A run that goes on from step N first drops what was written after N, so that
 the file of an interrupted run reads like that of an uninterrupted one.
@@ -14,21 +14,25 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 
-from video_llama.common.dist import is_main
-from video_llama.common.logger import get_logger
 from video_llama.runners.step import StepRecord
+from video_llama.runners.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
 
 
-KEPT = ("loss_sum", "num_targets", "grad_norm", "num_left_out")
+KEPT = (
+    "loss_sum",
+    "num_targets",
+    "modality_loss_sum",
+    "modality_targets",
+    "grad_norm",
+    "num_left_out",
+)
 """Of a window, what does not depend on the clock."""
 
 
@@ -39,8 +43,12 @@ class Window:
     Attributes:
         loss_sum: summed over supervised tokens, by data set.
         num_targets: supervised tokens, by data set.
+        modality_loss_sum: summed over supervised tokens, by modality.
+        modality_targets: supervised tokens, by modality.
         num_tokens: decoder positions that are not padding.
         num_samples: samples.
+        num_items: clips, pictures and sounds.
+        flops: operations, None if nobody counts them.
         data_wait_s: seconds the loop waited for batches.
         grad_norm: of the last step that was made, before clipping.
         num_left_out: steps that did not change the weights.
@@ -49,8 +57,12 @@ class Window:
 
     loss_sum: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     num_targets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    modality_loss_sum: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    modality_targets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     num_tokens: int = 0
     num_samples: int = 0
+    num_items: int = 0
+    flops: float | None = None
     data_wait_s: float = 0.0
     grad_norm: float = 0.0
     num_left_out: int = 0
@@ -61,8 +73,14 @@ class Window:
         if math.isfinite(step.loss_sum):
             self.loss_sum[step.dataset] += step.loss_sum
             self.num_targets[step.dataset] += step.num_targets
+            for name, loss in step.modalities.items():
+                self.modality_loss_sum[name] += loss.total
+                self.modality_targets[name] += loss.num_targets
         self.num_tokens += step.num_tokens
         self.num_samples += step.num_samples
+        self.num_items += step.num_items
+        if step.flops is not None:
+            self.flops = (self.flops or 0.0) + step.flops
         self.data_wait_s += step.data_wait_s
         if step.is_left_out:
             self.num_left_out += 1
@@ -85,23 +103,61 @@ class Window:
                 setattr(window, name, value)
         return window
 
-    def record(self) -> dict[str, float]:
-        """Return the window as numbers to write; losses are in nats per supervised token."""
+    def record(self, *, peak: float | None = None) -> dict[str, float | None]:
+        """Return the window as numbers to write; losses are in nats per supervised token.
+
+        Args:
+            peak: operations per second of all GPUs at best, None if unknown.
+        """
         seconds = max(time.perf_counter() - self.started_s, 1e-9)
-        losses = {
-            f"loss/{name}": self.loss_sum[name] / max(count, 1)
-            for name, count in self.num_targets.items()
-        }
+        mfu = None if peak is None or self.flops is None else self.flops / seconds / peak
         return {
             "loss": sum(self.loss_sum.values()) / max(sum(self.num_targets.values()), 1),
-            **(losses if len(losses) > 1 else {}),
+            **_means("loss", self.loss_sum, self.num_targets),
+            **_means("modality_loss", self.modality_loss_sum, self.modality_targets),
             "grad_norm": self.grad_norm,
             **({"steps_left_out": self.num_left_out} if self.num_left_out else {}),
             "tokens_per_s": self.num_tokens / seconds,
             "samples_per_s": self.num_samples / seconds,
+            "clips_per_s": self.num_items / seconds,
+            "mfu": mfu,
             "data_wait_share": self.data_wait_s / seconds,
             **memory_gib(),
         }
+
+
+def _means(prefix: str, sums: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
+    return {f"{prefix}/{name}": sums[name] / max(count, 1) for name, count in counts.items()}
+
+
+def train_numbers(
+    last: StepRecord,
+    *,
+    window: Window,
+    scales: Mapping[str, float],
+    loss_scale: float,
+    num_skipped: Mapping[str, int],
+    peak: float | None,
+) -> dict[str, float | None]:
+    """Return a line of training.
+
+    Args:
+        last: the latest step.
+        window: it and those before it, since the last line.
+        scales: factor of the learning rate, by part that learns.
+        loss_scale: 1 where losses are not scaled.
+        num_skipped: samples that could not be used since the run began, by data set.
+        peak: operations per second of all GPUs at best, None if unknown.
+    """
+    rates = {f"lr/{part}": last.lr * scale for part, scale in scales.items()}
+    return {
+        "lr": last.lr,
+        **(rates if set(scales.values()) - {1.0} else {}),
+        **window.record(peak=peak),
+        **({"loss_scale": loss_scale} if loss_scale != 1 else {}),
+        "num_skipped": sum(num_skipped.values()),
+        **{f"num_skipped/{name}": count for name, count in num_skipped.items()},
+    }
 
 
 def memory_gib() -> dict[str, float]:
@@ -114,39 +170,46 @@ def memory_gib() -> dict[str, float]:
 
 
 class MetricsLog:
-    """Appends lines to metrics.jsonl and mirrors them to TensorBoard.
+    """Appends lines to metrics.jsonl and mirrors them to TensorBoard and to a tracker.
 
     Args:
         folder: the run folder.
         step: optimizer step the run starts from; later lines are dropped.
+        tracker: open; None for none.
     """
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    def __init__(self, folder: Path, *, step: int, tracker: Tracker | None = None) -> None:
+        self._tracker = tracker
         path = folder / METRICS_FILE
         drop_lines_after(path, step=step)
         self._file = path.open("a", encoding="utf-8")
         self._board = _open_board(folder / "tensorboard", step)
 
-    def write(self, step: int, *, kind: str, values: Mapping[str, float]) -> None:
+    def write(self, step: int, *, kind: str, values: Mapping[str, float | None]) -> None:
         """Write one line.
 
         Args:
             step: optimizer steps done.
             kind: train or valid.
-            values: numbers by name, units in the name.
+            values: numbers by name, units in the name; None for what nobody knows.
         """
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        rounded = {n: v if v is None else float(f"{v:.6g}") for n, v in values.items()}
         self._file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
         self._file.flush()
+        known = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in known.items():
+                self._board.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log({"step": step, **known})
 
     def close(self) -> None:
         """Close the files."""
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -179,64 +242,3 @@ def _open_board(folder: Path, step: int) -> Any:  # noqa: ANN401 - an optional p
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
-
-
-class ProgressBar:
-    """A bar with the time left on a terminal, a line per log record anywhere else.
-
-    Args:
-        num_steps: optimizer steps of the whole run.
-        step: where it starts.
-    """
-
-    def __init__(self, *, num_steps: int, step: int) -> None:
-        from rich import get_console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._num_steps = num_steps
-        self._first = (step, time.perf_counter())
-        self._is_live = is_main() and get_console().is_terminal
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=get_console(),
-            disable=not self._is_live,
-        )
-        self._task = self._bar.add_task("training", total=num_steps, completed=step)
-
-    def __enter__(self) -> ProgressBar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def advance(self, step: int) -> None:
-        """Move the bar to `step` steps done."""
-        self._bar.update(self._task, completed=step)
-
-    def show(self, step: int, *, values: Mapping[str, float]) -> None:
-        """Show a log record."""
-        text = (
-            f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
-            f"waits for data {values['data_wait_share']:.0%}"
-        )
-        self._bar.update(self._task, description=text)
-        if not self._is_live:
-            first_step, started_s = self._first
-            per_step = (time.perf_counter() - started_s) / max(step - first_step, 1)
-            left = timedelta(seconds=round(per_step * (self._num_steps - step)))
-            get_logger().info("step %d/%d  %s  left %s", step, self._num_steps, text, left)

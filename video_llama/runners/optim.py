@@ -181,6 +181,12 @@ def lr_scales(config: Config) -> dict[str, float]:
     return {name: rates[name] / peak if name in rates else 1.0 for name in parts}
 
 
+def learning_scales(config: Config) -> dict[str, float]:
+    """Return `lr_scales` of the parts that learn."""
+    parts = {**dict(named_parts(config.model)), "decoder": config.model.decoder}
+    return {name: scale for name, scale in lr_scales(config).items() if parts[name].trainable}
+
+
 def param_groups(
     model: nn.Module, *, weight_decay: float, scales: Mapping[str, float] | None = None
 ) -> list[dict[str, object]]:
@@ -240,16 +246,6 @@ def build_optimizer(
         lr=run.init_lr,
         betas=(0.9, run.beta2),
     )
-
-
-def group_rates(optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:
-    """Return the learning rate of every part that learns, by its name in the model.
-
-    Args:
-        optimizer: from `build_optimizer`.
-        lr: of the run's schedule, at some step.
-    """
-    return {group["name"]: lr * group["lr_scale"] for group in optimizer.param_groups}
 
 
 def _warmup(step: int, *, span: LrSpan) -> float:

@@ -24,9 +24,10 @@ MAY_CHANGE = frozenset(
     for key in (
         "output_dir", "resume_ckpt_path", "device", "compile", "num_workers", "feature_cache",
         "engine", "zero", "zero.stage", "zero.offload_optimizer", "zero.offload_parameters",
-        "log_freq", "tracker", "peak_tflops", "save_freq", "async_save", "keep_last", "valid_freq", "batch_size_eval",
+        "log_freq", "tracker", "peak_tflops",
+        "save_freq", "async_save", "keep_last", "valid_freq", "batch_size_eval",
         "max_skip_rate", "decode_timeout_s",
-        "on_nan", "on_spike", "spike_factor", "max_bad_steps", "collective_timeout_s",
+        "ledger", "on_nan", "on_spike", "spike_factor", "max_bad_steps", "collective_timeout_s",
         "probes", "probe_questions", "bars", "max_new_tokens",
         "batch_size_train", "accum_grad_iters", "iters_per_epoch",
     )

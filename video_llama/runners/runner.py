@@ -29,9 +29,11 @@ from video_llama.runners.bad_steps import StepJudge, describe
 from video_llama.runners.checkpoint import RunState
 from video_llama.runners.data import CachingModel, RunData
 from video_llama.runners.engine import Engine
+from video_llama.runners.flop_rate import FlopRate
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
-from video_llama.runners.metrics import ProgressBar, Window
-from video_llama.runners.optim import LearningRate
+from video_llama.runners.metrics import Window, train_numbers
+from video_llama.runners.optim import LearningRate, learning_scales
+from video_llama.runners.progress import ProgressBar
 from video_llama.runners.sanity import StartCheck
 from video_llama.runners.signals import StopRequest, end_children
 from video_llama.runners.skips import SkipCounts
@@ -75,6 +77,7 @@ class Runner:
         engine: how a step is made.
         folder: where the run is kept, and where it starts.
         start_check: looks at the first steps, None for no look.
+        flop_rate: counts operations for the MFU, None where the peak is unknown.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Runner:
         engine: Engine,
         folder: RunFolder,
         start_check: StartCheck | None = None,
+        flop_rate: FlopRate | None = None,
     ) -> None:
         self.config = config
         self.run = config.run
@@ -100,10 +104,16 @@ class Runner:
         self._saved_step: int | None = None
         self.heartbeat = Heartbeat()
         self.maker = StepMaker(
-            config, task=task, data=data, engine=engine, heartbeat=self.heartbeat
+            config,
+            task=task,
+            data=data,
+            engine=engine,
+            heartbeat=self.heartbeat,
+            flop_rate=flop_rate,
         )
         self.judge = StepJudge(run, memory=folder.start.state.judge if folder.start.state else {})
         self.learning_rate = LearningRate(run, compat=config.model.compat)
+        self.lr_scales = learning_scales(config)
         self.steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
         self.num_steps = run.max_epoch * self.steps_per_epoch
         self.state = folder.start.state or RunState(
@@ -148,7 +158,14 @@ class Runner:
             self.window.add(record)
             bar.advance(self.state.step)
             if is_due(self.run.log_freq, at=self.state.step, last=self.num_steps):
-                values = {"lr": record.lr, **self.window.record()}
+                values = train_numbers(
+                    record,
+                    window=self.window,
+                    scales=self.lr_scales,
+                    loss_scale=self.engine.loss_scale,
+                    num_skipped=self.state.num_skipped,
+                    peak=self.maker.peak_flops,
+                )
                 self.folder.write(self.state.step, kind="train", values=values)
                 bar.show(self.state.step, values=values)
                 self.window = Window()

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import cast
 
@@ -26,6 +26,8 @@ from video_llama.common.types import IGNORE_INDEX, Batch, LossOutput
 from video_llama.datasets.collate import LoadedBatch
 from video_llama.runners.data import RunData
 from video_llama.runners.engine import Engine
+from video_llama.runners.flop_rate import FlopRate
+from video_llama.runners.modalities import Loss, by_name, sum_by_modality
 from video_llama.runners.signals import StopRequest
 from video_llama.runners.watchdog import Heartbeat
 from video_llama.tasks.base import Model, Task
@@ -44,6 +46,9 @@ class StepRecord:
         num_tokens: decoder positions that are not padding.
         num_samples: samples.
         num_skips: samples that could not be used.
+        num_items: clips, pictures and sounds.
+        modalities: losses by the kinds of media in a sample.
+        flops: operations, None if nobody counts them.
         grad_norm: before clipping, the mean of what the ranks found, which should be equal.
         data_wait_s: seconds this rank waited for its batches.
         is_left_out: the weights stay as they were.
@@ -60,6 +65,9 @@ class StepRecord:
     num_samples: int
     grad_norm: float
     num_skips: int = 0
+    num_items: int = 0
+    modalities: Mapping[str, Loss] = field(default_factory=dict)
+    flops: float | None = None
     data_wait_s: float = 0.0
     is_left_out: bool = False
     loaded: Sequence[LoadedBatch] = ()
@@ -80,6 +88,7 @@ class StepMaker:
         data: keeps what frozen encoders computed.
         engine: how a step is made.
         heartbeat: is told how far this process is.
+        flop_rate: counts operations, None for nobody.
     """
 
     def __init__(
@@ -90,13 +99,20 @@ class StepMaker:
         data: RunData,
         engine: Engine,
         heartbeat: Heartbeat,
+        flop_rate: FlopRate | None = None,
     ) -> None:
         self.heartbeat = heartbeat
+        self.flop_rate = flop_rate
         self.config = config
         self.run = config.run
         self.task = task
         self.data = data
         self.engine = engine
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Operations per second of all GPUs at best, None if unknown."""
+        return None if self.flop_rate is None else self.flop_rate.peak * self.engine.world.size
 
     def measure(
         self, batches: Iterator[LoadedBatch], *, step: int, lr: float, request: StopRequest
@@ -135,17 +151,10 @@ class StepMaker:
                 scale = self.engine.world.size / max(total, 1)
             outputs.append(self._iterate(item, step=step, index=index, scale=scale))
         own_norm = float(self.engine.clip(self.run.grad_clip_norm))
-        loss_sum, grad_norm, num_tokens, num_skips, num_samples = dist.sum_over_ranks(
-            self._on_device(
-                [
-                    float(torch.stack([output.loss_sum for output in outputs]).sum()),
-                    own_norm,
-                    sum(int(item.batch.attention_mask.sum()) for item in loaded),
-                    sum(len(item.skips) for item in loaded),
-                    sum(len(item.batch.keys) for item in loaded),
-                ]
-            )
-        ).tolist()
+        own = self._sums(loaded, outputs=outputs, grad_norm=own_norm)
+        loss_sum, grad_norm, num_tokens, num_skips, num_samples, num_items, flops, *modalities = (
+            dist.sum_over_ranks(own).tolist()
+        )
         return StepRecord(
             step=step,
             dataset=loaded[0].batch.dataset,
@@ -156,10 +165,31 @@ class StepMaker:
             num_samples=int(num_samples),
             grad_norm=grad_norm / self.engine.world.size,
             num_skips=int(num_skips),
+            num_items=int(num_items),
+            modalities=by_name(modalities),
+            flops=None if self.flop_rate is None else flops,
             data_wait_s=data_wait_s,
             loaded=loaded,
             outputs=outputs,
         )
+
+    def _sums(
+        self, loaded: Sequence[LoadedBatch], *, outputs: Sequence[LossOutput], grad_norm: float
+    ) -> Tensor:
+        """Return this rank's share of the numbers of a step, those by modality at the end."""
+        batches = [item.batch for item in loaded]
+        own = self._on_device(
+            [
+                float(torch.stack([output.loss_sum for output in outputs]).sum()),
+                grad_norm,
+                sum(int(batch.attention_mask.sum()) for batch in batches),
+                sum(len(item.skips) for item in loaded),
+                sum(len(batch.keys) for batch in batches),
+                sum(len(batch.items) for batch in batches),
+                sum(map(self.flop_rate.flops, batches)) if self.flop_rate is not None else 0.0,
+            ]
+        )
+        return torch.cat([own, sum_by_modality(batches, outputs, like=own)])
 
     def _iterate(self, loaded: LoadedBatch, *, step: int, index: int, scale: float) -> LossOutput:
         """Add the gradients of one iteration; return its losses without the graph."""
