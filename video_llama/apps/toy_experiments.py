@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 
 from video_llama.apps.evaluate import METRICS_NAME
-from video_llama.apps.toy_run import AUDIO, JOINT, VISION, call_verb, open_recipes, train_lanes
+from video_llama.apps.lanes import call_verb, run_lanes
+from video_llama.apps.toy_run import AUDIO, JOINT, VISION, open_recipes
 from video_llama.common.errors import ConfigError
 from video_llama.common.rng import permutation
 
@@ -154,7 +155,7 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
         for cell in plan
     }
     for number in range(max(len(cell.lanes) for cell in plan)):
-        train_lanes(
+        run_lanes(
             [
                 open_recipes(
                     lane,

@@ -2,48 +2,43 @@
 
 Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
 held-out clips, writes the report, and asks three questions about a clip nobody has seen. Stage 1
-of the vision branch trains beside the audio branch, one core each; what comes after takes two ranks
-under torchrun. Whatever is finished is kept: a second call is quick, and a killed one goes on where
-it was.
+of the vision branch trains beside the audio branch and the writing of the held-out clips, one core
+each; what comes after takes two ranks under torchrun. Whatever is finished is kept: a second call
+is quick, and a killed one goes on where it was.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from video_llama.apps.lanes import Job, call_verb, run_lanes
 from video_llama.apps.loading import load_chat
 from video_llama.apps.report import write_report
 from video_llama.common.config import load
-from video_llama.common.errors import VideoLlamaError
 from video_llama.common.schema import Config
 from video_llama.conversation.chat import Chat
 from video_llama.runners.checkpoint import read_state
 from video_llama.runners.retention import complete_checkpoints
 from video_llama.toy import questions
 from video_llama.toy.codec import encode_mp4
-from video_llama.toy.plan import Counts
+from video_llama.toy.plan import CHUNK_CLIPS, Counts
 from video_llama.toy.render import FRAMES_PER_S, render_clip
 from video_llama.toy.scenes import Scene, sample_scene
 from video_llama.toy.sound import synthesize
-from video_llama.toy.world import write_world
+from video_llama.toy.world import HELD_OUT_SPLITS, MANIFEST, write_world
 
 VISION = ("visionbranch_stage1_pretrain", "visionbranch_stage2_finetune")
 AUDIO = ("audiobranch_stage1_pretrain", "audiobranch_stage2_finetune")
 JOINT = ("audiovisual_stage3_joint",)
 EVALUATION = "eval_configs/toy/withaudio.yaml"
 NUM_RANKS = 2
-POLL_S = 0.5
-NUM_LOG_LINES = 15
 
 FRESH_SEED = 987_654
 FRESH_INDEX_LIMIT = 1000
@@ -77,15 +72,77 @@ class Recipe:
         return str(self.folder.relative_to(root) if self.folder.is_relative_to(root) else self.path)
 
     @property
-    def num_steps(self) -> int:
+    def size(self) -> int:
         """Optimizer steps of the whole run."""
         run = self.config.run
         return run.max_epoch * run.iters_per_epoch // run.accum_grad_iters
 
-    def steps_done(self) -> int:
+    def kept(self) -> int:
         """Return the step of the newest complete checkpoint, 0 if there is none."""
         known = complete_checkpoints(self.folder / "checkpoints")
         return read_state(known[-1]).step if known else 0
+
+    def done(self) -> int:
+        """Return the step of the newest line of the run's metrics."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return 0
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - 4096, 0))
+            lines = file.read().decode(errors="replace").splitlines()
+        steps = [word for line in lines for word in line.split('"step": ')[1:2]]
+        return int(steps[-1].split(",")[0].rstrip("}")) if steps else 0
+
+    def words(self, *, num_ranks: int) -> list[str]:
+        """Return the command line; the global batch is the same for any number of ranks."""
+        share = f"run.batch_size_train={self.config.run.batch_size_train // num_ranks}"
+        return ["train", "--cfg-path", self.path, "--options", *self.options, share]
+
+
+@dataclass(frozen=True)
+class HeldOutClips:
+    """The clips no recipe reads, written while there is a core to spare.
+
+    Attributes:
+        world: folder of a world whose other clips are there.
+        train_clips: size it was asked for, None for the full one.
+    """
+
+    world: Path
+    train_clips: int | None
+    name: str = "held-out clips"
+
+    @property
+    def folder(self) -> Path:
+        """Where its log goes: beside the world."""
+        return self.world.parent
+
+    @property
+    def size(self) -> int:
+        """Clips to write."""
+        counts = _counts(self.train_clips)
+        return sum(int(getattr(counts, split)) for split in HELD_OUT_SPLITS)
+
+    def kept(self) -> int:
+        """Return the clips in finished folders; all of them once the world is complete."""
+        manifest = json.loads((self.world / MANIFEST).read_text(encoding="ascii"))
+        return self.size if manifest["finished"] else min(self.done(), self.size - 1)
+
+    def done(self) -> int:
+        """Return about how many clips are written; the last folder of a split may be smaller."""
+        pages = [
+            page
+            for split in HELD_OUT_SPLITS
+            for page in (self.world / "videos").glob(f"{split}_*")
+            if page.suffix != ".part"
+        ]
+        return min(len(pages) * CHUNK_CLIPS, self.size)
+
+    def words(self, *, num_ranks: int) -> list[str]:
+        """Return the command line; one process writes."""
+        assert num_ranks == 1, "clips are written by one process"
+        clips = [] if self.train_clips is None else ["--clips", str(self.train_clips)]
+        return ["toy", "world", "--out", str(self.world), "--workers", "1", *clips]
 
 
 def run_toy(
@@ -109,14 +166,14 @@ def run_toy(
         VideoLlamaError: a step failed; the end of its log is shown.
     """
     start = time.perf_counter()
-    counts = None if train_clips is None else Counts.scaled_to(train_clips)
-    write_world(folder / "world", seed=0, counts=counts)
+    world = folder / "world"
+    write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
-    lanes = [open_recipes(names, overrides) for names in (VISION[:1], AUDIO)]
-    train_lanes(lanes)
-    lanes = [open_recipes((*VISION[1:], *JOINT), overrides)]
-    train_lanes(lanes, num_parallel=1, num_ranks=NUM_RANKS)
+    beside: list[Job] = [*open_recipes(AUDIO, overrides), HeldOutClips(world, train_clips)]
+    run_lanes([open_recipes(VISION[:1], overrides), beside])
+    alone = open_recipes((*VISION[1:], *JOINT), overrides)
+    run_lanes([alone], num_parallel=1, num_ranks=NUM_RANKS)
     call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
@@ -148,70 +205,6 @@ def open_recipes(
     return recipes
 
 
-def train_lanes(
-    lanes: Sequence[Sequence[Recipe]], *, num_parallel: int = 2, num_ranks: int = 1
-) -> None:
-    """Train several chains of runs, as many side by side as there shall be; one bar for each run.
-
-    Args:
-        lanes: each lane's runs go one after the other.
-        num_parallel: runs at the same time.
-        num_ranks: processes of a run, one thread each; the global batch stays what it is.
-
-    Raises:
-        VideoLlamaError: a run failed.
-    """
-    columns = (
-        TextColumn("{task.description:<34}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-    )
-    waiting = [[r for r in lane if r.steps_done() < r.num_steps] for lane in lanes]
-    running: dict[int, tuple[Recipe, subprocess.Popen[bytes]]] = {}
-    with Progress(*columns) as progress:
-        bars = {
-            recipe.folder: progress.add_task(
-                recipe.name, total=recipe.num_steps, completed=recipe.steps_done()
-            )
-            for lane in lanes
-            for recipe in lane
-        }
-        try:
-            while any(waiting) or running:
-                for index, lane in enumerate(waiting):
-                    if lane and index not in running and len(running) < num_parallel:
-                        recipe = lane.pop(0)
-                        running[index] = (recipe, _start(recipe, num_ranks=num_ranks))
-                time.sleep(POLL_S)
-                for index, (recipe, process) in list(running.items()):
-                    progress.update(bars[recipe.folder], completed=_last_step(recipe))
-                    if process.poll() is not None:
-                        del running[index]
-                        _check(recipe, process)
-                        progress.update(bars[recipe.folder], completed=recipe.num_steps)
-        finally:
-            for _, process in running.values():
-                process.terminate()
-                process.wait()
-
-
-def call_verb(words: Sequence[str], *, num_ranks: int = 1) -> None:
-    """Run a verb in processes of its own, their output on this console.
-
-    Args:
-        words: of the command line.
-        num_ranks: more than one are started by torchrun.
-
-    Raises:
-        VideoLlamaError: it failed.
-    """
-    code = subprocess.run(_command(words, num_ranks=num_ranks), env=_environment()).returncode
-    if code:
-        raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
-
-
 def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Console) -> None:
     """Write a clip that is in no data set, and ask the trained model three questions about it."""
     scene = fresh_scene()
@@ -230,6 +223,11 @@ def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Conso
             console.print(f"  {question.question}  [bold]{answer}[/]  (truth: {question.answer})")
 
 
+def _counts(train_clips: int | None) -> Counts:
+    """Return the size of the world."""
+    return Counts() if train_clips is None else Counts.scaled_to(train_clips)
+
+
 def fresh_scene() -> Scene:
     """Return a scene of a seed of its own about which all of `FRESH_KINDS` can be asked."""
     for index in range(FRESH_INDEX_LIMIT):
@@ -237,53 +235,3 @@ def fresh_scene() -> Scene:
         if set(FRESH_KINDS) <= {question.kind for question in questions.ask(scene)}:
             return scene
     raise AssertionError(f"no scene of {FRESH_INDEX_LIMIT} has a colour, an event and a pip")
-
-
-def _start(recipe: Recipe, *, num_ranks: int) -> subprocess.Popen[bytes]:
-    """Start a run; what it says goes into its folder's console.log."""
-    recipe.folder.mkdir(parents=True, exist_ok=True)
-    share = f"run.batch_size_train={recipe.config.run.batch_size_train // num_ranks}"
-    words = ["train", "--cfg-path", recipe.path, "--options", *recipe.options, share]
-    with (recipe.folder / "console.log").open("ab") as log:
-        return subprocess.Popen(
-            _command(words, num_ranks=num_ranks),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(),
-        )
-
-
-def _command(words: Sequence[str], *, num_ranks: int) -> list[str]:
-    """Return the command line of a verb."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
-    module = ["-m", "video_llama.apps.main", *words]
-    return [sys.executable, *(launcher if num_ranks > 1 else []), *module]
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of a process that keeps to one core."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def _last_step(recipe: Recipe) -> int:
-    """Return the step of the newest line of a run's metrics."""
-    path = recipe.folder / "metrics.jsonl"
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 4096, 0))
-        lines = file.read().decode(errors="replace").splitlines()
-    steps = [word for line in lines for word in line.split('"step": ')[1:2]]
-    return int(steps[-1].split(",")[0].rstrip("}")) if steps else 0
-
-
-def _check(recipe: Recipe, process: subprocess.Popen[bytes]) -> None:
-    """Show the end of the log of a run that failed."""
-    if process.returncode == 0:
-        return
-    lines = (recipe.folder / "console.log").read_text(errors="replace").splitlines()
-    tail = "\n".join(lines[-NUM_LOG_LINES:])
-    raise VideoLlamaError(
-        f"{recipe.path}: exit code {process.returncode}; the end of {recipe.folder}/console.log:\n"
-        f"{tail}"
-    )

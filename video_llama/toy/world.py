@@ -57,6 +57,7 @@ CLIP_SPLITS = ("train", "valid", "test", "composition")
 CEILING_SPLITS = ("test", "composition")
 QUESTION_SPLITS = ("valid", "test", "composition")
 LEARNED_SPLITS = ("train", "valid")
+HELD_OUT_SPLITS = ("test", "composition")
 
 _CEILING_MEDIA: Mapping[str, Media] = {"visual": "video", "sound": "audio", "joint": "both"}
 
