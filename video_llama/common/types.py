@@ -1,7 +1,6 @@
 """The plain data that travels through the house, from a file on disk to the loss.
 
-Shapes: B batch, L text, M rows of a branch, T time steps (frames, sound clips), N tokens a step,
-D width. Torch is imported for annotations only, so that this module stays free to import.
+Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, D width.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    # Importing this module stays free.
     from torch import Tensor
 
     from video_llama.common.members import Member
@@ -115,6 +115,7 @@ class MediaItem:
         pixels: float[T, 3, H, W], normalised; once the media loader has run.
         mel: float[T, 1, F, W], normalised; likewise.
         times_s: seconds of the steps really used, from the start of the file.
+        crop: top, left, height and width of the box cut out of every frame, None for all of it.
         content_hash: identity of the bytes and the span, for caches.
         feature_key: key in the feature cache, None when no cache is in use.
         features: float[T, N, D] at the cache frontier, instead of pixels or mel.
@@ -128,6 +129,7 @@ class MediaItem:
     pixels: Tensor | None = None
     mel: Tensor | None = None
     times_s: tuple[float, ...] = ()
+    crop: tuple[int, int, int, int] | None = None
     content_hash: str | None = None
     feature_key: str | None = None
     features: Tensor | None = None
@@ -188,7 +190,7 @@ class BatchItem:
         num_slots: decoder positions reserved for it.
         sample: index of its sample in the batch.
         feature_key: key under which its frontier features may be stored.
-        kind: of media, None where nobody asks.
+        kind: of media.
     """
 
     branch: str
@@ -203,8 +205,7 @@ class BatchItem:
 class BranchInput:
     """What one branch has to work on in this batch; M may be 0.
 
-    A row is either raw (`raw[i]` belongs to row `raw_rows[i]`) or taken from the feature cache
-    (`cached[i]` belongs to row `cached_rows[i]`); together they are rows 0..M-1.
+    A row is either raw (row `raw_rows[i]` is `raw[i]`), or cached likewise; in all 0..M-1.
 
     Attributes:
         raw: float[M_raw, T, 3, H, W] pixels or float[M_raw, T, 1, F, W] mels.
@@ -225,8 +226,7 @@ class BranchInput:
     @property
     def num_rows(self) -> int:
         """M, raw and cached rows together."""
-        cached = 0 if self.cached_rows is None else len(self.cached_rows)
-        return len(self.raw_rows) + cached
+        return len(self.raw_rows) + (0 if self.cached_rows is None else len(self.cached_rows))
 
 
 @dataclass
@@ -270,8 +270,7 @@ class BranchSpec:
         spec: what its encoder must be fed.
         frontier: shape of a row at the cache frontier, at the full number of steps.
         slots: decoder positions of one item by its number of steps.
-        frontier_id: identity of everything before the frontier (weights, config), None when
-            nothing can be cached because the encoder itself is trained.
+        frontier_id: identity of weights and config before the frontier, None if they are trained.
     """
 
     name: str

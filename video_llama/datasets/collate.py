@@ -27,7 +27,9 @@ from video_llama.common.types import (
     MediaSpec,
 )
 from video_llama.datasets.feature_cache import FileStamp
+from video_llama.datasets.padding import Padding, stack_steps
 from video_llama.datasets.routing import max_steps, num_steps
+from video_llama.datasets.trace import SampleTrace, trace_of
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class EncodedSample:
         meta: what the task needs again.
         skips: samples that came before this one at its position and could not be used.
         stamps: files whose content was hashed, for the feature cache.
+        position: place in the run's order, -1 if it has none.
+        index: in its data set, -1 if it has none.
     """
 
     key: str
@@ -93,6 +97,8 @@ class EncodedSample:
     meta: Mapping[str, object] = field(default_factory=dict)
     skips: tuple[Skip, ...] = ()
     stamps: tuple[FileStamp, ...] = ()
+    position: int = -1
+    index: int = -1
 
 
 @dataclass
@@ -104,12 +110,14 @@ class LoadedBatch:
         skips: samples that could not be used.
         times_s: seconds of the valid steps of every raw item, by feature key.
         stamps: files whose content was hashed.
+        traces: what the samples were made of.
     """
 
     batch: Batch
     skips: tuple[Skip, ...] = ()
     times_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     stamps: tuple[FileStamp, ...] = ()
+    traces: tuple[SampleTrace, ...] = ()
 
     def pin_memory(self) -> LoadedBatch:
         """Return the same in memory a GPU copies from by itself; torch's data loader calls this."""
@@ -146,6 +154,7 @@ class Collator:
                 if routed.item.feature_key is not None and routed.item.features is None
             },
             stamps=tuple(stamp for sample in samples for stamp in sample.stamps),
+            traces=tuple(trace_of(sample) for sample in samples),
         )
 
 
@@ -174,7 +183,7 @@ def collate(
     """
     routed = [(index, media) for index, sample in enumerate(samples) for media in sample.media]
     items = _number_rows(routed)
-    pad = _Padding(max(len(sample.input_ids) for sample in samples), padding_side)
+    pad = Padding(max(len(sample.input_ids) for sample in samples), padding_side)
     first_item = 0
     slots = []
     for sample in samples:
@@ -196,22 +205,6 @@ def collate(
         dataset=samples[0].dataset,
         meta=[sample.meta for sample in samples],
     )
-
-
-@dataclass(frozen=True)
-class _Padding:
-    """Brings rows to one length."""
-
-    length: int
-    side: Literal["left", "right"]
-
-    def rows(self, rows: Sequence[Sequence[int]], *, fill: int, dtype: torch.dtype) -> Tensor:
-        """Return the rows as dtype[B, L], with `fill` on the padded side."""
-        result = torch.full((len(rows), self.length), fill, dtype=dtype)
-        for index, row in enumerate(rows):
-            start = 0 if self.side == "right" else self.length - len(row)
-            result[index, start : start + len(row)] = torch.tensor(row, dtype=dtype)
-        return result
 
 
 def _number_rows(routed: Sequence[tuple[int, RoutedItem]]) -> list[BatchItem]:
@@ -238,15 +231,15 @@ def _branch_input(items: Sequence[MediaItem], spec: BranchSpec) -> BranchInput:
     """Pad and stack a branch's items, raw ones and cached ones apart."""
     raw_rows = [row for row, item in enumerate(items) if item.features is None]
     cached_rows = [row for row, item in enumerate(items) if item.features is not None]
-    raw, raw_mask = _stack(
+    raw, raw_mask = stack_steps(
         [_raw(items[row]) for row in raw_rows],
         shape=(max_steps(spec.spec), *_step_shape(spec.spec)),
     )
     result = BranchInput(raw=raw, raw_mask=raw_mask, raw_rows=torch.tensor(raw_rows).long())
     if cached_rows:
         frontier = spec.frontier
-        result.cached, result.cached_mask = _stack(
-            [_features(items[row]) for row in cached_rows],
+        result.cached, result.cached_mask = stack_steps(
+            [features for item in items if (features := item.features) is not None],
             shape=(frontier.num_steps, frontier.num_tokens, frontier.width),
         )
         result.cached_rows = torch.tensor(cached_rows).long()
@@ -260,28 +253,10 @@ def _step_shape(spec: MediaSpec) -> tuple[int, int, int]:
     return (3, spec.image_size, spec.image_size)
 
 
-def _stack(rows: Sequence[Tensor], *, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return rows padded with zeros to T steps, and bool[M, T], true where a step is real."""
-    dtype = rows[0].dtype if rows else torch.float32
-    stacked = torch.zeros((len(rows), *shape), dtype=dtype)
-    mask = torch.zeros((len(rows), shape[0]), dtype=torch.bool)
-    for index, row in enumerate(rows):
-        assert row.shape[0] <= shape[0], f"{row.shape[0]} steps, the branch takes {shape[0]}"
-        assert row.shape[1:] == shape[1:], f"a step is {tuple(row.shape[1:])}, not {shape[1:]}"
-        stacked[index, : len(row)] = row
-        mask[index, : len(row)] = True
-    return stacked, mask
-
-
 def _raw(item: MediaItem) -> Tensor:
     raw = item.pixels if item.pixels is not None else item.mel
     assert raw is not None, f"{item.path} was not loaded"
     return raw
-
-
-def _features(item: MediaItem) -> Tensor:
-    assert item.features is not None
-    return item.features
 
 
 def _times_s(item: MediaItem) -> tuple[float, ...]:

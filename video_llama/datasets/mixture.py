@@ -84,7 +84,10 @@ class MixtureDataset(Dataset[EncodedSample]):
                 skips.append(self._skip(candidate, error))
             else:
                 return replace(
-                    sample, skips=tuple(replace(skip, filled_by=index) for skip in skips)
+                    sample,
+                    skips=tuple(replace(skip, filled_by=index) for skip in skips),
+                    position=ref.position,
+                    index=index,
                 )
         raise _nothing_usable(reader, skips)
 

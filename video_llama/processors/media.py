@@ -24,7 +24,13 @@ from video_llama.processors.pictures import read_picture
 from video_llama.processors.probe import MediaInfo, probe
 from video_llama.processors.shard_files import ShardFiles
 from video_llama.processors.tracks import Channels
-from video_llama.processors.transforms import Overshoot, normalise, random_resized_crop, resize
+from video_llama.processors.transforms import (
+    Overshoot,
+    crop_box,
+    normalise,
+    random_resized_crop,
+    resize,
+)
 from video_llama.processors.video import ReaderName, read_frames
 
 __all__ = [
@@ -228,7 +234,10 @@ class MediaLoader:
                 seed=seed,
             )
             frames, times_s = clip.frames, clip.times_s
+        crop = None
         if request.augment == "random_crop" and seed is not None:
+            box = crop_box(frames.shape[1], width=frames.shape[2], seed=seed)
+            crop = (box.top, box.left, box.height, box.width)
             frames = random_resized_crop(
                 frames,
                 image_size=square,
@@ -238,7 +247,7 @@ class MediaLoader:
             )
         else:
             frames = resize(frames, image_size=square)
-        return replace(item, pixels=normalise(frames, spec), times_s=times_s)
+        return replace(item, pixels=normalise(frames, spec), times_s=times_s, crop=crop)
 
     def _check_limits(self, media: MediaFile) -> None:
         if self._limits == MediaLimits():

@@ -6,6 +6,7 @@ log.txt         what the console showed
 metrics.jsonl   a line per log record and validation, see `metrics`
 skipped.jsonl   a line per sample that could not be used
 bad_steps.jsonl a line per step that was not made, see `bad_steps`
+ledger/         what every sample was made of, see `ledger`
 tensorboard/    if TensorBoard is installed
 tracker.json    which run this is in W&B or trackio, if one of them is used
 checkpoints/    see `checkpoint`
@@ -39,6 +40,7 @@ from video_llama.runners.checkpoint import (
 )
 from video_llama.runners.deepspeed_config import deepspeed_config, show
 from video_llama.runners.engine import Engine
+from video_llama.runners.ledger import drop_entries_after
 from video_llama.runners.metrics import MetricsLog, drop_lines_after
 from video_llama.runners.provenance import written_by
 from video_llama.runners.resume import Start, tell_changes
@@ -202,6 +204,7 @@ class RunFolder:
         """Undo what was written after the step the run starts from."""
         state = self.start.state
         drop_lines_after(self.path / BAD_STEPS_FILE, step=0 if state is None else state.step)
+        drop_entries_after(self.path, step=0 if state is None else state.step)
         if state is None or self.start.checkpoint is None:
             (self.path / SKIPPED_FILE).unlink(missing_ok=True)
             return

@@ -27,10 +27,11 @@ from video_llama.common.schema import Config
 from video_llama.datasets.collate import LoadedBatch, Skip
 from video_llama.runners.bad_steps import StepJudge, describe
 from video_llama.runners.checkpoint import RunState
-from video_llama.runners.data import CachingModel, RunData
+from video_llama.runners.data import READER, CachingModel, RunData
 from video_llama.runners.engine import Engine
 from video_llama.runners.flop_rate import FlopRate
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
+from video_llama.runners.ledger import Ledger
 from video_llama.runners.metrics import Window, train_numbers
 from video_llama.runners.optim import LearningRate, learning_scales
 from video_llama.runners.progress import ProgressBar
@@ -111,6 +112,7 @@ class Runner:
             heartbeat=self.heartbeat,
             flop_rate=flop_rate,
         )
+        self.ledger = Ledger(folder.path, world=world, reader=READER, is_kept=run.ledger)
         self.judge = StepJudge(run, memory=folder.start.state.judge if folder.start.state else {})
         self.learning_rate = LearningRate(run, compat=config.model.compat)
         self.lr_scales = learning_scales(config)
@@ -180,6 +182,7 @@ class Runner:
         measured = self.maker.measure(batches, step=step, lr=lr, request=request)
         if measured is None:
             return None
+        self.ledger.add(measured)
         record = self._apply(measured)
         if self.start_check is not None:
             self.start_check(step, loss=record.loss, batch=record.loaded[0].batch)
@@ -203,6 +206,7 @@ class Runner:
         bad = describe(record, verdict)
         self.folder.write_bad_step(bad)
         if verdict.action == "stop":
+            self.ledger.flush()
             raise bad.error()
         self.engine.discard()
         return dataclasses.replace(record, is_left_out=True)
@@ -284,6 +288,7 @@ class Runner:
         )
         self.heartbeat.beat("saving", step=self.state.step)
         self.data.flush()
+        self.ledger.flush()
         self.folder.save(engine=self.engine, state=self.state, keep_last=self.run.keep_last)
 
 
