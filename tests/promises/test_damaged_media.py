@@ -81,6 +81,7 @@ def read_from(first: int, folder: Path) -> list[Read]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     ) as process:
         assert process.stdout is not None
