@@ -123,6 +123,14 @@ def test_waiting_for_data_ends_within_seconds(tmp_path, num_workers):
     assert saved_step(tmp_path) > 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_data_workers_that_get_the_signal_too_do_not_spoil_the_step(tmp_path, number):
+    trigger = {"kind": "train", "at": 5, "number": number, "to_group": True}
+    work = partial(train, tmp_path, changes={**SHAPE, "num_workers": 2}, trigger=trigger)
+    run_ranks(work, worlds=alone(), logs=tmp_path / "logs")
+    assert saved_step(tmp_path) == 3
+
+
 def test_a_rank_that_waits_for_data_takes_the_others_along(tmp_path):
     changes = {**TWO_RANKS, "save_freq": "1 steps"}
     work = partial(train, tmp_path, changes=changes, stuck_on="clips-5", only_rank=1)

@@ -27,14 +27,20 @@ class Watched(VideoTextPretrain):
         kind: of pass, train or valid.
         number: the signal.
         times: how often it is sent.
+        to_group: send it to the data workers as well, as launchers do, and give them time to end.
     """
 
-    def __init__(self, notes, *, at=None, kind="train", number=signal.SIGKILL, times=1):
+    def __init__(
+        self, notes, *, at=None, kind="train", number=signal.SIGKILL, times=1, to_group=False
+    ):
         self.notes = notes
         self.at = at
         self.kind = kind
         self.number = number
         self.times = times
+        self.to_group = to_group
+        if to_group:
+            os.setsid()
         self.num_passes = 0
 
     def train_step(self, model, batch):
@@ -58,7 +64,8 @@ class Watched(VideoTextPretrain):
             return
         if self.num_passes == self.at:
             for _ in range(self.times):
-                os.kill(os.getpid(), self.number)
+                os.kill(0 if self.to_group else os.getpid(), self.number)
+            time.sleep(self.to_group)
         self.num_passes += 1
 
     def _note(self, record):
