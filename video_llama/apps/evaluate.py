@@ -32,6 +32,7 @@ from video_llama.apps.main import add_config_arguments
 from video_llama.common.config import load
 from video_llama.common.dist import barrier, is_main, process_group
 from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.heap import keep_freed_memory
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
@@ -102,6 +103,8 @@ def evaluate(config: Config) -> dict[str, list[KindScore]]:
     device = pick_device(config.run)
     with process_group(device) as world:
         device = world.own_device(device)
+        if device == "cpu":
+            keep_freed_memory()
         sets = [_open_set(config, reader, settings=settings) for reader in readers]
         if not all(asked.store.is_complete() for asked in sets):
             # Parts that start from random weights are the same on every rank and in every start.

@@ -20,6 +20,7 @@ from video_llama.apps.main import add_config_arguments
 from video_llama.apps.plan import show_plan
 from video_llama.common.config import load
 from video_llama.common.dist import World, is_main, process_group, read_world
+from video_llama.common.heap import keep_freed_memory
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
@@ -88,6 +89,8 @@ def train(config: Config) -> RunSummary:
     timeout = group_timeout(run.collective_timeout_s)
     with process_group(device, also_alone=run.engine == "deepspeed", timeout=timeout) as world:
         device = world.own_device(device)
+        if device == "cpu":
+            keep_freed_memory()
         folder = RunFolder(path, start=start)
         runner = build_runner(config, readers=readers, folder=folder, world=world, device=device)
         summary = runner.train()
