@@ -3,12 +3,19 @@
 import subprocess
 import sys
 
+NOTHING_COLLECTED = 5
+"""Pytest's exit code if the expression fits no test."""
+
 
 def main() -> int:
     """List them by file with a count."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", sys.argv[1]]
-    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    names = [line for line in lines if "::" in line]
+    # pyproject.toml makes pytest quiet already; twice quiet it would only count them by file.
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-m", sys.argv[1]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    names = [line for line in done.stdout.splitlines() if "::" in line]
+    if done.returncode not in (0, NOTHING_COLLECTED) or bool(names) == bool(done.returncode):
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        return 1
     print(f"left out ({sys.argv[1]}): {len(names)} tests")
     for name in names:
         print(f"  {name}")
