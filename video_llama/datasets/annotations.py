@@ -151,7 +151,7 @@ class AnnotationReader(DatasetReader):
                 unusable.append(str(error))
                 continue
             why_not = {item.path: text for item in media if (text := unreadable(item.path))}
-            if len(why_not) < len(media) or not media:
+            if not media or any(item.path not in why_not for item in media):
                 return []
             absent |= why_not
         problems = []

@@ -20,7 +20,7 @@ from video_llama.common.errors import (
     VideoLlamaError,
 )
 from video_llama.common.rng import fold
-from video_llama.common.types import BranchSpec
+from video_llama.common.types import BranchSpec, Sample
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.collate import EncodedSample, Skip
 from video_llama.datasets.fills import Record, candidates
@@ -98,15 +98,25 @@ class MixtureDataset(Dataset[EncodedSample]):
             MediaError: it cannot be used.
             ContextOverflow: its text is too long.
         """
-        reader = self.readers[ref.dataset]
-        seed = fold(self.seed, "sample", ref.dataset, ref.pass_index)
-        sample = reader.sample(ref.index, seed=seed)
+        sample = self.named(ref)
         media = self.encoder.load_media(
             sample,
             augment=self.augment.get(ref.dataset, "none"),
-            seed=fold(seed, "media", sample.key),
+            seed=fold(self._seed_of(ref), "media", sample.key),
         )
         return self.encoder.encode(sample, media)
+
+    def named(self, ref: SampleRef) -> Sample:
+        """Return the very sample a place names, its media not loaded.
+
+        Raises:
+            MediaError: its row cannot be used.
+        """
+        return self.readers[ref.dataset].sample(ref.index, seed=self._seed_of(ref))
+
+    def _seed_of(self, ref: SampleRef) -> int:
+        """Return what draws between readings of a sample; another one in every pass."""
+        return fold(self.seed, "sample", ref.dataset, ref.pass_index)
 
     def _skip(self, ref: SampleRef, error: MediaError | ContextOverflow) -> Skip:
         """Describe a sample that could not be used."""
