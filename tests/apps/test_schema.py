@@ -42,6 +42,10 @@ def test_every_shipped_run_file_is_accepted(path, validator):
         ("model.branches.video.stages.video_qformer", {"type": "q_former"}),
         ("model.branches.video.encoder", {"type": "eva_vit_g", "trunk": "audio"}),
         ("model.branches.video.media", ["smell"]),
+        ("model.decoder", {"type": "causal_lm", "lr": "fast"}),
+        ("model.decoder", {"type": "causal_lm", "gradient_checkpointing": 2}),
+        ("model.decoder", {"type": "causal_lm", "attention": "flash"}),
+        ("run.compile", "gcc"),
         ("datasets.webvid.type", "webvids"),
         ("datasets.webvid.streams", ["smell"]),
         ("datsets", {}),
@@ -55,6 +59,14 @@ def test_a_typo_is_pointed_at(key, value, validator):
         node = node.setdefault(name, {})
     node[last] = value
     assert list(validator.iter_errors(tree))
+
+
+def test_how_parts_learn_is_known_to_the_editor(validator):
+    decoder = {"type": "causal_lm", "trainable": True, "lr": 2e-5, "gradient_checkpointing": True}
+    model = {"arch": "video_llama", "model_type": "toy", "decoder": decoder}
+    for compile in (True, False, "aot_eager"):
+        run = {"task": "x", "output_dir": "y", "compile": compile}
+        assert validator.is_valid({"model": model, "run": run})
 
 
 def test_a_branch_may_name_one_kind_of_media_without_a_list(validator):

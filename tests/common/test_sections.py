@@ -1,10 +1,11 @@
-"""LAVIS's `run.amp` beside `run.precision`."""
+"""LAVIS's `run.amp` beside `run.precision`; sections that are written and read again."""
 
 from __future__ import annotations
 
 import pytest
 
-from video_llama.common.sections import translate_amp
+from video_llama.common.config import load_preset
+from video_llama.common.sections import model_section, parse_model, translate_amp
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,17 @@ def test_amp_is_true_or_false(amp):
     problems = []
     translate_amp({"amp": amp}, problems)
     assert problems == [f"run.amp: expected true or false, found {amp!r}"]
+
+
+def test_how_a_part_learns_is_written_and_read_again():
+    options = [
+        "model.decoder.trainable=true",
+        "model.decoder.lr=2e-5",
+        "model.decoder.gradient_checkpointing=true",
+        "model.branches.video.stages.video_qformer.gradient_checkpointing=true",
+    ]
+    config = load_preset("video_llama", "toy", options=options)
+    section, problems = model_section(config), []
+    assert (section["decoder"]["lr"], section["decoder"]["gradient_checkpointing"]) == (2e-5, True)
+    assert parse_model(section, preset_keys=set(config.paths), problems=problems) == config
+    assert not problems

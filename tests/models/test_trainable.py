@@ -73,6 +73,15 @@ def test_what_is_frozen_inside_a_part_that_learns_stays_in_eval():
     assert not any(module.training for module in part.modules())
 
 
+def test_what_stands_around_adapters_stays_in_eval():
+    adapted = {"base": nn.Linear(2, 2), "adapter": nn.Linear(2, 2), "own_dropout": nn.Dropout()}
+    part = nn.ModuleDict({"layer": nn.ModuleDict(adapted), "dropout": nn.Dropout()})
+    set_trainable(part, ["layer.adapter.*"], where="model.x")
+    set_mode(part, True)
+    in_training = {name for name, module in part.named_modules() if module.training}
+    assert in_training == {"layer", "layer.adapter", "layer.own_dropout"}
+
+
 class Stubborn(nn.Dropout):
     """Keeps its own mode, as published frozen encoders do."""
 

@@ -9,9 +9,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from video_llama.common.dist import World
+from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
-from video_llama.common.schema import RunConfig
-from video_llama.runners.optim import LearningRate, LrSpan, param_groups
+from video_llama.common.schema import BranchConfig, Config, ModelConfig, PartConfig, RunConfig
+from video_llama.runners.engine import TorchEngine
+from video_llama.runners.optim import (
+    LearningRate,
+    LrSpan,
+    build_optimizer,
+    lr_scales,
+    param_groups,
+)
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "training"
 SPANS = st.builds(
@@ -162,3 +171,81 @@ def test_groups_equal_the_published_ones(branch):
         for name in group["names"]
     }
     assert ours == published
+
+
+# --- a learning rate for a part
+
+
+def two_parts():
+    """Return a model of a bridge and a decoder, a matrix and a bias each."""
+    return nn.ModuleDict({"bridge": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
+
+
+def config_with(*, init_lr=1e-4, **decoder):
+    bridge = PartConfig("projection", None, trainable=True)
+    branch = BranchConfig(("video",), PartConfig("eva_vit_g", None), {"projection": bridge})
+    part = PartConfig("causal_lm", None, **decoder)
+    model = ModelConfig("tiny", "tiny", {"video": branch}, part, "none")
+    return Config(model, {}, RunConfig(task="x", output_dir="y", init_lr=init_lr))
+
+
+def test_groups_go_by_part_and_by_decay():
+    groups = param_groups(two_parts(), weight_decay=0.1, scales={"bridge": 1.0, "decoder": 0.2})
+    assert [(g["name"], g["names"], g["weight_decay"], g["lr_scale"]) for g in groups] == [
+        ("bridge", ["bridge.weight"], 0.1, 1.0),
+        ("decoder", ["decoder.weight"], 0.1, 0.2),
+        ("bridge", ["bridge.bias"], 0.0, 1.0),
+        ("decoder", ["decoder.bias"], 0.0, 0.2),
+    ]
+
+
+def test_a_part_with_a_rate_follows_the_schedule_on_its_own_scale():
+    config = config_with(trainable=True, lr=2e-5)
+    scales = lr_scales(config)
+    assert scales == {
+        "branches.video.encoder": 1.0,
+        "branches.video.stages.projection": 1.0,
+        "decoder": pytest.approx(0.2),
+    }
+    rate = LearningRate(config.run, compat="corrected")
+    assert rate(0) * scales["decoder"] == pytest.approx(2e-5)
+
+
+def test_a_step_moves_each_part_by_its_rate():
+    torch.manual_seed(0)
+    model = two_parts()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run = RunConfig(task="x", output_dir="y", weight_decay=0.0)
+    optimizer = build_optimizer(model, run, scales={"bridge": 1.0, "decoder": 0.25})
+    engine = TorchEngine(
+        model,
+        optimizer=optimizer,
+        world=World(),
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
+    engine.backward(model["decoder"](model["bridge"](torch.randn(3, 2))).square().sum())
+    engine.step(lr=0.01)
+    # The first step of Adam is the rate itself, whatever the gradient (Kingma and Ba 2015).
+    for name, parameter in model.named_parameters():
+        moved = (parameter - before[name]).abs()
+        expected = 0.01 if name.startswith("bridge") else 0.0025
+        torch.testing.assert_close(moved, torch.full_like(moved, expected), rtol=1e-3, atol=0)
+
+
+def test_a_rate_beside_a_run_without_one_is_refused():
+    with pytest.raises(ConfigError, match="model.decoder.lr: 2e-05 .* run.init_lr, which is 0"):
+        lr_scales(config_with(init_lr=0.0, trainable=True, lr=2e-5))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"lr": 2e-5}, "lr is 2e-05, but the part does not learn"),
+        ({"lr": 2e-5, "trainable": ()}, "does not learn"),
+        ({"lr": 0.0, "trainable": True}, "lr must be above 0, found 0.0"),
+    ],
+)
+def test_a_rate_of_what_does_not_learn_is_refused(keys, words):
+    with pytest.raises(ValueError, match=words):
+        PartConfig("causal_lm", None, **keys)

@@ -141,6 +141,31 @@ def test_reading_on_with_a_cache_equals_reading_at_once(attention, chunks):
         torch.testing.assert_close(logits, whole[:, end - 1], atol=1e-5, rtol=1e-5)
 
 
+def test_attention_by_torch_equals_the_formula_written_out():
+    torch.manual_seed(0)
+    fast, plain = (
+        build(architecture=TINY, attention="sdpa"),
+        build(architecture=TINY, attention="eager"),
+    )
+    plain.load_state_dict(fast.state_dict())
+    mask = ones(2, 8)
+    mask[0, :3] = False
+    embeds = torch.randn(2, 8, 16)
+    labels = torch.where(mask, torch.arange(8) + 3, IGNORE_INDEX)
+    # Nothing real stands before the first token, from which it could be predicted.
+    labels[0, 3] = IGNORE_INDEX
+    losses, gradients = [], []
+    for decoder in (fast, plain):
+        fed = embeds.clone().requires_grad_()
+        loss = decoder.loss(fed, attention_mask=mask, labels=labels).token_loss
+        loss.sum().backward()
+        losses.append(loss)
+        gradients.append(fed.grad)
+    assert plain.model.config._attn_implementation == "eager"
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
 def test_logits_and_losses_are_float32_whatever_the_weights_are():
     decoder = build(architecture=TINY, dtype="bfloat16")
     assert {p.dtype for p in decoder.parameters()} == {torch.bfloat16}

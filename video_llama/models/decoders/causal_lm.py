@@ -73,14 +73,14 @@ class CausalLM(nn.Module):
         config: CausalLM.Config = part.config
         self.config = config
         self.load_report: LoadReport | None = None
-        architecture = read_architecture(config.architecture, weights=part.file)
-        dtype = getattr(torch, config.dtype)
         is_meta, attention = torch.get_default_device().type == "meta", config.attention
         if not is_meta:
             require_attention(part)
         elif attention == "flash_attention_2":
             # Nothing will run, and who plans a run may lack the package.
             attention = "sdpa"
+        architecture = read_architecture(config.architecture, weights=part.file)
+        dtype = getattr(torch, config.dtype)
         if part.file is None or is_meta:
             self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 architecture, attn_implementation=attention, dtype=dtype
