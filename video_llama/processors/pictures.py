@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from video_llama.common.errors import MediaError
 from video_llama.processors.containers import SUPPORTED_FORMATS, Source, check_file, name_of
@@ -39,6 +40,14 @@ _PILLOW_FAULTS = (
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """What counts as a frame in a folder; a single file is judged by its content instead."""
+
+Movement = Literal["still", "animation", "clip"]
+"""A picture; pictures that only Pillow can play; whatever is left to FFmpeg."""
+
+_MOVEMENTS: Mapping[str, Movement] = {"GIF": "clip", "PNG": "clip", "WEBP": "animation"}
+
+UNTIMED_S = 0.1
+"""How long browsers show a picture of an animation that does not say."""
 
 FOLDER_FPS = 3.0
 """Frame rate of a folder of pictures: TVQA's release, which MVBench uses, has 3 a second."""
@@ -83,8 +92,8 @@ def open_picture(source: Source) -> Image.Image:
         ) from error
 
 
-def is_still(source: Source) -> bool:
-    """Whether a file is a picture that does not move, by its content.
+def movement_of(source: Source) -> Movement:
+    """Say whether and by what a file moves, judged by its content.
 
     Raises:
         MediaError: missing, a folder, or empty.
@@ -93,11 +102,12 @@ def is_still(source: Source) -> bool:
         check_file(Path(source))
     try:
         with open_picture(source) as picture:
-            # Phones and scanners store several pictures in one file; only these two play them.
-            moves = picture.format in ("GIF", "PNG") and getattr(picture, "is_animated", False)
+            # Phones and scanners store several pictures in one file; only these formats play them.
+            movement = _MOVEMENTS.get(picture.format or "", "still")
+            moves = movement != "still" and getattr(picture, "is_animated", False)
+            return movement if moves else "still"
     except _PILLOW_FAULTS:
-        return False
-    return not moves
+        return "clip"
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -171,6 +181,48 @@ class PictureReader:
             height, width = pictures[i].shape[:2]
             size = (height, width)
         return pictures
+
+
+class AnimationReader:
+    """Reads an animation through Pillow, up to where it is damaged.
+
+    Args:
+        source: an animation, or the content of one.
+        name: of the file, for errors.
+
+    Raises:
+        MediaError: not one picture can be decoded.
+    """
+
+    def __init__(self, source: Source, *, name: str) -> None:
+        self._source = source
+        self.num_damaged = 0
+        self.times_s: list[float] = []
+        end_s = 0.0
+        for picture in self._pictures():
+            self.times_s.append(end_s)
+            end_s += picture.info.get("duration", 0) / 1000 or UNTIMED_S
+        if not self.times_s:
+            raise MediaError("not one picture of the animation can be decoded", path=name)
+        self.fps = len(self.times_s) / end_s
+
+    def read(self, indices: Sequence[int], *, size: Size) -> dict[int, Picture]:
+        """Return the pictures at `indices`."""
+        wanted = frozenset(indices)
+        return {
+            i: fit(np.asarray(picture.convert("RGB")), size)
+            for i, picture in enumerate(self._pictures())
+            if i in wanted
+        }
+
+    def _pictures(self) -> Iterator[Image.Image]:
+        try:
+            with open_picture(self._source) as animation:
+                for picture in ImageSequence.Iterator(animation):
+                    picture.load()
+                    yield picture
+        except _PILLOW_FAULTS:
+            self.num_damaged = 1
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

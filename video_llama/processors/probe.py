@@ -13,7 +13,7 @@ from video_llama.common.errors import MediaError
 from video_llama.common.types import MediaKind
 from video_llama.processors.containers import Source
 from video_llama.processors.media_file import MediaFile, TolerantDecoder, opened
-from video_llama.processors.pictures import is_still, open_picture, picture_files
+from video_llama.processors.pictures import movement_of, open_picture, picture_files
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -59,7 +59,10 @@ def probe(source: Source | MediaFile) -> MediaInfo:
         if not isinstance(content, bytes) and Path(content).is_dir():
             info = _probe_picture(picture_files(Path(content))[0])
             return replace(info, kind="video", duration_s=None)
-        return _probe_picture(content) if is_still(content) else _probe_streams(media)
+        movement = movement_of(content)
+        if movement == "clip":
+            return _probe_streams(media)
+        return replace(_probe_picture(content), kind="image" if movement == "still" else "video")
 
 
 def _probe_streams(media: MediaFile) -> MediaInfo:

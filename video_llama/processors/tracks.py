@@ -89,8 +89,10 @@ class Track:
     def cut_padding(self, end_s: Fraction, *, frame_size: int) -> None:
         """Shorten to the container's length if what is beyond is the codec's padding."""
         excess = self._end - round(end_s * self.rate_hz)
+        # Vorbis does not tell the size of its frames, which vary.
+        block = max(frame_size, *(block.shape[1] for block in self._blocks[-2:]), 0)
         # More than one frame is an estimated length (mp3), and no reason to cut.
-        if 0 < excess <= frame_size:
+        if 0 < excess <= block:
             self._end -= excess
 
     def samples_from(self, origin_s: Fraction) -> Tensor:
@@ -112,7 +114,9 @@ def _block_of(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
     if frame.format.name == "fltp" and num_channels == 1:
         # What every common codec gives; the general way costs more than decoding.
         return np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples)[np.newaxis]
-    if frame.format.is_planar and num_channels >= MAX_PLANES:
+    many_planes = frame.format.is_planar and num_channels >= MAX_PLANES
+    if many_planes or frame.format.name.startswith("s64"):
+        # Neither is to be had as an array.
         packer = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
         (frame,) = packer.resample(frame)
     samples = frame.to_ndarray()

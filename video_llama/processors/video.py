@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from video_llama.common.errors import MediaError
 from video_llama.processors.containers import Source
 from video_llama.processors.media_file import MediaFile, opened
-from video_llama.processors.pictures import PictureReader, Size, is_still
+from video_llama.processors.pictures import AnimationReader, PictureReader, Size, movement_of
 from video_llama.processors.readers import (
     DECORD_BROKEN_WIDTHS,
     DecordReader,
@@ -222,12 +222,19 @@ def _open_reader(media: MediaFile, *, reader: ReaderName, size: Size) -> FrameRe
     if not isinstance(source, bytes) and Path(source).is_dir():
         return PictureReader(source)
     try:
-        if reader == "decord" and not (is_still(source) or _breaks_decord(media, size=size)):
+        if (
+            reader == "decord"
+            and movement_of(source) == "clip"
+            and not _breaks_decord(media, size=size)
+        ):
             return DecordReader(source, size=size)
         return PyavReader(media)
     except MediaError:
-        if not is_still(source):
+        movement = movement_of(source)
+        if movement == "clip":
             raise
+        if movement == "animation":
+            return AnimationReader(source, name=media.name)
         return PictureReader(source)
 
 
