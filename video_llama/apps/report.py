@@ -1,4 +1,6 @@
-"""One HTML page of runs and evaluations: learning curves, accuracies, clips with their answers.
+"""One HTML page of runs and evaluations: curves, comparisons, accuracies, clips with answers.
+
+    video-llama report output/stage1 output/stage1_16frames --out report.html
 
 The page is a single file without anything to download, readable in light and dark and on a phone.
 It is made from what runs leave behind (`metrics.jsonl`, `metrics.json`, `predictions.jsonl`) and
@@ -16,8 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from video_llama.apps.report_charts import Series, line_chart
 from video_llama.apps.report_clips import Strip, draw_strip
+from video_llama.apps.report_runs import compare, draw_run, read_runs
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.runners.metrics import METRICS_FILE
@@ -44,15 +46,6 @@ GROUPS = {
     "letter_": ("Yes or no, letters", "{}, letters"),
 }
 """Heading and label of a kind by how its name begins; all others come first."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """One run's panel."""
-
-    name: str
-    chart: str
-    facts: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -97,14 +90,22 @@ class Section:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `video-llama report`."""
     parser.add_argument(
-        "--runs",
-        nargs="+",
-        required=True,
+        "folders",
+        nargs="*",
         type=Path,
-        metavar="DIR",
+        metavar="RUN",
         help="folders of runs and evaluations, searched with everything below them",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="HTML file")
+    parser.add_argument(
+        "--runs", nargs="+", default=[], type=Path, metavar="RUN", help="more of them"
+    )
+    parser.add_argument(
+        "--out",
+        default=Path("report.html"),
+        type=Path,
+        metavar="FILE",
+        help="HTML file (default: report.html)",
+    )
     parser.add_argument("--title", default="Video-LLaMA: results", help="heading of the page")
     parser.add_argument("--clips", type=int, default=3, help="clips shown per group of questions")
 
@@ -112,10 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Write the report."""
     start_logging()
-    missing = [str(folder) for folder in args.runs if not folder.is_dir()]
+    folders = [*args.folders, *args.runs]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
-        raise ConfigError([f"--runs: there is no folder {folder}" for folder in missing])
-    write_report(args.runs, out=args.out, title=args.title, clips_per_group=args.clips)
+        raise ConfigError([f"RUN: there is no folder {folder}" for folder in missing])
+    if not folders:
+        raise ConfigError("RUN: name at least one folder of a run, e.g. output/toy")
+    write_report(folders, out=args.out, title=args.title, clips_per_group=args.clips)
     print(args.out)
     return 0
 
@@ -140,15 +144,13 @@ def write_report(
     """
     from jinja2 import Environment
 
-    # In the order in which they were trained; a stage builds on the one before.
-    curves = sorted(_find(folders, METRICS_FILE), key=lambda path: path.stat().st_mtime)
-    runs = [read_run(path.parent) for path in curves]
+    runs = read_runs(_run_folders(folders))
     answered = [path.parent for path in _find(folders, PREDICTIONS_FILE)]
     # A set has its predictions before its metrics; one that was interrupted is left out.
     evaluations = [read_evaluation(f) for f in answered if (f / "metrics.json").is_file()]
     if not runs and not evaluations:
         raise ConfigError(
-            f"--runs: no {METRICS_FILE} of a run and no {PREDICTIONS_FILE} of an evaluation in "
+            f"RUN: no {METRICS_FILE} of a run and no {PREDICTIONS_FILE} of an evaluation in "
             + ", ".join(map(str, folders))
         )
     evaluations.sort(key=lambda e: (str(e.folder.parent), e.metrics.get("position", 0)))
@@ -156,7 +158,9 @@ def write_report(
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(source).render(
         title=title,
-        runs=runs,
+        runs=[draw_run(run) for run in runs],
+        comparison=compare(runs) if len(runs) > 1 else None,
+        is_comparison=all((folder / METRICS_FILE).is_file() for folder in folders),
         sections=[
             describe(e, among=evaluations, clips_per_group=clips_per_group) for e in evaluations
         ],
@@ -171,28 +175,6 @@ def write_report(
         out,
         out.stat().st_size / 2**20,
     )
-
-
-def read_run(folder: Path) -> Curves:
-    """Read the learning curves of one run."""
-    lines = _read_lines(folder / METRICS_FILE)
-    train = [line for line in lines if line.get("kind", "train") == "train" and "loss" in line]
-    valid = [line for line in lines if "valid_loss" in line]
-    names = sorted({key for line in train for key in line if key.startswith("loss/")})
-    series = [Series("training", [(line["step"], line["loss"]) for line in train], "train")]
-    for number, key in enumerate(names[:4], start=1):
-        points = [(line["step"], line[key]) for line in train if key in line]
-        series.append(Series(key.removeprefix("loss/"), points, f"another-{number}"))
-    points = [(line["step"], line["valid_loss"]) for line in valid]
-    series.append(Series("validation", points, "valid", dots=True))
-    facts = [("steps", f"{max((line['step'] for line in lines), default=0):,}")]
-    if train:
-        facts.append(("last training loss", f"{train[-1]['loss']:.3f}"))
-    if valid:
-        facts.append(("best validation loss", f"{min(line['valid_loss'] for line in valid):.3f}"))
-    chart = line_chart(series, x_label="optimizer steps", y_label=f"loss of {folder.name}")
-    shown = [s for s in series if s.points]
-    return Curves(folder.name, chart, (*facts, *(("curve " + s.style, s.name) for s in shown)))
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -298,7 +280,12 @@ def _find(folders: Sequence[Path], name: str) -> list[Path]:
     return sorted({path for folder in folders for path in folder.rglob(name)})
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a run's metrics; a last line without its end is still being written."""
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+def _run_folders(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of runs: named ones as they were named, others as they were trained.
+
+    A stage builds on the one before.
+    """
+    named = [folder for folder in folders if (folder / METRICS_FILE).is_file()]
+    found = [path for path in _find(folders, METRICS_FILE) if path.parent not in named]
+    found.sort(key=lambda path: path.stat().st_mtime)
+    return [*dict.fromkeys(named), *(path.parent for path in found)]

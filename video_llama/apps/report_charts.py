@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 420, 240
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 34
 NUM_TICKS = 5
 
 
@@ -23,7 +23,8 @@ class Series:
     Attributes:
         name: shown in the legend.
         points: (x, y), x non-decreasing; points that are not finite are left out.
-        style: CSS class suffix that gives the colour: train, valid or another-1 .. another-4.
+        style: CSS class suffix that gives the colour: train, valid, another-1 .. another-4,
+            run-1 .. run-8.
         dots: mark every point.
     """
 
@@ -66,13 +67,16 @@ def ticks(low: float, high: float, *, num: int = NUM_TICKS) -> list[float]:
     return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
 
 
-def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
+def line_chart(
+    series: Sequence[Series], *, x_label: str, y_label: str, starts_at_zero: bool = True
+) -> str:
     """Draw curves over a common axis.
 
     Args:
         series: at least one finite point among them, else an empty text is returned.
         x_label: below the axis.
         y_label: read out to those who cannot see the drawing.
+        starts_at_zero: whether 0 is on the axis; else it spans the values.
 
     Returns:
         An `<svg>` element.
@@ -85,7 +89,9 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
     if not points:
         return ""
     x_ticks = ticks(0.0, max(x for x, _ in points))
-    y_ticks = ticks(min(0.0, *(y for _, y in points)), _usual_maximum([y for _, y in points]))
+    values = [y for _, y in points]
+    low = min(0.0, *values) if starts_at_zero else min(values)
+    y_ticks = ticks(low, _usual_maximum(values))
     x_scale = Scale(x_ticks[0], max(x for x, _ in points) or 1.0, LEFT, WIDTH - RIGHT)
     y_scale = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     return "".join(
@@ -103,7 +109,7 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
 def _usual_maximum(values: Sequence[float]) -> float:
     """Return the top of the axis: the first few losses of a run may tower over all the rest."""
     ordered = sorted(values)
-    usual = ordered[int(0.97 * (len(ordered) - 1))]
+    usual = ordered[math.ceil(0.97 * (len(ordered) - 1))]
     return ordered[-1] if ordered[-1] <= 1.5 * usual else usual
 
 
@@ -115,14 +121,26 @@ def _axes(
     for value in y_ticks:
         y = f"{y_scale(value):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{y}" dy="0.34em" text-anchor="end">{value:g}</text>')
+        parts.append(
+            f'<text x="{LEFT - 7}" y="{y}" dy="0.34em" text-anchor="end">{_short(value)}</text>'
+        )
     for value in x_ticks:
         if value <= x_scale.high:
             parts.append(
                 f'<text x="{x_scale(value):.1f}" y="{HEIGHT - BOTTOM + 15}" '
-                f'text-anchor="middle">{value:g}</text>'
+                f'text-anchor="middle">{_short(value)}</text>'
             )
     return parts
+
+
+def _short(value: float) -> str:
+    """Write a number for an axis: 2000 is 2k, 0.0001 is 1e-4."""
+    if abs(value) >= 1000:
+        return f"{value / 1000:g}k"
+    if 0 < abs(value) < 0.001:
+        mantissa, _, power = f"{value:e}".partition("e")
+        return f"{float(mantissa):g}e{int(power)}"
+    return f"{value:g}"
 
 
 def _curve(series: Series, x_scale: Scale, y_scale: Scale) -> str:
@@ -130,7 +148,10 @@ def _curve(series: Series, x_scale: Scale, y_scale: Scale) -> str:
     top = y_scale.high
     places = [(x_scale(x), y_scale(min(y, top))) for x, y in series.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    drawn = f'<polyline class="curve {series.style}" points="{path}"/>'
+    drawn = (
+        f'<polyline class="curve {series.style}" points="{path}">'
+        f"<title>{escape(series.name)}</title></polyline>"
+    )
     if series.dots:
         drawn += "".join(
             f'<circle class="dot {series.style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
