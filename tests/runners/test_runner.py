@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -178,6 +179,22 @@ def test_validation_and_saving_keep_their_own_cadence_and_both_end_the_run(tmp_p
     assert [line["step"] for line in lines(tmp_path, "valid")] == [12, 20]
     steps = sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
     assert [int(name[5:]) for name in steps] == [8, 12, 16, 20]
+
+
+class Stopped(VideoTextPretrain):
+    """Is asked to stop at the beginning of a validation."""
+
+    def evaluate(self, model, batches):
+        signal.raise_signal(signal.SIGTERM)
+        return super().evaluate(model, batches)
+
+
+def test_a_validation_that_was_left_is_made_up_for_even_at_another_cadence(tmp_path):
+    first = build(config_of(tmp_path, max_epoch=3), ALONE, task=Stopped()).train()
+    assert (first.state.step, first.state.validation_pending) == (4, True)
+    config = config_of(tmp_path, max_epoch=3, valid_freq=3, resume_ckpt_path="auto")
+    assert build(config, ALONE).train().is_finished
+    assert [line["step"] for line in lines(tmp_path, "valid")] == [4, 12]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path):

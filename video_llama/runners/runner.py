@@ -27,7 +27,7 @@ from video_llama.common.schema import Config
 from video_llama.datasets.collate import LoadedBatch, Skip
 from video_llama.runners.bad_steps import StepJudge, describe
 from video_llama.runners.checkpoint import RunState
-from video_llama.runners.data import READER, CachingModel, RunData
+from video_llama.runners.data import CachingModel, RunData
 from video_llama.runners.engine import Engine
 from video_llama.runners.flop_rate import FlopRate
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
@@ -112,7 +112,7 @@ class Runner:
             heartbeat=self.heartbeat,
             flop_rate=flop_rate,
         )
-        self.ledger = Ledger(folder.path, world=world, reader=READER, is_kept=run.ledger)
+        self.ledger = Ledger(folder.path, world=world, reader=run.video_reader, is_kept=run.ledger)
         self.judge = StepJudge(run, memory=folder.start.state.judge if folder.start.state else {})
         self.learning_rate = LearningRate(run, compat=config.model.compat)
         self.lr_scales = learning_scales(config)
@@ -244,7 +244,8 @@ class Runner:
         A validation that was left is made up for by the run that goes on.
         """
         is_best = False
-        if self.data.has_valid and self._is_due(self.run.valid_freq):
+        must_validate = self.state.validation_pending or self._is_due(self.run.valid_freq)
+        if self.data.has_valid and must_validate:
             is_best = self._validate(request)
         if is_best or self._is_due(self.run.save_freq):
             self._save()
