@@ -32,7 +32,9 @@ class FakePackage:
     def define(self, name, *, step_metric):
         self.metrics.append((name, step_metric))
 
-    def log(self, values):
+    def log(self, values, step=None):
+        # W&B is given the step among the numbers, trackio beside them.
+        values = values if step is None else {"step": step, **values}
         if self.waits is not None:
             self.waits.wait(20)
         if values["step"] == self.fails_at:

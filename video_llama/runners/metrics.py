@@ -201,7 +201,7 @@ class MetricsLog:
             for name, value in known.items():
                 self._board.add_scalar(name, value, step)
         if self._tracker is not None:
-            self._tracker.log({"step": step, **known})
+            self._tracker.log(step, values=known)
 
     def close(self) -> None:
         """Close the files."""

@@ -16,8 +16,9 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
@@ -32,12 +33,17 @@ CLOSE_TIMEOUT_S = 30.0
 """How long the end of a run waits for a tracker to send what it has."""
 
 
-class _Run(Protocol):
-    """A run of either package."""
+@dataclass(frozen=True)
+class _Run:
+    """A run of either package.
 
-    def log(self, values: Mapping[str, float]) -> None: ...
+    Attributes:
+        send: takes a step and its numbers.
+        finish: ends the run.
+    """
 
-    def finish(self) -> None: ...
+    send: Callable[[int, dict[str, float]], None]
+    finish: Callable[[], None]
 
 
 class Tracker:
@@ -72,10 +78,10 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def log(self, values: Mapping[str, float]) -> None:
-        """Send numbers, among them the step; returns at once."""
+    def log(self, step: int, *, values: Mapping[str, float]) -> None:
+        """Send the numbers of a step; returns at once."""
         sent = dict(values)
-        self._jobs.put(lambda: self._run.log(sent))
+        self._jobs.put(lambda: self._run.send(step, sent))
 
     def close(self) -> None:
         """Wait a while for what is on its way, and end."""
@@ -144,13 +150,14 @@ def _open_wandb(wandb: Any, *, folder: Path, config: Mapping[str, Any]) -> _Run:
     )
     # Steps come again after a resume; its own counter only grows.
     run.define_metric("*", step_metric="step")
-    return run  # type: ignore[no-any-return]
+    return _Run(lambda step, values: run.log({"step": step, **values}), run.finish)
 
 
 def _open_trackio(trackio: Any, *, folder: Path, config: Mapping[str, Any]) -> _Run:  # noqa: ANN401
-    return trackio.init(  # type: ignore[no-any-return]
+    run = trackio.init(
         project=os.environ.get("TRACKIO_PROJECT", PROJECT),
         name=f"{folder.name}-{_run_id(folder, 'trackio')}",
         config=dict(config),
         resume="allow",
     )
+    return _Run(lambda step, values: run.log(values, step=step), run.finish)
