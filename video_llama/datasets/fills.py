@@ -86,11 +86,17 @@ def candidates(
     Yields:
         Indices, each once.
     """
-    first = known[-1].filled_by if known else ref.index
     tried = {skip.index for skip in known}
-    if first is not None:
-        tried.add(first)
-        yield first
+    if known and known[-1].filled_by is not None:
+        tried.add(known[-1].filled_by)
+        yield known[-1].filled_by
+    yield from (index for index in _in_order(reader, ref, seed=seed) if index not in tried)
+
+
+def _in_order(reader: DatasetReader, ref: SampleRef, *, seed: int) -> Iterator[int]:
+    """Yield the sample meant, then candidates number 0, 1, ..."""
+    yield ref.index
+    tried = {ref.index}
     kinds = None if reader.kinds is not None else reader.kinds_of(ref.index)
     for attempt in range(MAX_FILLS):
         point = fold(seed, "fill", ref.position, attempt)
