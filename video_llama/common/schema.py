@@ -168,6 +168,7 @@ class RunConfig:
         resume_ckpt_path: auto continues the newest complete checkpoint of `output_dir`.
         feature_cache: directory for the outputs of the frozen encoders.
         max_skip_rate: share of unusable samples above which the run stops.
+        video_reader: what decodes clips; decord resizes otherwise, as the file is decoded.
         decode_timeout_s: seconds a sample's media may take; they are decoded in a process that may
             crash or hang. None decodes in the process that reads, which is then on its own.
         ledger: keep what every sample of every step was made of, for `video-llama replay`.
@@ -217,6 +218,7 @@ class RunConfig:
     resume_ckpt_path: str | None = None
     feature_cache: str | None = None
     max_skip_rate: float = 0.05
+    video_reader: Literal["pyav", "decord"] = "pyav"
     decode_timeout_s: float | None = 60.0
     ledger: bool = True
     on_nan: Literal["stop", "skip"] = "stop"

@@ -31,7 +31,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.types import BranchSpec, MediaItem
 from video_llama.processors.media import content_hash
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Raised when the way from a file to an encoder's input changes, so that old features miss."""
 
 FLUSH_BYTES = 64 * 2**20

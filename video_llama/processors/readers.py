@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from video_llama.common.errors import MediaError
+from video_llama.common.errors import ConfigError, MediaError
 from video_llama.processors.containers import Source, check_file, name_of
 from video_llama.processors.media_file import MediaFile, TolerantDecoder
 from video_llama.processors.pictures import Picture, Size, fit, shrunk_shape
@@ -173,14 +173,15 @@ class DecordReader:
         size: a fixed (height, width) is left to decord, a longest side to Pillow.
 
     Raises:
-        MediaError: decord cannot read the file, e.g. a GIF, or is not installed.
+        MediaError: decord cannot read the file, e.g. a GIF.
+        ConfigError: decord is not installed.
     """
 
     def __init__(self, source: Source, *, size: Size) -> None:
         try:
             import decord
         except ImportError as error:
-            raise MediaError(
+            raise ConfigError(
                 "reader 'decord' is not installed; pip install decord2, or use reader 'pyav'"
             ) from error
 

@@ -29,11 +29,9 @@ from video_llama.datasets.sample_encoder import MediaReader, SampleEncoder, Text
 from video_llama.datasets.stream import Plan, PlanSampler, SampleRef, Share, in_order
 from video_llama.processors.media import MediaCompat, MediaLoader
 from video_llama.processors.supervised import SupervisedLoader
-from video_llama.processors.video import ReaderName
 from video_llama.runners.signals import leave_signals_to_parent
 from video_llama.tasks.base import Model, StopRule
 
-READER: ReaderName = "pyav"
 SPLITS = ("train", "valid")
 """Splits a training run reads; test splits are for `evaluate`."""
 
@@ -61,10 +59,11 @@ def open_encoder(
     compat = MediaCompat.named(config.model.compat)
     cache = None
     if config.run.feature_cache is not None:
-        cache = FeatureCache(config.run.feature_cache, rank=rank, reader=f"{READER} {compat}")
+        identity = f"{config.run.video_reader} {compat}"
+        cache = FeatureCache(config.run.feature_cache, rank=rank, reader=identity)
     # How many slots an item takes is no affair of decoders, which need not import models for it.
     fed = {name: replace(spec, slots=int) for name, spec in specs.items()}
-    reader: MediaReader = MediaLoader(fed, reader=READER, compat=compat)
+    reader: MediaReader = MediaLoader(fed, reader=config.run.video_reader, compat=compat)
     if config.run.decode_timeout_s is not None:
         reader = SupervisedLoader(reader, timeout_s=config.run.decode_timeout_s)
     return SampleEncoder(specs, text=text, reader=reader, cache=cache)
