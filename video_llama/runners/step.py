@@ -89,6 +89,7 @@ class StepMaker:
         engine: how a step is made.
         heartbeat: is told how far this process is.
         flop_rate: counts operations, None for nobody.
+        stands_for: ranks whose iterations this process makes one after another, in a replay.
     """
 
     def __init__(
@@ -100,7 +101,9 @@ class StepMaker:
         engine: Engine,
         heartbeat: Heartbeat,
         flop_rate: FlopRate | None = None,
+        stands_for: int = 1,
     ) -> None:
+        self.stands_for = stands_for
         self.heartbeat = heartbeat
         self.flop_rate = flop_rate
         self.config = config
@@ -145,7 +148,7 @@ class StepMaker:
             if index and request.on_any_rank:
                 return None
             if self.config.model.compat == "released":
-                scale = 1.0 / max(num_targets[index], 1)
+                scale = 1.0 / (max(num_targets[index], 1) * self.stands_for)
             else:
                 # The engine averages over the ranks; the step's tokens are to be averaged.
                 scale = self.engine.world.size / max(total, 1)
@@ -193,8 +196,9 @@ class StepMaker:
 
     def _iterate(self, loaded: LoadedBatch, *, step: int, index: int, scale: float) -> LossOutput:
         """Add the gradients of one iteration; return its losses without the graph."""
-        rank = self.engine.world.rank
-        torch.manual_seed(dropout_seed(self.run.seed, step=step, iteration=index, rank=rank))
+        iteration, part = divmod(index, self.stands_for)
+        rank = self.engine.world.rank + part
+        torch.manual_seed(dropout_seed(self.run.seed, step=step, iteration=iteration, rank=rank))
         with self.engine.accumulate(is_last=index == self.run.accum_grad_iters - 1):
             with self.engine.autocast():
                 output = self.task.train_step(cast(Model, self.engine.model), loaded.batch)
