@@ -5,10 +5,12 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from video_llama.common.errors import ConfigError, MediaError
+from video_llama.processors.media import MediaLoader
 
 
 class Unruly:
@@ -80,3 +82,17 @@ class Touches:
 
     def __reduce__(self):
         return os.mkdir, (self.path,)
+
+
+DEEDS = {"0.mp4": "segfaults", "1.mp4": "sleeps", "3.mp4": "hoards"}
+
+
+class UnrulyLoader(MediaLoader):
+    """Reads media, but for three files that are too much for it."""
+
+    def load_all(self, requests):
+        for request in requests:
+            deed = DEEDS.get(Path(request.item.path).name)
+            if deed is not None:
+                getattr(Unruly(), f"_{deed}")(request.item)
+        return super().load_all(requests)
