@@ -140,7 +140,9 @@ def test_a_checkpoint_says_nothing_of_the_engine(project):
     for stage in STAGES:
         ours = stored(project, f"zero_{stage}", HALF)
         assert {name: t.shape for name, t in ours.items()} == {n: t.shape for n, t in ddp.items()}
-        assert all(torch.allclose(ours[name], ddp[name], atol=1e-5) for name in ddp)
+        # A bias of attention keys changes nothing: its gradient is rounding, which Adam blows up.
+        names = [name for name in ddp if "key.bias" not in name]
+        assert all(torch.allclose(ours[name], ddp[name], atol=1e-5) for name in names)
 
 
 def collectives(project, name):

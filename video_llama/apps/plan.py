@@ -35,12 +35,14 @@ from video_llama.apps.plan_tables import (
     show_time,
 )
 from video_llama.common.config import load
+from video_llama.common.dist import read_world
 from video_llama.common.errors import ConfigError
 from video_llama.common.gpus import GPUS, gpu_named, recognise
 from video_llama.common.logger import start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.runners.data import open_readers
+from video_llama.runners.deepspeed_config import deepspeed_config, show
 
 DEFAULT_GPU = "a100-80gb"
 
@@ -91,6 +93,9 @@ def show_plan(config: Config) -> int:
     """
     console = wide_console()
     console.print(Syntax(OmegaConf.to_yaml(OmegaConf.create(config.resolved)), "yaml"))
+    if config.run.engine == "deepspeed":
+        told = deepspeed_config(config.run, world_size=read_world().size)
+        console.print(Syntax(show(told), "json"))
     model = meta_model(config.model)
     show_parts(model, console=console)
     show_slots(model, console=console)
