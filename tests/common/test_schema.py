@@ -7,6 +7,7 @@ import pytest
 from video_llama.common.errors import ConfigError
 from video_llama.common.run_checks import LEAST
 from video_llama.common.schema import DatasetEntry, RunConfig
+from video_llama.common.zero import Zero
 
 
 def run(**keys):
@@ -34,6 +35,10 @@ def test_a_key_has_a_smallest_value(name, least):
         ({"lr_decay_rate": 0.0}, "lr_decay_rate must be above 0 and at most 1, found 0.0"),
         ({"lr_sched": "linear_warmup_step_lr"}, "'linear_warmup_step_lr' needs lr_decay_rate"),
         ({"grad_clip_norm": 0.0}, "grad_clip_norm must be above 0, found 0.0; null does not clip"),
+        (
+            {"compile": True, "engine": "deepspeed", "zero": Zero(stage=3)},
+            "compile: true does not go with zero.stage: 3",
+        ),
     ],
 )
 def test_values_that_cannot_work_are_refused(keys, text):

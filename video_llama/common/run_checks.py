@@ -78,4 +78,10 @@ def run_problems(run: RunConfig) -> list[str]:
             f"zero belongs to engine: deepspeed, found engine: {run.engine}; set that engine, "
             "or zero: null"
         )
+    if run.compile is not False and run.zero is not None and run.zero.stage == 3:
+        problems.append(
+            f"compile: {str(run.compile).lower()} does not go with zero.stage: 3, whose weights "
+            "come and go inside of layers, behind the compiler's back; set compile: false, or "
+            "zero.stage: 2"
+        )
     return problems
