@@ -6,6 +6,7 @@ All runs of two ranks share one start of two processes.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from promises.launch import as_torchrun, run_ranks
 from promises.recorded_task import samples_in_order
 from promises.small_project import write_project
-from promises.zero_worker import Job, run_jobs, train_job
+from promises.zero_worker import QUESTIONED, Job, ask, run_jobs, train_job
 from safetensors.torch import load_file
 
 from video_llama.common.dist import World
@@ -39,6 +40,7 @@ JOBS = [
     Job("zero_3_then_ddp", (), ("zero_3", HALF)),
     Job("ddp_then_zero_3", zero(3), ("ddp", HALF)),
     Job("zero_1_then_2", zero(2), ("zero_1", HALF)),
+    Job("zero_3_recomputed", (*zero(3), "model.decoder.gradient_checkpointing=true")),
     Job("moments_on_the_host", zero(2, offload_optimizer="cpu")),
     Job("all_on_the_host", zero(3, offload_optimizer="cpu", offload_parameters="cpu")),
 ]
@@ -83,7 +85,10 @@ def project(tmp_path_factory):
 def numbers(project, name):
     """Return loss and gradient norm of every step, and the losses of the validations."""
     lines = read_lines(project.parent / name / "metrics.jsonl")
-    return [(l["step"], l.get("loss", l.get("valid_loss")), l.get("grad_norm", 0)) for l in lines]
+    return [
+        (line["step"], line.get("loss", line.get("valid_loss")), line.get("grad_norm", 0))
+        for line in lines
+    ]
 
 
 def stored(project, name, step=NUM_STEPS):
@@ -102,7 +107,13 @@ def assert_same_curve(left, right):
 
 
 @pytest.mark.parametrize(
-    "name", [*(f"zero_{stage}" for stage in STAGES), "moments_on_the_host", "all_on_the_host"]
+    "name",
+    [
+        *(f"zero_{stage}" for stage in STAGES),
+        "zero_3_recomputed",
+        "moments_on_the_host",
+        "all_on_the_host",
+    ],
 )
 def test_it_learns_what_ddp_learns(project, name):
     ours, theirs = numbers(project, name), numbers(project, "ddp")
@@ -143,6 +154,18 @@ def test_a_checkpoint_says_nothing_of_the_engine(project):
         # A bias of attention keys changes nothing: its gradient is rounding, which Adam blows up.
         names = [name for name in ddp if "key.bias" not in name]
         assert all(torch.allclose(ours[name], ddp[name], atol=1e-5) for name in names)
+
+
+def test_ranks_may_ask_a_divided_model_different_things(project):
+    alone = replace(QUESTIONED, name="questioned_alone", options=("run.batch_size_train=2",))
+    left, right = (json.loads((project.parent / f"said{rank}.json").read_text()) for rank in (0, 1))
+    for rank, said in enumerate((left, right)):
+        assert said["after"] == said["before"]
+        assert len(said["ids"][0]) in range(3, 3 + 3 * rank + 1)
+    whole = ask(project, alone, world=World())
+    for key in ("before", "loss", "score"):
+        assert left[key] == pytest.approx(whole[key], rel=TOLERANCE)
+    assert left["ids"] == whole["ids"]
 
 
 def collectives(project, name):

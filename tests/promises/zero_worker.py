@@ -6,19 +6,24 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import torch
 from promises.recorded_collectives import recorded
 from promises.recorded_task import FOLDER
 
 from video_llama.apps.train import build_runner
 from video_llama.common.config import load
 from video_llama.common.dist import World, process_group
+from video_llama.common.generation import GenerationSettings
+from video_llama.datasets.collate import EncodedSample, collate
 from video_llama.models import loading
 from video_llama.runners import deepspeed_config
 from video_llama.runners.data import open_readers
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.resume import plan_start
+from video_llama.runners.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Job:
     from_step: tuple[str, int] | None = None
 
 
+QUESTIONED = Job(
+    "questioned", ("run.engine=deepspeed", "run.zero.stage=3"), from_step=("zero_3", 10)
+)
+
+
 def run_jobs(run_file: Path, jobs: list[Job]) -> None:
     """Run jobs in this process, and write down their collectives by rank."""
     # Else every weight of a tiny model would be whole everywhere.
@@ -46,10 +56,42 @@ def run_jobs(run_file: Path, jobs: list[Job]) -> None:
             folder = train_job(run_file, job, world=world)
             path = folder / f"collectives{world.rank}.json"
             path.write_text(json.dumps(calls))
+        said = ask(run_file, QUESTIONED, world=world)
+        (run_file.parent / f"said{world.rank}.json").write_text(json.dumps(said))
+
+
+def ask(run_file: Path, job: Job, *, world: World) -> dict[str, Any]:
+    """Let every rank ask a trained model something else; return what it said.
+
+    Rank 0 computes a loss, scores a continuation and has 3 ids generated; rank 1 has 6.
+    """
+    runner = build(run_file, job, world=world)
+    runner.folder.load(runner.engine)
+    model = runner.model.eval()
+    batch = next(runner.data.valid_batches()).batch
+    said = {"before": float(runner.engine.model(batch).loss_sum)}
+    with torch.no_grad(), runner.engine.evaluating(model) as asked:
+        if world.rank == 0:
+            said["loss"] = float(asked.model(batch).loss_sum)
+            words = EncodedSample("", "", input_ids=[5, 6, 7], labels=[-100, 6, 7], slots=[0] * 3)
+            continuations = collate([words], specs=model.branch_specs(), pad_id=0)
+            score = asked.model.score(batch, continuations=continuations, rows=[0])
+            said["score"] = float(score.loss_sum)
+        settings = GenerationSettings(max_new_tokens=3 + 3 * world.rank, min_new_tokens=3)
+        said["ids"] = asked.model.generate(batch, settings=settings)
+        asked.meet()
+    return said | {"after": float(runner.engine.model(batch).loss_sum)}
 
 
 def train_job(run_file: Path, job: Job, *, world: World) -> Path:
     """Train one run; return its folder."""
+    runner = build(run_file, job, world=world)
+    runner.train()
+    return runner.folder.path
+
+
+def build(run_file: Path, job: Job, *, world: World) -> Runner:
+    """Return the runner of a job."""
     folder = run_file.parent / job.name
     options = [f"run.output_dir={folder}", *job.options]
     if job.from_step is not None:
@@ -65,12 +107,10 @@ def train_job(run_file: Path, job: Job, *, world: World) -> Path:
     )
     # Frozen parts with random weights are as good as any here.
     with patch.object(loading, "unfilled_parts", lambda model, filled: []):
-        runner = build_runner(
+        return build_runner(
             config,
             readers=open_readers(config),
             folder=RunFolder(folder, start=start),
             world=world,
             device="cpu",
         )
-    runner.train()
-    return folder
