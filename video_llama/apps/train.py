@@ -31,6 +31,7 @@ from video_llama.runners.data import RunData, open_readers
 from video_llama.runners.engines import build_engine, model_device, refuse_unusable
 from video_llama.runners.flop_rate import measure_flop_rate
 from video_llama.runners.folder import RunFolder
+from video_llama.runners.goal import check_goal
 from video_llama.runners.optim import build_optimizer, lr_scales
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner, RunSummary
@@ -82,6 +83,7 @@ def train(config: Config) -> RunSummary:
         get_logger().info("finished already: %s (step %d)", path, start.state.step)
         return RunSummary(folder=path, state=start.state, num_steps=start.state.step)
     require_tracker(run.tracker)
+    check_goal(config)
     readers = open_readers(config)
     check_start(config, readers, learning=True)
     device = pick_device(run)
@@ -95,13 +97,13 @@ def train(config: Config) -> RunSummary:
         runner = build_runner(config, readers=readers, folder=folder, world=world, device=device)
         summary = runner.train()
     done = "done" if summary.is_finished else "stopped (run.resume_ckpt_path=auto goes on)"
-    best = summary.state.best_metric
+    best, at_step = summary.state.best_metric, summary.state.best_step
     get_logger().info(
         "%s: step %d of %d%s, everything is in %s",
         done,
         summary.state.step,
         summary.num_steps,
-        "" if best is None else f", best valid_loss {best:.4f} at step {summary.state.best_step}",
+        "" if best is None else f", best {run.valid.metric} {best:.4f} at step {at_step}",
         summary.folder,
     )
     return summary

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from video_llama.common.errors import ConfigError
 from video_llama.common.run_checks import run_problems
 from video_llama.common.types import MediaKind
+from video_llama.common.valid import Valid
 from video_llama.common.zero import Zero
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -164,7 +165,8 @@ class RunConfig:
         save_freq: epochs between checkpoints, or steps as in `500 steps`.
         async_save: write checkpoints beside the training, from a copy in host memory.
         keep_last: checkpoints kept besides the best.
-        valid_freq: epochs between validations.
+        valid_freq: epochs between validations, unless `valid.every` says otherwise.
+        valid: on what, how often, and which metric decides the best checkpoint.
         resume_ckpt_path: auto continues the newest complete checkpoint of `output_dir`.
         feature_cache: directory for the outputs of the frozen encoders.
         max_skip_rate: share of unusable samples above which the run stops.
@@ -215,6 +217,7 @@ class RunConfig:
     async_save: bool = True
     keep_last: int = 2
     valid_freq: int = 1
+    valid: Valid = field(default_factory=Valid)
     resume_ckpt_path: str | None = None
     feature_cache: str | None = None
     max_skip_rate: float = 0.05

@@ -44,7 +44,7 @@ class RunState:
         step: optimizer steps done.
         steps_per_epoch: optimizer steps of one epoch.
         global_batch_size: samples of one optimizer step over all ranks.
-        best_metric: best validation loss so far, in nats per token.
+        best_metric: best value so far of what `run.valid.metric` names.
         best_step: step it was reached at.
         num_skipped: unusable samples met so far, by data set.
         judge: what steps are compared with, see `bad_steps.StepJudge`.

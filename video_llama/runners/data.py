@@ -173,7 +173,12 @@ class RunData:
         encoder: SampleEncoder,
     ) -> MixtureDataset:
         """Put the data sets of a split behind one lookup."""
-        entries = {n: e for n, e in self._config.datasets.items() if e.split == split}
+        wanted = self._config.run.valid.datasets if split == "valid" else None
+        entries = {
+            name: entry
+            for name, entry in self._config.datasets.items()
+            if entry.split == split and (wanted is None or name in wanted)
+        }
         return MixtureDataset(
             {name: readers[name] for name in entries},
             encoder=encoder,

@@ -27,6 +27,7 @@ MAY_CHANGE = frozenset(
         "log_freq", "tracker", "peak_tflops",
         "save_freq", "async_save", "keep_last", "valid_freq", "batch_size_eval",
         "max_skip_rate", "decode_timeout_s",
+        "valid", "valid.datasets", "valid.every", "valid.metric",
         "ledger", "on_nan", "on_spike", "spike_factor", "max_bad_steps", "collective_timeout_s",
         "probes", "probe_questions", "bars", "max_new_tokens",
         "batch_size_train", "accum_grad_iters", "iters_per_epoch",

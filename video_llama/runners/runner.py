@@ -10,7 +10,6 @@ The loop knows not what a step is made of, see `step`; no readers, see `data`; n
 from __future__ import annotations
 
 import dataclasses
-import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from video_llama.runners.data import CachingModel, RunData
 from video_llama.runners.engine import Engine
 from video_llama.runners.flop_rate import FlopRate
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
+from video_llama.runners.goal import Goal
 from video_llama.runners.ledger import Ledger
 from video_llama.runners.metrics import Window, train_numbers
 from video_llama.runners.optim import LearningRate, learning_scales
@@ -41,9 +41,6 @@ from video_llama.runners.skips import SkipCounts
 from video_llama.runners.step import StepMaker, StepRecord
 from video_llama.runners.watchdog import Heartbeat, Watchdog
 from video_llama.tasks.base import Model, Task
-
-BEST_METRIC = "valid_loss"
-"""What decides which checkpoint is the best, in nats per token; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +115,14 @@ class Runner:
         self.lr_scales = learning_scales(config)
         self.steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
         self.num_steps = run.max_epoch * self.steps_per_epoch
-        self.state = folder.start.state or RunState(
+        self.goal = Goal.of(config, task=task)
+        fresh = RunState(
             step=0,
             steps_per_epoch=self.steps_per_epoch,
             global_batch_size=run.batch_size_train * run.accum_grad_iters * world.size,
             config=config.resolved,
         )
+        self.state = self.goal.carried_over(folder.start.state or fresh, config=config)
         self.window = Window.restored(self.state.window)
 
     def train(self) -> RunSummary:
@@ -244,7 +243,7 @@ class Runner:
         A validation that was left is made up for by the run that goes on.
         """
         is_best = False
-        must_validate = self.state.validation_pending or self._is_due(self.run.valid_freq)
+        must_validate = self.state.validation_pending or self._is_due(self.goal.every)
         if self.data.has_valid and must_validate:
             is_best = self._validate(request)
         if is_best or self._is_due(self.run.save_freq):
@@ -274,8 +273,8 @@ class Runner:
         self.folder.write(self.state.step, kind="valid", values=metrics)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         get_logger().info("step %d: %s", self.state.step, shown)
-        value, best = metrics[BEST_METRIC], self.state.best_metric
-        if not math.isfinite(value) or (best is not None and value >= best):
+        value = metrics[self.goal.metric]
+        if not self.goal.is_better(value, than=self.state.best_metric):
             return False
         self.state = dataclasses.replace(self.state, best_metric=value, best_step=self.state.step)
         return True

@@ -7,10 +7,13 @@ never builds one; loops, devices and files of a run belong to the runner.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import Batch, LossOutput
+
+Direction = Literal["lower", "higher"]
+"""Which values of a metric are better."""
 
 StopRule = Callable[[int, Sequence[int]], bool]
 """Tells by row index and the ids generated so far whether a row is finished."""
@@ -58,6 +61,12 @@ class Task(Protocol):
             batches: this rank's share of the validation set, with labels.
 
         Returns:
-            Metrics of the whole validation set, equal on all ranks; `valid_loss` is there and is
-            better when lower.
+            Metrics of the whole validation set, equal on all ranks; at least those of `metrics`.
+        """
+
+    def metrics(self, datasets: Sequence[str]) -> dict[str, Direction]:
+        """Say what `evaluate` measures, and in which direction it gets better.
+
+        Args:
+            datasets: names of the validation sets.
         """

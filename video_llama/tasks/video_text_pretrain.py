@@ -13,7 +13,7 @@ import torch
 from video_llama.common import dist
 from video_llama.common.registry import registry
 from video_llama.common.types import Batch, LossOutput
-from video_llama.tasks.base import Model
+from video_llama.tasks.base import Direction, Model
 
 
 @registry.register_task("video_text_pretrain")
@@ -45,6 +45,11 @@ class VideoTextPretrain:
                 num_targets + int(output.sample_targets.sum()),
             )
         return _means(dist.gather_objects(totals))
+
+    def metrics(self, datasets: Sequence[str]) -> dict[str, Direction]:
+        """Say what is measured, see `Task.metrics`."""
+        names = [f"valid_loss/{name}" for name in datasets] if len(datasets) > 1 else []
+        return dict.fromkeys(["valid_loss", *names], "lower")
 
 
 def _means(shares: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, float]:
