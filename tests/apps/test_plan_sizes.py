@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from video_llama.apps.main import main
 from video_llama.apps.plan_memory import (
@@ -20,6 +22,7 @@ from video_llama.apps.plan_steps import StepCost, StepMemory
 from video_llama.common.config import load
 from video_llama.common.errors import UnknownName
 from video_llama.common.gpus import GPUS, gpu_named, recognise
+from video_llama.models.video_llm import VideoLLM
 
 CONFIGS = Path(__file__).parents[2] / "train_configs"
 TOY = CONFIGS / "toy" / "visionbranch_stage1_pretrain.yaml"
@@ -119,8 +122,36 @@ def test_features_are_computed_once_if_there_is_a_cache():
 
 def test_checkpoints_hold_what_learns_and_its_moments():
     config = load(TOY, options=["run.keep_last=3"])
-    lines = disk_lines(config, weights=WEIGHTS, steps=[], specs={}, lengths={})
+    lines = disk_lines(config, weights=WEIGHTS, steps=[], specs={}, lengths={}, world_size=2)
     assert lines[0].size == 5 * 12 * 10**8
+
+
+def test_features_on_disk_are_items_times_real_steps_at_the_frontier():
+    config = load(TOY)
+    with torch.device("meta"):
+        specs = VideoLLM(config.model).branch_specs()
+    pictures = dataclasses.replace(step("pictures", fresh=0, cached=0), takes={"video": 1})
+    clips = dataclasses.replace(step("clips", fresh=0, cached=0), takes={"video": 8})
+    sizes = {
+        line.name: line.size
+        for line in disk_lines(
+            config,
+            weights=WEIGHTS,
+            steps=[pictures, clips],
+            specs=specs,
+            lengths={"pictures": 100, "clips": 10},
+            world_size=2,
+        )
+    }
+    # The image Q-Former is the last frozen part: 8 queries of width 96 a frame, float32.
+    assert sizes["feature cache, pictures"] == 100 * 1 * 8 * 96 * 4
+    assert sizes["feature cache, clips"] == 10 * 8 * 8 * 96 * 4
+
+
+def test_a_gpu_without_bfloat16_is_no_place_for_a_run_in_it(capsys):
+    words = ["--cfg-path", str(TOY), "--gpu", "t4", "--no-files"]
+    assert main(["plan", *words, "--options", "run.precision=bf16"]) == 2
+    assert "has no bfloat16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,14 @@ def test_a_frozen_decoder_costs_two_operations_a_weight_forward_and_two_backward
     assert cost.total_flops == pytest.approx(2 * forward + 2 * attention, rel=0.01)
 
 
+def test_attention_is_counted_whatever_kernel_computes_it():
+    written_out, fused = (
+        meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS).forward_flops
+        for options in ([EAGER], [])
+    )
+    assert fused == pytest.approx(written_out, rel=1e-3)
+
+
 def test_the_published_encoder_takes_half_a_tera_operations_a_frame():
     # 985,894,528 weights on 257 tokens, and attention among these in 39 blocks of width 1408.
     frame = 2 * 985_894_528 * 257 + 4 * 257**2 * 1408 * 39

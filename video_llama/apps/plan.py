@@ -145,11 +145,23 @@ def _plan(config: Config, *, machine: Machine, length: int | None, looks_for_fil
         console=console,
     )
     show_disk(
-        disk_lines(config, weights=weights, steps=steps, specs=planner.specs, lengths=lengths),
+        disk_lines(
+            config,
+            weights=weights,
+            steps=steps,
+            specs=planner.specs,
+            lengths=lengths,
+            world_size=machine.world_size,
+        ),
         console=console,
     )
     missing = list(missing_files(config, readers)) if looks_for_files else None
     problems = misfits(model, readers)
+    if not machine.gpu.has_bfloat16 and any("bfloat16" in step.flops for step in steps):
+        problems.append(
+            f"--gpu {machine.gpu.name}: has no bfloat16, which this run computes in; set "
+            "run.precision: fp16, and dtype: float16 for parts in bfloat16"
+        )
     _show_wrong(missing, problems=problems, console=console)
     return 0 if fits and not missing and not problems else 2
 

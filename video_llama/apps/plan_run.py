@@ -24,6 +24,9 @@ MFU = 0.35
 CHECKPOINT_BYTES_PER_WEIGHT = 4 * (1 + 2)
 """Of what learns: the weight and AdamW's moments, in float32."""
 
+LEDGER_BYTES_PER_SAMPLE = 70
+"""Compressed. 30 and 65 were measured in toy runs; longer keys and paths take more."""
+
 FRONTIER_ITEMSIZE = 4
 """Features in the cache are float32 unless a part makes others."""
 
@@ -41,6 +44,11 @@ class Machine:
     gpu: Gpu
     world_size: int
     mfu: float = MFU
+
+    def single_share(self, flops: Mapping[str, float]) -> float:
+        """Return the share of the time that operations in float32 take."""
+        single = {dtype: number for dtype, number in flops.items() if dtype == "float32"}
+        return self.seconds(single) / (self.seconds(flops) or 1.0)
 
     def seconds(self, flops: Mapping[str, float]) -> float:
         """Return the time one GPU needs for operations given by dtype."""
@@ -113,6 +121,7 @@ def disk_lines(
     steps: Sequence[StepCost],
     specs: Mapping[str, BranchSpec],
     lengths: Mapping[str, int],
+    world_size: int,
 ) -> list[Line]:
     """Return what a run writes.
 
@@ -122,11 +131,17 @@ def disk_lines(
         steps: an iteration of every training set.
         specs: of the model's branches.
         lengths: samples of the data sets where that is known.
+        world_size: GPUs of all nodes.
     """
     one = CHECKPOINT_BYTES_PER_WEIGHT * weights.num_trainable
     num = config.run.keep_last + 2
     lines = [Line("checkpoints", num * one, f"keep_last + best + the one being written: {num}")]
-    if config.run.feature_cache is None:
+    run = config.run
+    if run.ledger:
+        num_samples = run.max_epoch * run.iters_per_epoch * run.batch_size_train * world_size
+        size = num_samples * LEDGER_BYTES_PER_SAMPLE
+        lines.append(Line("ledger", size, f"{num_samples:,} samples, roughly"))
+    if run.feature_cache is None:
         return lines
     for step in steps:
         item = sum(

@@ -27,6 +27,9 @@ from video_llama.common.schema import Config
 from video_llama.models.branch import num_steps
 from video_llama.models.video_llm import VideoLLM
 
+MUCH = 0.3
+"""Share of the time above which operations in float32 are worth a word."""
+
 
 def show_parts(model: VideoLLM, *, console: Console) -> None:
     """Print one line per part: parameters, how many learn, dtype, where the weights come from."""
@@ -139,6 +142,13 @@ def show_steps(
         ]
         table.add_row(step.dataset, f"{step.share:.0%}", items, *costs)
     console.print(table)
+    most = max(steps, key=lambda step: machine.single_share(step.flops))
+    share = machine.single_share(most.flops)
+    if share > MUCH and len(most.flops) > 1:
+        console.print(
+            f"float32 takes {share:.0%} of the time of {most.dataset}: frozen parts may be "
+            "bfloat16 where they have a dtype, and with run.feature_cache they run once a clip"
+        )
 
 
 def show_time(time: RunTime, *, machine: Machine, console: Console) -> None:
