@@ -168,9 +168,10 @@ def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) ->
                 'from no file, so they would do nothing; set trainable: ["*lora_*"], name the '
                 "checkpoint that has them, or set lora: null"
             )
-        elif part.file is None and unfilled:
+        num_others = len(unfilled) - len(adapters)
+        if part.file is None and num_others:
             problems.append(
-                f"model.{name}: {len(unfilled)} of {len(parameters)} parameters are frozen, and "
+                f"model.{name}: {num_others} of {len(parameters)} parameters are frozen, and "
                 "neither `weights` nor model.ckpt fills them; name a file, or set `trainable: true`"
             )
     return problems
