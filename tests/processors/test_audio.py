@@ -12,6 +12,7 @@ from torchaudio.compliance.kaldi import fbank
 from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec
 from video_llama.processors.audio import CLIP_POLICIES, clip_starts, log_mel, read_audio
+from video_llama.processors.tracks import Track
 
 MEAN, STD = -4.268, 9.138
 
@@ -269,3 +270,14 @@ class TestReadAudio:
         for at in range(1000, len(content) - 4000, 700):
             content[at : at + 8] = b"\xff" * 8
         assert len(read_audio(bytes(content), sample_rate_hz=16000)) > 16000
+
+    def test_gaps_that_would_fill_the_memory_are_no_silence(self):
+        """A second of sound before each of 200 gaps of 59 s: 61 of them make an hour."""
+        track = Track(channels="mix", zero_s=Fraction(0))
+        block = av.AudioFrame.from_ndarray(np.ones((1, 1000), np.float32), "fltp", "mono")
+        block.sample_rate, block.time_base = 1000, Fraction(1, 1000)
+        for i in range(200):
+            block.pts = i * 60_000
+            track.append(block)
+        seconds = track.samples_from(Fraction(0)).shape[0] / 1000
+        assert seconds == 200 + 61 * 59

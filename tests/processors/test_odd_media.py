@@ -184,6 +184,13 @@ class TestNoMedia:
         with pytest.raises(MediaError, match=f"a.mp4: .*{reason}"):
             loader.load(MediaItem(kind, str(path)), branch=kind)
 
+    @pytest.mark.parametrize("kind", ["video", "audio", "image"])
+    def test_a_name_no_disk_takes_is_a_fault_of_the_item(self, kind):
+        loader = MediaLoader({"video": VIDEO, "audio": AUDIO})
+        branch = "audio" if kind == "audio" else "video"
+        with pytest.raises(MediaError, match=r"cannot be read \(File name too long\)"):
+            loader.load(MediaItem(kind, "x" * 5000), branch=branch)
+
     def test_a_file_that_may_not_be_read_says_so(self, tmp_path, monkeypatch):
         path = tmp_path / "a.mp4"
         path.write_bytes(b"content")

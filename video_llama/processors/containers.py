@@ -48,11 +48,13 @@ def hold(source: Source) -> Source:
     Raises:
         MediaError: missing, empty, or not to be read.
     """
-    if isinstance(source, bytes) or Path(source).is_dir():
+    if isinstance(source, bytes):
         return source
     path = Path(source)
-    check_file(path)
     try:
+        if path.is_dir():
+            return source
+        check_file(path)
         return path.read_bytes() if path.stat().st_size <= HELD_BYTES else source
     except OSError as error:
         raise MediaError(f"cannot be read ({error.strerror})", path=str(path)) from error

@@ -175,7 +175,8 @@ class MediaFile:
         survey = Survey()
         kinds: list[StreamKind] = ["video"] if self.video is not None else []
         kinds += ["audio"] if self.audio is not None else []
-        self._go_to(kinds[0], None)
+        # Of both streams, only a file just opened is sure to give the very first packets.
+        self._go_to(kinds[-1], None)
         kind_of = {self._stream(kind).index: kind for kind in kinds}
         survey.kept = {kind: [] for kind in kinds}
         num_bytes = dict.fromkeys(kinds, 0)

@@ -25,6 +25,9 @@ CLOCK_TOLERANCE_S = 0.05
 MAX_GAP_S = 60.0
 """A jump of the clock beyond this is a fault of the clock, and no silence is put in."""
 
+MAX_SILENCE_S = 3600.0
+"""Silence put in between blocks, all in all; more stands only in files made to fill the memory."""
+
 MAX_PLANES = 8
 """From so many channels on PyAV reads past the list of planes (7.1 sound, damaged AAC) and may
 crash the process; they are interleaved first."""
@@ -48,6 +51,7 @@ class Track:
         self._blocks: list[NDArray[np.float32]] = []
         self._start = 0
         self._end = 0
+        self._num_silent = 0
         self.rate_hz = 0
 
     def begins_before(self, frame: AudioFrame, end_s: float | None) -> bool:
@@ -70,13 +74,17 @@ class Track:
             ahead = 0
         if not self._blocks:
             self._start = self._end = ahead
-        elif 0 < ahead < MAX_GAP_S * self.rate_hz:
+        elif 0 < ahead < MAX_GAP_S * self.rate_hz and self._may_be_silent(ahead):
             self._blocks.append(np.zeros((len(block), ahead), dtype=np.float32))
             self._end += ahead
         elif -MAX_GAP_S * self.rate_hz < ahead < 0:
             block = block[:, -ahead:]
         self._blocks.append(block)
         self._end += block.shape[1]
+
+    def _may_be_silent(self, num_samples: int) -> bool:
+        self._num_silent += num_samples
+        return self._num_silent <= MAX_SILENCE_S * self.rate_hz
 
     def _place_of(self, frame: AudioFrame) -> int | None:
         """Return which sample of the file a block begins with, None if nothing tells."""

@@ -219,7 +219,7 @@ def read_frames(
 
 def _open_reader(media: MediaFile, *, reader: ReaderName, size: Size) -> FrameReader:
     source = media.source
-    if not isinstance(source, bytes) and Path(source).is_dir():
+    if not isinstance(media.content, bytes) and Path(media.content).is_dir():
         return PictureReader(source)
     try:
         if (
