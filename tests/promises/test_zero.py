@@ -168,6 +168,19 @@ def test_ranks_may_ask_a_divided_model_different_things(project):
     assert left["ids"] == whole["ids"]
 
 
+def test_float16_overflows_and_steps_left_out_are_those_of_ddp(project):
+    ddp, *stages = json.loads((project.parent / "halves0.json").read_text())
+    scales = [scale for _, scale, _ in ddp]
+    assert scales == [2.0**15, 2.0**14, 2.0**14, 2.0**14, 2.0**14, 2.0**14]
+    assert [norm for norm, _, _ in ddp[2:]] == [5 / 8, 5 / 4, 5 / 8, 5 / 2]
+    assert ddp[0][2] == ddp[1][2] == [1.0, 1.0]
+    assert ddp[3][2] == ddp[4][2] != ddp[5][2]
+    for stage in stages:
+        for ours, theirs in zip(stage, ddp, strict=True):
+            assert ours[:2] == theirs[:2]
+            assert ours[2] == pytest.approx(theirs[2], rel=1e-6)
+
+
 def collectives(project, name):
     """Return what each of the two ranks asked of the other."""
     folder = project.parent / name

@@ -12,16 +12,22 @@ from unittest.mock import patch
 import torch
 from promises.recorded_collectives import recorded
 from promises.recorded_task import FOLDER
+from torch import nn
 
 from video_llama.apps.train import build_runner
 from video_llama.common.config import load
 from video_llama.common.dist import World, process_group
 from video_llama.common.generation import GenerationSettings
+from video_llama.common.schema import RunConfig
+from video_llama.common.types import LossOutput
+from video_llama.common.zero import Zero
 from video_llama.datasets.collate import EncodedSample, collate
 from video_llama.models import loading
 from video_llama.runners import deepspeed_config
 from video_llama.runners.data import open_readers
+from video_llama.runners.engines import build_engine
 from video_llama.runners.folder import RunFolder
+from video_llama.runners.optim import build_optimizer
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner
 
@@ -58,6 +64,8 @@ def run_jobs(run_file: Path, jobs: list[Job]) -> None:
             path.write_text(json.dumps(calls))
         said = ask(run_file, QUESTIONED, world=world)
         (run_file.parent / f"said{world.rank}.json").write_text(json.dumps(said))
+        halves = [step_in_float16(stage, world=world) for stage in (0, 1, 2, 3)]
+        (run_file.parent / f"halves{world.rank}.json").write_text(json.dumps(halves))
 
 
 def ask(run_file: Path, job: Job, *, world: World) -> dict[str, Any]:
@@ -81,6 +89,50 @@ def ask(run_file: Path, job: Job, *, world: World) -> dict[str, Any]:
         said["ids"] = asked.model.generate(batch, settings=settings)
         asked.meet()
     return said | {"after": float(runner.engine.model(batch).loss_sum)}
+
+
+class Line(nn.Module):
+    """A loss of 3 a + 4 b, so that its gradient is (3, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 1, bias=False)
+        nn.init.ones_(self.linear.weight)
+
+    def forward(self, batch: None) -> LossOutput:
+        loss = self.linear(torch.tensor([[3.0, 4.0]])).float().sum()
+        return LossOutput(loss, torch.tensor(1), loss.detach()[None], torch.tensor([1]))
+
+
+def step_in_float16(stage: int, *, world: World) -> list[tuple[float, float, list[float]]]:
+    """Make steps that overflow, that do not, and one that is discarded.
+
+    Args:
+        stage: of ZeRO, 0 for DDP.
+        world: this process among the others.
+
+    Returns:
+        Norm, loss scale and weights behind every step.
+    """
+    model = Line()
+    zero = {"engine": "deepspeed", "zero": Zero(stage)} if stage else {}
+    run = RunConfig("", "", precision="fp16", grad_clip_norm=0.5, **zero)
+    optimizer = build_optimizer(model, run)
+    engine = build_engine(
+        model, optimizer=optimizer, run=run, world=world, device=torch.device("cpu")
+    )
+    behind = []
+    for number, factor in enumerate((1000.0, 1000.0, 0.125, 0.25, 0.125, 0.5)):
+        with engine.accumulate(is_last=True):
+            with engine.autocast():
+                output = engine.model(None)
+            engine.backward(output.loss_sum * factor)
+        norm = float(engine.clip(0.5))
+        engine.discard() if number == 4 else engine.step(lr=0.1)
+        weights = engine.trainable_state()
+        shown = weights["linear.weight"].flatten().tolist() if weights else []
+        behind.append((min(norm, 1e9), engine.loss_scale, shown))
+    return behind
 
 
 def train_job(run_file: Path, job: Job, *, world: World) -> Path:
