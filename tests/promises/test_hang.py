@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from video_llama.runners.watchdog import (
     PHASES,
     Heartbeat,
     Place,
+    Sighting,
     describe,
     group_timeout,
 )
@@ -72,31 +72,31 @@ def test_a_long_validation_and_a_slow_disk_are_no_hang(hung):
 
 
 NOW_S = 1000.0
-COMPUTING = Place(step=6, phase="computing", since_s=NOW_S - 10, host="b")
-READING = Place(step=6, phase="reading data", since_s=NOW_S - 12, host="a")
+COMPUTING = Sighting(Place(step=6, phase="computing", host="b"), NOW_S - 10)
+READING = Sighting(Place(step=6, phase="reading data", host="a"), NOW_S - 12)
 
 
 def test_only_those_that_are_behind_are_named():
     text = describe({0: COMPUTING, 1: READING, 2: COMPUTING, 3: READING}, now_s=NOW_S)
-    assert re.findall(r"rank (\d) of 4", text) == ["1", "3"]
-    assert "last seen 12 s ago" in text
+    assert re.findall(r"rank (\d) of 4 \(host a\)", text) == ["1", "3"]
+    assert "last seen 12 s ago in step 7, phase reading data" in text
 
 
 def test_a_rank_that_never_came_is_named_as_such():
-    text = describe({0: COMPUTING, 1: Place(since_s=0.0, host="unknown")}, now_s=NOW_S)
+    text = describe({0: COMPUTING, 1: Sighting(Place(host="unknown"), NOW_S - 99)}, now_s=NOW_S)
     assert "rank 1 of 2" in text
-    assert "never seen in the training loop" in text
+    assert "99 s ago in phase starting, before the training loop" in text
 
 
 def test_nobody_is_blamed_where_all_wait_for_the_network():
-    text = describe({0: COMPUTING, 1: replace(COMPUTING, host="c")}, now_s=NOW_S)
+    text = describe({0: COMPUTING, 1: COMPUTING}, now_s=NOW_S)
     assert "all 2 ranks stand at the same place, step 7" in text
     assert "not reached" not in text
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_later_step_is_further_whatever_is_done_there(phase):
-    assert Place(step=7, phase=phase).order > COMPUTING.order
+    assert Place(step=7, phase=phase).order > COMPUTING.place.order
 
 
 def test_only_the_first_step_of_a_process_has_time_to_compile():

@@ -62,7 +62,6 @@ class Place:
         phase: what it does.
         part: how far it is in that, e.g. iterations begun.
         patience: how many time limits it may stay there.
-        since_s: clock when it came there, in seconds since 1970.
         host: machine.
     """
 
@@ -70,13 +69,25 @@ class Place:
     phase: Phase = "starting"
     part: int = 0
     patience: int = PHASES["starting"]
-    since_s: float = field(default_factory=time.time)
     host: str = field(default_factory=platform.node)
 
     @property
     def order(self) -> tuple[int, int, int]:
         """Greater for a rank that is further."""
         return (self.step, list(PHASES).index(self.phase), self.part)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Where a rank was when this process last saw it move.
+
+    Attributes:
+        place: the same.
+        seen_s: this process's own clock then, so that no two machines' clocks are compared.
+    """
+
+    place: Place
+    seen_s: float
 
 
 class Heartbeat:
@@ -131,6 +142,7 @@ class Watchdog:
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._store: Store | None = None
+        self._sightings: dict[int, Sighting] = {}
 
     def __enter__(self) -> Watchdog:
         if self._world.size > 1:
@@ -150,44 +162,48 @@ class Watchdog:
             self._thread.join()
 
     def _watch(self) -> None:
-        """Show where this rank is, and look at the others when it does not move."""
+        """Show where this rank is, and look where the others are."""
         while not self._left.wait(self._tick_s):
-            own = self._heartbeat.place
+            now_s = time.monotonic()
             try:
-                self._show(own)
-                if time.time() - own.since_s <= self._limit_s:
-                    continue
-                places = self._places()
+                self._look(now_s)
             except RuntimeError as error:
                 # Torch's errors of the store; it lives in the launcher, or in rank 0.
-                if time.time() - own.since_s > self._limit_s * own.patience:
-                    self._end(f"the ranks' meeting point is gone: {error}")
-                continue
-            behind = min(places.values(), key=lambda place: place.order)
-            newest_s = max(place.since_s for place in places.values())
-            if time.time() - newest_s > self._limit_s * behind.patience:
-                self._end(describe(places, now_s=time.time()))
+                self._look_at(self._world.rank, self._heartbeat.place, now_s=now_s)
+                lost = f" (the ranks' meeting point is gone: {error})"
+            else:
+                lost = ""
+            behind = min(self._sightings.values(), key=lambda sighting: sighting.place.order)
+            newest_s = max(sighting.seen_s for sighting in self._sightings.values())
+            if now_s - newest_s > self._limit_s * behind.place.patience:
+                self._end(describe(self._sightings, now_s=now_s) + lost, waited_s=now_s - newest_s)
 
-    def _show(self, own: Place) -> None:
+    def _look(self, now_s: float) -> None:
+        """Exchange places; a rank that never showed itself has not started."""
         assert self._store is not None
-        self._store.set(_key(self._world.rank), json.dumps(asdict(own)))
+        self._store.set(_key(self._world.rank), json.dumps(asdict(self._heartbeat.place)))
+        keys = [_key(rank) for rank in range(self._world.size)]
+        if self._store.check(keys):
+            shown = self._store.multi_get(keys)
+        else:
+            shown = [self._store.get(key) if self._store.check([key]) else b"" for key in keys]
+        for rank, text in enumerate(shown):
+            place = Place(**json.loads(text)) if text else Place(host="unknown")
+            self._look_at(rank, place, now_s=now_s)
 
-    def _places(self) -> dict[int, Place]:
-        """Return where every rank is; one that never showed itself has not started."""
-        assert self._store is not None
-        places = {}
-        for rank in range(self._world.size):
-            places[rank] = Place(since_s=0.0, host="unknown")
-            if self._store.check([_key(rank)]):
-                places[rank] = Place(**json.loads(self._store.get(_key(rank))))
-        return places
+    def _look_at(self, rank: int, place: Place, *, now_s: float) -> None:
+        known = self._sightings.get(rank)
+        if known is None or known.place != place:
+            self._sightings[rank] = Sighting(place, now_s)
 
-    def _end(self, what: str) -> None:
+    def _end(self, what: str, *, waited_s: float) -> None:
         """Say it, show where this process stands, and leave without waiting for anything."""
+        # Should the log itself be what hangs, e.g. on a disk that does not answer.
+        faulthandler.dump_traceback_later(10 * self._tick_s, exit=True, file=STDERR)
         get_logger().error(
             "no rank has moved for %.0f s (run.collective_timeout_s: %g): %s. The stacks of rank "
             "%d follow; the last checkpoint is good, go on with run.resume_ckpt_path=auto",
-            time.time() - self._heartbeat.place.since_s,
+            waited_s,
             self._limit_s,
             what,
             self._world.rank,
@@ -209,34 +225,32 @@ def group_timeout(limit_s: float) -> timedelta:
     return max(COLLECTIVE_TIMEOUT, timedelta(seconds=(1 + max(PHASES.values())) * limit_s))
 
 
-def describe(places: Mapping[int, Place], *, now_s: float) -> str:
+def describe(sightings: Mapping[int, Sighting], *, now_s: float) -> str:
     """Say which ranks are behind the others.
 
     Args:
-        places: of all ranks.
-        now_s: seconds since 1970.
+        sightings: of all ranks.
+        now_s: on the clock of the sightings.
     """
-    furthest = max(places.values(), key=lambda place: place.order)
-    behind = {rank: place for rank, place in places.items() if place.order < furthest.order}
+    furthest = max((sighting.place for sighting in sightings.values()), key=lambda p: p.order)
+    behind = {r: seen for r, seen in sightings.items() if seen.place.order < furthest.order}
     if not behind:
         return (
-            f"all {len(places)} ranks stand at the same place, {_where(furthest)}, so that none "
+            f"all {len(sightings)} ranks stand at the same place, {_where(furthest)}, so that none "
             "has failed to come and the operation itself hangs; look at the network between them"
         )
     named = "; ".join(
-        f"rank {rank} of {len(places)} (host {place.host}) has not reached {_where(furthest)}: "
-        + (
-            f"last seen {now_s - place.since_s:.0f} s ago in {_where(place)}"
-            if place.since_s
-            else "never seen in the training loop"
-        )
-        for rank, place in behind.items()
+        f"rank {rank} of {len(sightings)} (host {seen.place.host}) has not reached "
+        f"{_where(furthest)}: last seen {now_s - seen.seen_s:.0f} s ago in {_where(seen.place)}"
+        for rank, seen in behind.items()
     )
     return f"{named}; the others wait"
 
 
 def _where(place: Place) -> str:
     """Say it as metrics.jsonl counts: the step that is being made is one more than those done."""
+    if place.phase == "starting":
+        return "phase starting, before the training loop"
     if place.phase in ("reading data", "computing"):
         return f"step {place.step + 1}, phase {place.phase}, part {place.part}"
     return f"the end of step {place.step}, phase {place.phase}, part {place.part}"
