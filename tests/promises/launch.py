@@ -39,6 +39,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    """Say whether nobody listens on a port."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def as_torchrun(num_ranks: int) -> list[dict[str, str]]:
     """Return the variables torchrun gives to each process of one machine."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -50,7 +60,10 @@ def as_torchrun(num_ranks: int) -> list[dict[str, str]]:
 
 def as_srun(num_ranks: int) -> list[dict[str, str]]:
     """Return the variables srun gives to each task of a step on one machine; no address."""
-    job = {"SLURM_JOB_ID": str(free_port() - 20_000), "SLURM_STEP_NODELIST": "localhost"}
+    # The port follows from the job's number.
+    first = 20_000 + os.getpid() % 10_000
+    port = next(port for port in range(first, 40_000) if is_free(port))
+    job = {"SLURM_JOB_ID": str(port - 20_000), "SLURM_STEP_NODELIST": "localhost"}
     return [
         {**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank),
          "SLURM_STEP_NUM_TASKS": str(num_ranks), "SLURM_NTASKS": str(num_ranks)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ NUM_STEPS, GLOBAL_BATCH = 20, 4
 
 @dataclass(frozen=True)
 class Shape:
-    """How a step of four samples is cut up, and who reads them."""
+    """How a step of four samples is cut up, who reads them, and who starts the ranks."""
 
     ranks: int
     batch_size: int
     accum: int = 1
     workers: int = 0
+    launcher: Callable[[int], list[dict[str, str]]] = as_torchrun
 
     def options(self) -> list[str]:
         assert self.ranks * self.batch_size * self.accum == GLOBAL_BATCH
@@ -39,7 +41,7 @@ class Shape:
 SHAPES = {
     "one rank": Shape(1, 4),
     "two ranks, a worker each": Shape(2, 2, workers=1),
-    "four ranks, three workers each": Shape(4, 1, workers=3),
+    "four ranks of srun, three workers each": Shape(4, 1, workers=3, launcher=as_srun),
 }
 MOVES = (
     (Shape(2, 2), 7),
@@ -64,9 +66,7 @@ def launch(project: Path, shape: Shape, *, name: str, part: int = 0, stop_after=
         train_recorded, project, options, record=folder / f"record{part}",
         stop_after=stop_after and stop_after * shape.accum,
     )  # fmt: skip
-    # The last one as SLURM would start it.
-    worlds = (as_srun if name == list(SHAPES)[-1] else as_torchrun)(shape.ranks)
-    run_ranks(work, worlds=worlds, logs=folder / f"logs{part}")
+    run_ranks(work, worlds=shape.launcher(shape.ranks), logs=folder / f"logs{part}")
     return folder
 
 
