@@ -123,7 +123,7 @@ def process_group(
         return
     # Numbers in host memory travel without waiting for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    store = dist.HashStore() if world.size == 1 else None
+    store = dist.HashStore() if world.size == 1 else None  # type: ignore[attr-defined]
     if store is None:
         _set_rendezvous(os.environ)
     dist.init_process_group(
