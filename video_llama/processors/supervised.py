@@ -75,6 +75,11 @@ class SupervisedLoader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        return None if self._child is None else self._child.pid
+
     def load_all(self, requests: Sequence[Request]) -> list[MediaItem]:
         """Decode the items of one sample, see `MediaLoader.load_all`; none asks nobody.
 
