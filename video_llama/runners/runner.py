@@ -10,7 +10,6 @@ The loop knows not what a step is made of, see `step`; no readers, see `data`; n
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from video_llama.runners.metrics import Window, train_numbers
 from video_llama.runners.optim import LearningRate, learning_scales
 from video_llama.runners.progress import ProgressBar
 from video_llama.runners.sanity import StartCheck
-from video_llama.runners.signals import StopRequest, end_children
+from video_llama.runners.signals import StopRequest
 from video_llama.runners.skips import SkipCounts
 from video_llama.runners.step import StepMaker, StepRecord
 from video_llama.runners.watchdog import Heartbeat, Watchdog
@@ -135,15 +134,11 @@ class Runner:
         self.folder.load(self.engine)
         self.model.train()
         bar = ProgressBar(num_steps=self.num_steps, step=self.state.step)
-        children = multiprocessing.active_children()
         watchdog = Watchdog(
             self.heartbeat, world=self.engine.world, limit_s=self.run.collective_timeout_s
         )
         with self.folder.opened(self.config), watchdog, StopRequest() as request, bar:
-            try:
-                self._go_on(request, bar=bar)
-            finally:
-                end_children(but=children)
+            self._go_on(request, bar=bar)
         return RunSummary(folder=self.folder.path, state=self.state, num_steps=self.num_steps)
 
     def _go_on(self, request: StopRequest, *, bar: ProgressBar) -> None:
@@ -171,6 +166,7 @@ class Runner:
                 bar.show(self.state.step, values=values)
                 self.window = Window()
             self._end_step(request)
+        request.end_workers()
         if self.state.step:
             self._save()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 REPEAT_S = 2.0
 """Signals within this time of the first are the same request: torchrun hands on to its ranks what
 SLURM or a terminal has sent to them already."""
+END_S = 2.0
+"""How long killed processes may take to end; those that wait for a broken disk never do."""
 
 
 class _StopAsked(BaseException):
@@ -32,7 +34,8 @@ class _StopAsked(BaseException):
 class StopRequest:
     """Remembers a request to stop for the length of a `with` block.
 
-    A second request acts as if this class were not there, for who cannot wait.
+    A second request acts as if this class were not there, for who cannot wait. Data workers that
+    were started in the block end with it.
 
     Attributes:
         received: the first signal, None so far.
@@ -43,8 +46,10 @@ class StopRequest:
         self._received_s = 0.0
         self._is_waiting = False
         self._before: dict[signal.Signals, object] = {}
+        self._older_children: list[multiprocessing.process.BaseProcess] = []
 
     def __enter__(self) -> StopRequest:
+        self._older_children = multiprocessing.active_children()
         for number in ASKING:
             self._before[number] = signal.signal(number, self._remember)
         return self
@@ -56,6 +61,7 @@ class StopRequest:
         trace: TracebackType | None,
     ) -> None:
         self._restore()
+        self.end_workers()
 
     @property
     def on_any_rank(self) -> bool:
@@ -91,17 +97,36 @@ class StopRequest:
         iterator = iter(items)
         while True:
             item = self.wait_for(lambda: next(iterator, None))
-            if self.on_any_rank or not dist.any_rank(item is not None):
+            if self.on_any_rank:
+                self.end_workers()
+                return
+            if not dist.any_rank(item is not None):
                 return
             if item is not None:
                 yield item
             meet()
+
+    def end_workers(self) -> None:
+        """Kill this run's data workers; torch would wait seconds for each that reads."""
+        workers = set(multiprocessing.active_children()) - set(self._older_children)
+        if not workers:
+            return
+        # Torch watches over its workers and would take their end for an error.
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for worker in workers:
+            worker.kill()
+        deadline_s = time.monotonic() + END_S
+        for worker in workers:
+            worker.join(max(deadline_s - time.monotonic(), 0))
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._received_s = signal.Signals(number), time.monotonic()
             get_logger().warning("%s: stopping as soon as the run is saved", self.received.name)
             if self._is_waiting:
+                # Before torch gets to wait for them.
+                self.end_workers()
                 raise _StopAsked
         elif time.monotonic() - self._received_s > REPEAT_S:
             self._restore()
@@ -124,17 +149,3 @@ def leave_signals_to_parent(worker_index: int) -> None:
     del worker_index
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
-
-
-def end_children(*, but: Collection[multiprocessing.process.BaseProcess]) -> None:
-    """Kill data workers at once; torch would wait for each until its sample is read.
-
-    Args:
-        but: children of this process that live on.
-    """
-    children = set(multiprocessing.active_children()) - set(but)
-    if children:
-        # Torch watches over its workers and would take their end for an error.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for child in children:
-            child.kill()
