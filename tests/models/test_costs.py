@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from video_llama.common.config import load
 from video_llama.common.types import BranchInput
-from video_llama.models.costs import CostMeter
+from video_llama.models.costs import CostMeter, Uncountable
 from video_llama.models.video_llm import VideoLLM
 
 CONFIGS = Path(__file__).parents[2] / "train_configs"
@@ -190,3 +190,18 @@ def test_operations_are_told_apart_by_dtype():
     halves = meter("model.decoder.dtype=bfloat16", precision="bf16")
     cost = halves.decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
     assert cost.flops["bfloat16"] > 0.95 * cost.total_flops
+
+
+def test_a_network_that_looks_at_its_data_is_refused_by_name(monkeypatch):
+    tiny = meter()
+    monkeypatch.setattr(tiny._model.decoder, "loss", lambda embeds, **_: embeds.numpy())
+    with pytest.raises(Uncountable, match="without data"):
+        tiny.decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
+
+
+def test_flash_attention_is_counted_as_what_a_cpu_has_instead():
+    flash, fused = (
+        meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS).total_flops
+        for options in (["model.decoder.attention=flash_attention_2"], [])
+    )
+    assert flash == fused

@@ -9,8 +9,9 @@ import torch
 
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger
 from video_llama.common.types import Batch, BranchInput
-from video_llama.models.costs import CostMeter
+from video_llama.models.costs import CostMeter, Uncountable
 from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.flop_rate import measure_flop_rate, peak_flops
 
@@ -73,6 +74,17 @@ def test_layers_computed_again_are_no_more_work_done(rate):
         "model.branches.video.stages.video_qformer.gradient_checkpointing=true",
     )
     assert measure_flop_rate(again, device="cpu").flops(batch()) == rate.flops(batch())
+
+
+def test_a_part_that_cannot_be_counted_costs_the_mfu_and_not_the_run(monkeypatch):
+    def refuse(*_, **__):
+        raise Uncountable("odd kernels")
+
+    lines = []
+    monkeypatch.setattr(CostMeter, "decoder", refuse)
+    monkeypatch.setattr(get_logger(), "warning", lambda text, *values: lines.append(text % values))
+    assert measure_flop_rate(config(), device="cpu") is None
+    assert "odd kernels" in lines[0]
 
 
 def test_a_given_peak_counts_and_an_unknown_one_is_not_made_up():

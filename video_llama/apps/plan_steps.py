@@ -68,6 +68,9 @@ class StepPlanner:
     Args:
         config: the typed run file.
         length: L of an average sample, for operations alone; None for the longest.
+
+    Raises:
+        Uncountable: a part cannot be run without data.
     """
 
     def __init__(self, config: Config, *, length: int | None = None) -> None:

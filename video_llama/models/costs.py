@@ -10,38 +10,30 @@ Shapes: B batch, L text, S supervised positions of a batch, M rows, T time steps
 
 from __future__ import annotations
 
-import weakref
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import flop_counter
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from video_llama.common.errors import VideoLlamaError
 from video_llama.common.schema import Precision
 from video_llama.common.types import AudioSpec, BranchInput, MediaSpec
 from video_llama.models.branch import Branch, num_steps
+from video_llama.models.cost_counter import Counter, replace_by_fakes
 from video_llama.models.layers import HasLayers, LearningForward
 from video_llama.models.precision import autocast
 from video_llama.models.trainable import learns
 from video_llama.models.video_llm import VideoLLM
 
-aten = torch.ops.aten
-
 Recomputing = Literal["as written", "nowhere", "everywhere"]
 """Where layers are computed again in the backward pass instead of keeping what they computed."""
 
-FORMULAS: Mapping[Any, Callable[..., int]] = {
-    **flop_counter.flop_registry,
-    # Attention on a CPU; the same products as in the kernels that torch's table knows.
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_counter.sdpa_flop,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_counter.sdpa_backward_flop,
-}
+
+class Uncountable(VideoLlamaError):
+    """A network decides by the values of its data what it computes, or cannot run on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,8 @@ class CostMeter:
         model: its weights may be on the meta device; they are not changed. The model cannot be
             used for anything else afterwards.
         precision: of the run.
+
+    Everything that counts raises `Uncountable` for a network that cannot be.
     """
 
     def __init__(self, model: VideoLLM, *, precision: Precision) -> None:
@@ -90,7 +84,7 @@ class CostMeter:
         self._precision = precision
         self._fake = FakeTensorMode()
         with self._fake:
-            _replace_by_fakes(model)
+            replace_by_fakes(model)
         model.train()
         forwards = [
             _forward_of(layer)
@@ -136,10 +130,7 @@ class CostMeter:
                 media.cached = torch.empty(cached, front.num_steps, front.num_tokens, front.width)
                 media.cached_mask = torch.ones(cached, front.num_steps, dtype=torch.bool)
                 media.cached_rows = torch.arange(raw, raw + cached)
-            output = branch(media)
-            # What is at the frontier goes to the feature cache at once.
-            output.frontier = None
-            tokens: Tensor = output.features.tokens
+            tokens: Tensor = branch(media).features.tokens
             return tokens
 
         # An encoder is run on real steps alone, and a row before the frontier by itself.
@@ -165,13 +156,19 @@ class CostMeter:
 
     def _count(self, run: Callable[[], Tensor], *, num_true: int | None = None) -> Cost:
         weights = [*self._model.parameters(), *self._model.buffers()]
-        counter = _Counter(weights, num_true=num_true)
-        with self._fake, counter:
-            with autocast(self._precision, device="cpu"):
-                output = run()
-            forward, kept = sum(counter.flops.values()), counter.alive
-            if output.requires_grad:
-                output.sum().backward()
+        counter = Counter(weights, num_true=num_true)
+        try:
+            with self._fake, counter:
+                with autocast(self._precision, device="cpu"):
+                    output = run()
+                forward, kept = sum(counter.flops.values()), counter.alive
+                if output.requires_grad:
+                    output.sum().backward()
+        except Exception as error:
+            raise Uncountable(
+                f"a part cannot be run on tensors without data: {error}; it looks at values, or "
+                "has kernels of its own"
+            ) from error
         return Cost(
             flops=dict(counter.flops),
             forward_flops=forward,
@@ -187,106 +184,8 @@ def _step_shape(spec: MediaSpec) -> tuple[int, ...]:
     return (3, spec.image_size, spec.image_size)
 
 
-class _Counter(TorchDispatchMode):
-    """Counts operations and bytes; answers what tensors without data cannot.
-
-    Every mask is taken for full, or for `num_true` full places: rows of full length are the dear
-    ones, and a network that asks more of its data than that cannot be planned.
-    """
-
-    def __init__(self, weights: Iterable[Tensor], *, num_true: int | None) -> None:
-        super().__init__()
-        self.flops: Counter[str] = Counter()
-        self.alive = 0
-        self.most_alive = 0
-        self._num_true = num_true
-        # Operations also return views of weights.
-        self._known = weakref.WeakSet(weight.untyped_storage() for weight in weights)
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401 - torch's interface
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> object:
-        output = self._answer(func, args, kwargs or {})
-        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        formula = FORMULAS.get(func._overloadpacket)
-        if formula is not None:
-            dtype = str(tensors[0].dtype).removeprefix("torch.")
-            self.flops[dtype] += formula(*args, **(kwargs or {}), out_val=output)
-        for tensor in tensors:
-            self._watch(tensor.untyped_storage())
-        return output
-
-    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:  # noqa: ANN401
-        if func is aten._local_scalar_dense.default:
-            return 1
-        if func is aten.nonzero.default:
-            (mask,) = args
-            return mask.new_empty((self._size_of(mask), mask.ndim), dtype=torch.int64)
-        masks = [m for m in args[1] if _is_mask(m)] if func in _INDEXING else []
-        if not masks:
-            return func(*args, **kwargs)
-        if func is aten.index.Tensor:
-            source, (mask,) = args
-            return source.new_empty((self._size_of(mask), *source.shape[mask.ndim :]))
-        return args[0].clone() if func is aten.index_put.default else args[0]
-
-    def _size_of(self, mask: Tensor) -> int:
-        return mask.numel() if self._num_true is None else self._num_true
-
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known:
-            return
-        self._known.add(storage)
-        size = storage.nbytes()
-        self.alive += size
-        self.most_alive = max(self.most_alive, self.alive)
-        weakref.finalize(storage, self._release, size)
-
-    def _release(self, size: int) -> None:
-        self.alive -= size
-
-
-_INDEXING = (
-    aten.index.Tensor,
-    aten.index_put.default,
-    aten.index_put_.default,
-    aten._index_put_impl_.default,
-)
-
-
 def _forward_of(layer: nn.Module) -> LearningForward:
     """Return what stands in place of a layer's `forward`, put there if need be."""
     if not isinstance(layer.forward, LearningForward):
         layer.forward = LearningForward(layer)
     return layer.forward
-
-
-def _is_mask(index: object) -> bool:
-    return isinstance(index, Tensor) and index.dtype is torch.bool
-
-
-def _replace_by_fakes(model: nn.Module) -> None:
-    """Put weights without data on a CPU in place of a model's own; ties stay."""
-    fakes: dict[int, Tensor] = {}
-    for module in model.modules():
-        for table in (module._parameters, module._buffers):
-            for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in fakes:
-                    fake: Tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    if isinstance(tensor, nn.Parameter):
-                        fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
-                        if fake.requires_grad:
-                            fake.register_post_accumulate_grad_hook(_drop_gradient)
-                    fakes[id(tensor)] = fake
-                table[name] = fakes[id(tensor)]  # type: ignore[assignment]
-
-
-def _drop_gradient(parameter: Tensor) -> None:
-    """Forget a gradient; gradients are counted with the parameters."""
-    parameter.grad = None

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from video_llama.common.gpus import recognise
-from video_llama.common.schema import Config, RunConfig
+from video_llama.common.logger import get_logger
+from video_llama.common.schema import Config, Precision, RunConfig
 from video_llama.common.types import IGNORE_INDEX, Batch, BranchInput
-from video_llama.models.costs import CostMeter
+from video_llama.models.costs import CostMeter, Uncountable
 from video_llama.models.precision import AUTOCAST_DTYPES
 from video_llama.models.video_llm import VideoLLM
 
@@ -80,14 +81,34 @@ def measure_flop_rate(config: Config, *, device: str) -> FlopRate | None:
         device: of this process.
 
     Returns:
-        None where the peak is unknown, see `run.peak_tflops`.
+        None where the peak is unknown, see `run.peak_tflops`, or a part cannot be counted.
     """
     peak = peak_flops(config.run, device=device)
     if peak is None:
         return None
     with torch.device("meta"):
         model = VideoLLM(config.model)
-    meter = CostMeter(model, precision=config.run.precision)
+    try:
+        return _measure(model, precision=config.run.precision, peak=peak)
+    except Uncountable as error:
+        get_logger().warning("the MFU will not be known: %s", error)
+        return None
+
+
+def peak_flops(run: RunConfig, *, device: str) -> float | None:
+    """Return the peak of one GPU in the precision of a run, None if nobody knows."""
+    if run.peak_tflops is not None:
+        return run.peak_tflops * 1e12
+    if not device.startswith("cuda"):
+        return None
+    gpu = recognise(torch.cuda.get_device_name(device))
+    dtype = str(AUTOCAST_DTYPES.get(run.precision, torch.float32)).removeprefix("torch.")
+    return None if gpu is None else gpu.peak_tflops(dtype) * 1e12
+
+
+def _measure(model: VideoLLM, *, precision: Precision, peak: float) -> FlopRate:
+    """Measure the decoder at three sizes and every branch at two, which tells the rest."""
+    meter = CostMeter(model, precision=precision)
     meter.recompute("nowhere")
     short, long, wordy = (
         meter.decoder(rows=1, length=length, targets=targets).total_flops
@@ -103,17 +124,6 @@ def measure_flop_rate(config: Config, *, device: str) -> FlopRate | None:
         per_pair=per_pair,
         per_target=per_target,
     )
-
-
-def peak_flops(run: RunConfig, *, device: str) -> float | None:
-    """Return the peak of one GPU in the precision of a run, None if nobody knows."""
-    if run.peak_tflops is not None:
-        return run.peak_tflops * 1e12
-    if not device.startswith("cuda"):
-        return None
-    gpu = recognise(torch.cuda.get_device_name(device))
-    dtype = str(AUTOCAST_DTYPES.get(run.precision, torch.float32)).removeprefix("torch.")
-    return None if gpu is None else gpu.peak_tflops(dtype) * 1e12
 
 
 def _measure_branch(meter: CostMeter, name: str) -> BranchFlops:
