@@ -14,6 +14,9 @@ from video_llama.common.logger import get_logger
 WINDOW = 50
 """Steps that the time left is judged by; the first ones of a run are slow."""
 
+ROOM_FOR_BAR = 36
+"""Columns of a terminal that the bar, the counts' separators and the time left take, at most."""
+
 
 class ProgressBar:
     """Shows how far a run is and how long it will still take.
@@ -31,7 +34,7 @@ class ProgressBar:
         self._times: deque[tuple[int, float]] = deque([(step, time.perf_counter())], WINDOW + 1)
         self._is_live = is_main() and get_console().is_terminal
         self._bar = Progress(
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("[cyan]{task.fields[left]} left[/]"),
             TextColumn("{task.description}"),
@@ -59,10 +62,12 @@ class ProgressBar:
 
     def show(self, step: int, *, values: Mapping[str, float | None]) -> None:
         """Show a log record."""
-        text = summary(values)
-        self._bar.update(self._task, description=text)
-        if not self._is_live:
-            get_logger().info("step %d/%d  %s  %s left", step, self._num_steps, text, self._left())
+        if self._is_live:
+            room = self._bar.console.width - ROOM_FOR_BAR - 2 * len(str(self._num_steps))
+            self._bar.update(self._task, description=summary(values, width=room))
+            return
+        line = summary(values), self._left()
+        get_logger().info("step %d/%d  %s  %s left", step, self._num_steps, *line)
 
     def _left(self) -> str:
         """Say how long the run will take at the pace of the last steps."""
@@ -73,21 +78,32 @@ class ProgressBar:
         return str(timedelta(seconds=round(per_step_s * (self._num_steps - last))))
 
 
-def summary(values: Mapping[str, float | None]) -> str:
+def summary(values: Mapping[str, float | None], *, width: int | None = None) -> str:
     """Return the numbers of a log record that a person watches, in one line.
 
-    Worked example:
-        loss 2.3120  lr 1.0e-04  norm 0.84  412 tok/s  MFU 34%  data 2%  61.2 GiB
+    Worked example, whole and in 30 columns:
+        loss 2.3120  lr 1.0e-04  data 2%  MFU 34%  norm 0.84  412 tok/s  61.2 GiB
+        loss 2.3120  lr 1.0e-04
+
+    Args:
+        values: of the record.
+        width: characters there are, None for any number.
     """
     shown = (
         ("loss", "loss {:.4f}"),
         ("lr", "lr {:.1e}"),
+        ("data_wait_share", "data {:.0%}"),
+        ("mfu", "MFU {:.0%}"),
         ("grad_norm", "norm {:.2f}"),
         ("tokens_per_s", "{:.0f} tok/s"),
-        ("mfu", "MFU {:.0%}"),
-        ("data_wait_share", "data {:.0%}"),
         ("gpu_mem_gib", "{:.1f} GiB"),
         ("steps_left_out", "{:.0f} left out"),
     )
-    found = ((values.get(name), form) for name, form in shown)
-    return "  ".join(form.format(value) for value, form in found if value is not None)
+    text = ""
+    for name, form in shown:
+        value = values.get(name)
+        longer = text if value is None else f"{text}  {form.format(value)}".strip()
+        if width is not None and len(longer) > width:
+            break
+        text = longer
+    return text
