@@ -151,6 +151,24 @@ def test_the_verb_prints_the_samples_and_writes_what_the_model_was_shown(run, tm
     assert np.ptp(picture.astype(int), axis=2).max() <= 2
 
 
+def test_a_sample_that_is_another_one_here_is_named(run, capfd):
+    entry = next(
+        entry
+        for step in range(1, NUM_STEPS + 1)
+        if (entry := read_entry(run, step=step)).dataset == "silent"
+        and not all(sample.trace.filled_for for sample in entry.samples)
+    )
+    path = next(
+        Path(sample.trace.media[0].path) for sample in entry.samples if not sample.trace.filled_for
+    )
+    path = path.rename(path.with_suffix(".elsewhere"))
+    try:
+        assert main(["replay", "--run", str(run), "--step", str(entry.step), "--as-saved"]) == 0
+    finally:
+        path.rename(path.with_suffix(".mp4"))
+    assert "of 8 samples are not those of the run" in capfd.readouterr().err
+
+
 def test_weights_of_another_step_are_said_to_be_so(run, capfd):
     assert main(["replay", "--run", str(run), "--step", "4", "--as-saved"]) == 0
     assert "those after step 2 and the run's were those after step 3" in capfd.readouterr().err

@@ -10,6 +10,7 @@ Prints a table of the step's samples: what was read of each, its loss in the run
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -178,17 +179,17 @@ def _show(
         table.add_column(name)
     for name in ("tokens", "loss in the run", "loss now", "difference"):
         table.add_column(name, justify="right")
-    differences = []
+    differences, others = [], 0
     for index, now in enumerate(samples):
         then = before[index] if index < len(before) else None
-        loss = now.loss / max(now.num_targets, 1) if now.loss is not None else None
-        recorded = None if then is None else _mean(then)
+        loss, recorded = _mean(now), None if then is None else _mean(then)
         shown = "-"
-        if loss is not None and recorded is not None:
+        if then is not None and then.trace.key != now.trace.key:
+            others += 1
+            shown = f"was {then.trace.key}"
+        elif loss is not None and recorded is not None:
             differences.append(abs(loss - recorded))
             shown = "0" if loss == recorded else f"{loss - recorded:+.1e}"
-        if then is not None and then.trace.key != now.trace.key:
-            shown = f"was {then.trace.key}"
         table.add_row(
             str(now.trace.position),
             now.trace.key,
@@ -200,6 +201,13 @@ def _show(
             shown,
         )
     wide_console().print(table)
+    if others:
+        get_logger().warning(
+            "%d of %d samples are not those of the run: their files cannot be read here, or the "
+            "data set has changed; --options datasets.NAME.media=... says where the files lie",
+            others,
+            len(samples),
+        )
     _judge(differences, step=record.step + 1, weights_step=weights_step, is_known=bool(before))
 
 
@@ -225,7 +233,10 @@ def _judge(differences: list[float], *, step: int, weights_step: int, is_known: 
 
 
 def _mean(sample: SampleEntry) -> float | None:
-    return None if sample.loss is None else sample.loss / max(sample.num_targets, 1)
+    """Return the loss per supervised token, None if it is no number."""
+    if sample.loss is None or not math.isfinite(sample.loss):
+        return None
+    return sample.loss / max(sample.num_targets, 1)
 
 
 def _read(trace: SampleTrace) -> str:
