@@ -89,7 +89,7 @@ def measure(num_mb: int, *, device: str, saves_beside: bool) -> Times:
                 state = RunState(step=number + 1, steps_per_epoch=1, global_batch_size=1)
                 target = folder.checkpoints / f"step_{number + 1:07d}"
                 started_s = time.perf_counter()
-                folder.save(model, engine=engine, state=state, keep_last=1)
+                folder.save(engine=engine, state=state, keep_last=1)
                 stalls.append(time.perf_counter() - started_s)
                 while not target.exists():
                     busy.append(step(engine, rows))
