@@ -1,5 +1,6 @@
 """A decoder that crashes, hangs or takes all memory costs one file and nothing else."""
 
+import gc
 import os
 import pickle
 import signal
@@ -151,6 +152,36 @@ def test_a_copy_sent_to_another_process_starts_its_own_child(supervised):
     copy = pickle.loads(pickle.dumps(supervised))
     assert why_not(copy, "pid") != why_not(supervised, "pid")
     copy.close()
+
+
+def test_a_fork_of_this_process_has_a_child_of_its_own_and_leaves_ours_alone(supervised):
+    ours = why_not(supervised, "pid")
+    told, tell = os.pipe()
+    fork = os.fork()
+    if fork == 0:
+        try:
+            os.write(tell, why_not(supervised, "pid").encode())
+            supervised.close()
+            nursery.nursery().close()
+        finally:
+            os._exit(0)
+    os.waitpid(fork, 0)
+    theirs = os.read(told, 100).decode()
+    os.close(told)
+    os.close(tell)
+    assert int(theirs) != int(ours)
+    assert why_not(supervised, "pid") == ours
+
+
+def test_a_loader_nobody_holds_takes_its_child_along():
+    loader = SupervisedLoader(Unruly(), timeout_s=30)
+    pid = int(why_not(loader, "pid"))
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    del loader
+    gc.collect()
+    wait_until_gone(pid)
+    # The socket, the report of its end, and the memory it shared.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= num_open - 2
 
 
 def test_an_answer_cannot_run_code(tmp_path):

@@ -57,11 +57,13 @@ class Child:
     pid: int
 
     def end(self, *, patience_s: float = 0.0) -> str:
-        """Let go of the child, and say how it ended.
+        """Let go of the child, and say how it ended; the second time it is "".
 
         Args:
             patience_s: how long it may take to end by itself before it is killed.
         """
+        if self.socket.fileno() < 0:
+            return ""
         _hang_up(self.socket)
         ready = select.poll()
         ready.register(self.status, select.POLLIN)
@@ -77,6 +79,7 @@ class Nursery:
     """Forks children for this process; see `nursery`."""
 
     def __init__(self) -> None:
+        self._owner = os.getpid()
         self._control, theirs = socket.socketpair()
         self._program: subprocess.Popen[bytes] | None = None
         dies_with_us = threading.current_thread() is threading.main_thread()
@@ -106,20 +109,24 @@ class Nursery:
         ours, theirs = socket.socketpair()
         status_read, status_write = os.pipe()
         try:
-            socket.send_fds(self._control, [b"+"], [theirs.fileno(), status_write])
+            try:
+                socket.send_fds(self._control, [b"+"], [theirs.fileno(), status_write])
+            finally:
+                # While they are open here, nobody would notice that the child is gone.
+                theirs.close()
+                os.close(status_write)
             send_message(ours, pickle.dumps(target))
             hello = receive_message(ours).content
         except (OSError, EOFError) as error:
             ours.close()
             os.close(status_read)
             raise OSError(f"no child could be started: {error}") from error
-        finally:
-            theirs.close()
-            os.close(status_write)
         return Child(ours, status_read, STATUS.unpack(hello)[0])
 
     def close(self) -> None:
-        """End the nursery and all its children."""
+        """End the nursery and all its children; in a fork of this process nothing happens."""
+        if os.getpid() != self._owner:
+            return
         _hang_up(self._control)
         if self._program is not None:
             self._program.wait()

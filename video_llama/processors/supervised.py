@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 import traceback
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ class SupervisedLoader:
     Args:
         reader: does the work; sent to the child, not used here.
         timeout_s: seconds of the clock that one call may take.
-        memory_gib: what the child may take beside what it starts with, None for no limit.
+        memory_gib: what the child may take beside what it starts with, None for no limit;
+            kept on Linux.
     """
 
     def __init__(
@@ -143,6 +145,8 @@ class SupervisedLoader:
             self._child = start_child(_Work(self.reader, self.timeout_s, self.memory_gib))
             self._child.socket.settimeout(self.timeout_s)
             self._pid, self._answers = os.getpid(), Inbox()
+            # A loader nobody holds any more takes its child along; at the very end all go anyway.
+            weakref.finalize(self, _release, self._child, self._pid).atexit = False
         return self._child
 
     def _end(self, *, patience_s: float = 0.0) -> str:
@@ -170,8 +174,9 @@ class _Work:
     def __call__(self, connection: socket.socket) -> None:
         torch.set_num_threads(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if self.memory_gib is not None:
-            limit = _address_space() + int(self.memory_gib * 2**30)
+        mapped = _address_space()
+        if self.memory_gib is not None and mapped is not None:
+            limit = mapped + int(self.memory_gib * 2**30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         answers = Outbox()
         while True:
@@ -204,6 +209,12 @@ class _Work:
             return Reply("refused", ConfigError(f"media cannot be decoded: {error}"))
 
 
+def _release(child: Child, owner: int) -> None:
+    """End a child, unless it is that of the process this one was forked from."""
+    if os.getpid() == owner:
+        child.end()
+
+
 def _files(requests: Sequence[Request]) -> str:
     """Name the files at work."""
     return ", ".join(dict.fromkeys(request.item.path for request in requests))
@@ -215,9 +226,9 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}, at {Path(place.filename).name}:{place.lineno}"
 
 
-def _address_space() -> int:
-    """Return the bytes this process has mapped; 0 where nobody can tell."""
+def _address_space() -> int | None:
+    """Return the bytes this process has mapped, None where nobody can tell."""
     file = Path("/proc/self/statm")
     if not file.exists():
-        return 0
+        return None
     return int(file.read_text().split()[0]) * resource.getpagesize()
