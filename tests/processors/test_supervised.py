@@ -140,7 +140,7 @@ def test_an_interrupted_call_does_not_answer_the_next_one():
 
 def test_signals_to_everybody_leave_the_decoder_at_work(supervised):
     pid = int(why_not(supervised, "pid"))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         os.kill(pid, number)
         os.kill(nursery.nursery()._pid, number)
     assert int(why_not(supervised, "pid")) == pid

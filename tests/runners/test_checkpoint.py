@@ -177,3 +177,15 @@ def test_a_state_of_another_version_is_named(tmp_path):
     (path / "state.json").write_text(text)
     with pytest.raises(CheckpointMismatch, match="'mood'; it was written by another version"):
         read_state(path)
+
+
+def test_a_link_that_cannot_be_made_is_told_from_a_checkpoint_that_cannot_be_written(
+    tmp_path, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(VideoLlamaError, match=r"written whole, but .*No space left"):
+        save(tmp_path, 1)
+    assert names(tmp_path) == ["step_0000001"]

@@ -45,7 +45,7 @@ def run_alone() -> NoReturn:
 
 def run(control: socket.socket) -> NoReturn:
     """Fork a child for every pair of descriptors that comes in; report those that end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.disable()
     woken, wake = os.pipe()

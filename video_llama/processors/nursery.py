@@ -7,8 +7,8 @@ single thread, as a data worker has at first, and is a fresh interpreter otherwi
 threads hold at a fork stays locked in the child for ever.
 
 Nobody survives us: the kernel kills a nursery with its parent and children with their nursery
-(Linux), and all of them leave when their sockets close. SIGINT and SIGTERM, which a terminal or a
-scheduler sends to everybody, are the parent's affair.
+(Linux), and all of them leave when their sockets close. SIGINT, SIGTERM and SIGUSR1, which a
+terminal or a scheduler sends to everybody, are the parent's affair.
 """
 
 from __future__ import annotations

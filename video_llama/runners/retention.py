@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from video_llama.common.errors import VideoLlamaError
 from video_llama.common.logger import get_logger
 from video_llama.runners.checkpoint import (
     PARTIAL_PREFIX,
@@ -45,12 +46,19 @@ def save_checkpoint(
         The directory of the checkpoint.
 
     Raises:
-        VideoLlamaError: it cannot be written; older ones are untouched.
+        VideoLlamaError: it cannot be written, and older ones are untouched; or it is, and what is
+            beside it cannot be changed.
     """
     target = step_path(folder, state.step)
     write_checkpoint(target, weights=weights, optimizer=optimizer, state=state)
-    update_links(folder, state)
-    prune(folder, keep_last=keep_last)
+    try:
+        update_links(folder, state)
+        prune(folder, keep_last=keep_last)
+    except OSError as error:
+        raise VideoLlamaError(
+            f"{target}: written whole, but {error}: the links beside it, or older checkpoints that "
+            "are not kept, cannot be changed; mend that and go on with run.resume_ckpt_path=auto"
+        ) from error
     return target
 
 
