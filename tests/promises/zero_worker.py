@@ -77,7 +77,7 @@ def ask(run_file: Path, job: Job, *, world: World) -> dict[str, Any]:
     runner.folder.load(runner.engine)
     model = runner.model.eval()
     batch = next(runner.data.valid_batches()).batch
-    said = {"before": float(runner.engine.model(batch).loss_sum)}
+    said = {"before": runner.engine.model(batch).loss_sum.item()}
     with torch.no_grad(), runner.engine.evaluating(model) as asked:
         if world.rank == 0:
             said["loss"] = float(asked.model(batch).loss_sum)
@@ -88,7 +88,7 @@ def ask(run_file: Path, job: Job, *, world: World) -> dict[str, Any]:
         settings = GenerationSettings(max_new_tokens=3 + 3 * world.rank, min_new_tokens=3)
         said["ids"] = asked.model.generate(batch, settings=settings)
         asked.meet()
-    return said | {"after": float(runner.engine.model(batch).loss_sum)}
+    return said | {"after": runner.engine.model(batch).loss_sum.item()}
 
 
 class Line(nn.Module):

@@ -196,7 +196,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def max_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """Return the greatest value of all ranks, in place; for the rest see `sum_over_ranks`."""
+    """Return the greatest value of all ranks, in place; on the CPU it waits for no GPU."""
     import torch.distributed as dist
 
     if _joined():

@@ -44,6 +44,8 @@ def deepspeed_config(run: RunConfig, *, world_size: int) -> dict[str, Any]:
     if zero.stage == 3:
         stage["stage3_prefetch_bucket_size"] = BUCKET_ELEMENTS
         stage["stage3_param_persistence_threshold"] = WHOLE_ELEMENTS
+        # It would put another function in the place of torch's for all modules of the process.
+        stage["memory_efficient_linear"] = False
     pinned = {"device": "cpu", "pin_memory": run.device != "cpu"}
     if zero.offload_optimizer == "cpu":
         stage["offload_optimizer"] = pinned

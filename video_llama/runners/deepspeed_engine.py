@@ -99,7 +99,7 @@ class DeepSpeedEngine:
             self._heads = []
             if self.stage == 3:
                 divide(model, config=config, device=device)
-                self._heads = frozen_heads(model, device=device)
+                self._heads = frozen_heads(model)
                 for head in self._heads:
                     hidden.enter_context(head.hidden())
             root = _Root(model, precision=run.precision, device=device)
@@ -141,12 +141,9 @@ class DeepSpeedEngine:
 
     def clip(self, max_norm: float | None) -> Tensor:
         """See `Engine`; gradients are scaled down in `step`."""
-        from deepspeed.runtime.utils import combine_grad_norm_groups
-
         self._zero.clip_grad = max_norm or 0.0
         self._norm = self._measure_norm()
-        norms = self._norm if isinstance(self._norm, list) else [self._norm]
-        return combine_grad_norm_groups(norms) / self.loss_scale
+        return self._whole_norm() / self.loss_scale
 
     def step(self, *, lr: float) -> None:
         """See `Engine`."""
@@ -156,7 +153,7 @@ class DeepSpeedEngine:
 
     def discard(self) -> None:
         """See `Engine`."""
-        overflowed = not torch.isfinite(self.clip(None))
+        overflowed = not torch.isfinite(self._whole_norm())
         # A step whose norm is infinite is what DeepSpeed leaves out by itself.
         infinite = torch.tensor(torch.inf, device=self.device)
         self._norm = [infinite] if isinstance(self._norm, list) else infinite
@@ -198,6 +195,13 @@ class DeepSpeedEngine:
         self._scale.load(state)
         if by_name:
             self._state.load_moments(by_name)
+
+    def _whole_norm(self) -> Tensor:
+        """Return the norm over all groups of parameters, infinite if one has none."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        norms = self._norm if isinstance(self._norm, list) else [self._norm]
+        return cast(Tensor, combine_grad_norm_groups(norms))
 
     def _take_over_norm(self) -> None:
         """Let DeepSpeed's step use the norm that `clip` measured, in place of measuring it."""

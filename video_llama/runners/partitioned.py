@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from video_llama.common.dist import max_over_ranks
+from video_llama.common.dist import any_rank, max_over_ranks
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import IGNORE_INDEX, Batch, Features, LossOutput
 from video_llama.datasets.collate import EncodedSample, collate
@@ -62,13 +62,11 @@ class FrozenHead:
 
     Args:
         branch: whose head has been divided.
-        device: to ask the other ranks on.
     """
 
-    def __init__(self, branch: Branch, *, device: torch.device) -> None:
+    def __init__(self, branch: Branch) -> None:
         self.is_held = False
         self._branch = branch
-        self._device = device
         self._names = [name for name, _, _ in branch.parts()][: branch.num_frozen]
         self._parameters = [
             parameter
@@ -95,20 +93,17 @@ class FrozenHead:
         """Ask all ranks for rows; one with rows makes all of them gather."""
         from deepspeed.runtime.zero import GatheredParameters
 
-        if self.is_held:
-            return
-        num_rows = torch.tensor(len(args[0].raw), device=self._device)
-        if int(max_over_ranks(num_rows)):
+        if not self.is_held and any_rank(len(args[0].raw) > 0):
             self._gathered.enter_context(GatheredParameters(self._parameters))
 
     def _let_go(self, *_: object) -> None:
         self._gathered.close()
 
 
-def frozen_heads(model: nn.Module, *, device: torch.device) -> list[FrozenHead]:
+def frozen_heads(model: nn.Module) -> list[FrozenHead]:
     """Return the heads of all branches that have a frozen one."""
     branches = [module for module in model.modules() if isinstance(module, Branch)]
-    return [FrozenHead(branch, device=device) for branch in branches if branch.num_frozen]
+    return [FrozenHead(branch) for branch in branches if branch.num_frozen]
 
 
 def show_features(model: nn.Module) -> None:
@@ -197,7 +192,7 @@ class EvaluatedModel:
         """Hear what is to be done next, and gather the model if that is it."""
         if self._is_whole:
             return wish
-        agreed = int(max_over_ranks(torch.tensor(wish, device=self._model.device)))
+        agreed = int(max_over_ranks(torch.tensor(wish)))
         if agreed == ANSWER:
             self._resources.enter_context(self._gathered)
             self._is_whole = True
