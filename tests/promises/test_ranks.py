@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from promises.launch import as_srun, as_torchrun, run_ranks
 from promises.recorded_task import samples_in_order, train_recorded
 from promises.small_project import write_project
+from safetensors.torch import load_file
+from torch import Tensor
 
 from video_llama.runners.metrics import read_lines
 
@@ -60,7 +63,14 @@ def project(tmp_path_factory):
 def launch(project: Path, shape: Shape, *, name: str, part: int = 0, stop_after=None) -> Path:
     """Train in one shape; return the run's folder."""
     folder = project.parent / name.replace(" ", "_")
-    options = [f"run.output_dir={folder}", *shape.options()]
+    held_out = {
+        "type": "messages",
+        "split": "valid",
+        "annotations": project.parent / "own.jsonl",
+        "media": project.parent / "clips",
+    }
+    options = [f"datasets.held_out.{key}={value}" for key, value in held_out.items()]
+    options += [f"run.output_dir={folder}", *shape.options()]
     options += ["run.resume_ckpt_path=auto"] if part else []
     work = partial(
         train_recorded, project, options, record=folder / f"record{part}",
@@ -85,15 +95,23 @@ def moved(project):
 
 
 def losses(folder: Path) -> list[float]:
-    lines = [line for line in read_lines(folder / "metrics.jsonl") if line["kind"] == "train"]
-    assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
-    return [line["loss"] for line in lines]
+    """Return those of every step, and of the validation after every epoch."""
+    lines = read_lines(folder / "metrics.jsonl")
+    train, valid = ([line for line in lines if line["kind"] == kind] for kind in ("train", "valid"))
+    # Written once, by one rank.
+    assert [line["step"] for line in train] == list(range(1, NUM_STEPS + 1))
+    assert [line["step"] for line in valid] == [5, 10, 15, 20]
+    return [line["loss"] for line in train] + [line["valid_loss"] for line in valid]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "checkpoints" / "last" / "trainable.safetensors")
 
 
 def test_the_run_sees_several_data_sets_and_learns(runs):
     seen = samples_in_order(runs["one rank"] / "record0")
     assert {key.partition("/")[0] for key in seen} == {"both", "silent", "own"}
-    curve = losses(runs["one rank"])
+    curve = losses(runs["one rank"])[:NUM_STEPS]
     assert sum(curve[-5:]) < 0.99 * sum(curve[:5])
 
 
@@ -107,6 +125,16 @@ def test_every_number_of_ranks_and_workers_sees_the_same_samples(runs, name):
 @pytest.mark.parametrize("name", list(SHAPES)[1:])
 def test_every_number_of_ranks_has_the_same_losses(runs, name):
     assert losses(runs[name]) == pytest.approx(losses(runs["one rank"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(SHAPES)[1:])
+def test_every_number_of_ranks_ends_with_the_same_weights(runs, name):
+    one, other = weights(runs["one rank"]), weights(runs[name])
+    assert one.keys() == other.keys()
+    for key, tensor in one.items():
+        # A bias of keys adds the same to all scores of a query: its gradient is rounding alone.
+        if not key.endswith("key.bias"):
+            torch.testing.assert_close(other[key], tensor, atol=1e-5, rtol=1e-5, msg=key)
 
 
 @pytest.mark.parametrize("name", list(SHAPES)[1:])

@@ -1,18 +1,13 @@
-"""A whole run in miniature: real plan, collator, engine, folder and loop around a tiny model.
-
-Also a program, so that torchrun can be tried on it: tiny_run.py OUT key=value ...
-"""
+"""A whole run in miniature: real plan, collator, engine, folder and loop around a tiny model."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from video_llama.common.dist import process_group
 from video_llama.common.schema import Config as RunFile
 from video_llama.common.schema import ModelConfig, PartConfig, RunConfig
 from video_llama.common.types import (
@@ -201,15 +196,3 @@ def build(config, world, *, dropout=0.1, task=None, dataset=None, **pauses):
         engine=engine,
         folder=RunFolder(path, start=start),
     )
-
-
-def main(out, words):
-    changes = dict(word.split("=") for word in words)
-    dropout = float(changes.pop("dropout", 0))
-    numbers = {k: v if k == "resume_ckpt_path" else int(v) for k, v in changes.items()}
-    with process_group("cpu") as world:
-        build(config_of(out, **numbers), world, dropout=dropout).train()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
