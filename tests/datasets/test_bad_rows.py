@@ -98,6 +98,14 @@ def test_a_name_no_file_can_have_does_not_stop_the_reader(name, tmp_path):
     assert before is after is None
 
 
+def test_a_conversation_without_a_text_still_tells_its_kinds_of_media(tmp_path):
+    turns = [{"role": "user", "content": "<video>"}, {"role": "assistant", "content": "a bus"}]
+    rows = [GOOD[Messages], {"messages": turns, "videos": ["a.mp4"]}, 7, GOOD[Messages]]
+    reader = reader_of(Messages, tmp_path / "a.json", rows, tmp_path)
+    assert [reader.kinds_of(i) for i in range(4)] == [{"video"}, {"video"}, None, {"video"}]
+    assert "a text of the user is empty" in read_all(reader)[1]
+
+
 def test_a_stray_comma_costs_its_row_and_is_told_with_its_line(tmp_path, media_dir, caplog):
     (tmp_path / "t.csv").write_text("videoid,name,page_dir\n0,a,page\n1,b, c,page\n3,d,page\n")
     reader = webvid(tmp_path / "t.csv", media_dir)

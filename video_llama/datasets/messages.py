@@ -27,7 +27,7 @@ from typing import Any
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
-from video_llama.common.types import Form, MediaItem, Message, Sample
+from video_llama.common.types import Form, MediaItem, MediaKind, Message, Sample
 from video_llama.datasets.annotations import AnnotationReader
 from video_llama.datasets.base import require_text
 from video_llama.datasets.conversations import BadRow, read_turns
@@ -49,6 +49,14 @@ class Messages(AnnotationReader):
     def kinds(self) -> None:
         """Samples may differ."""
         return
+
+    def kinds_of(self, index: int) -> frozenset[MediaKind] | None:
+        """Return the kinds of media of a sample, also of one without a text."""
+        record = self._packed()[index]
+        if record.fault is not None:
+            return None
+        parts = [part for turn in record.fields["turns"] for part in turn["parts"]]
+        return frozenset(part["kind"] for part in parts if not isinstance(part, str))
 
     def records(self) -> Iterator[Record | Mistake]:
         """Yield the conversations of all files in file order."""
