@@ -123,6 +123,7 @@ def test_a_run_that_skips_goes_on_and_names_the_bad_steps(tmp_path):
     assert [line["step"] for line in lines if "steps_left_out" in line] == [
         line["step"] for line in bad
     ]
+    assert not any("loss" in line for line in lines if "steps_left_out" in line)
     for line in bad:
         assert (line["action"], line["loss"], line["dataset"]) == ("skip", None, "clips")
         assert [key for key, loss in line["samples"] if loss is None] == ["clips-3"]

@@ -111,8 +111,10 @@ class Window:
         """
         seconds = max(time.perf_counter() - self.started_s, 1e-9)
         mfu = None if peak is None or self.flops is None else self.flops / seconds / peak
+        total = sum(self.loss_sum.values()) / max(sum(self.num_targets.values()), 1)
         return {
-            "loss": sum(self.loss_sum.values()) / max(sum(self.num_targets.values()), 1),
+            # Every step may have been left out, because its loss was none.
+            **({"loss": total} if self.loss_sum else {}),
             **_means("loss", self.loss_sum, self.num_targets),
             **_means("modality_loss", self.modality_loss_sum, self.modality_targets),
             "grad_norm": self.grad_norm,
