@@ -33,6 +33,13 @@ def zero(stage: int, **offload: str) -> tuple[str, ...]:
     return ("run.engine=deepspeed", *(f"run.zero.{key}={value}" for key, value in keys.items()))
 
 
+ALL_LEARNS = (
+    "model.branches.video.encoder.trainable=true",
+    "model.branches.audio.encoder.trainable=true",
+    "model.decoder.trainable=true",
+    "model.decoder.lora=null",
+    "run.max_epoch=2",
+)
 JOBS = [
     Job("ddp"),
     *(Job(f"zero_{stage}", zero(stage)) for stage in STAGES),
@@ -40,9 +47,19 @@ JOBS = [
     Job("zero_3_then_ddp", (), ("zero_3", HALF)),
     Job("ddp_then_zero_3", zero(3), ("ddp", HALF)),
     Job("zero_1_then_2", zero(2), ("zero_1", HALF)),
-    Job("zero_3_recomputed", (*zero(3), "model.decoder.gradient_checkpointing=true")),
+    Job(
+        "zero_3_recomputed",
+        (*zero(3), "model.decoder.gradient_checkpointing=true"),
+        from_step=("zero_3", HALF),
+    ),
     Job("moments_on_the_host", zero(2, offload_optimizer="cpu")),
-    Job("all_on_the_host", zero(3, offload_optimizer="cpu", offload_parameters="cpu")),
+    Job(
+        "all_on_the_host",
+        zero(3, offload_optimizer="cpu", offload_parameters="cpu"),
+        from_step=("zero_3", HALF),
+    ),
+    Job("all_learns_ddp", ALL_LEARNS),
+    Job("all_learns_zero_3", zero(3) + ALL_LEARNS),
 ]
 
 
@@ -61,6 +78,7 @@ def freeze(run_file):
     tree["datasets"]["valid"] = {**own, "split": "valid", "max_samples": 3}
     tree["run"] |= {
         "batch_size_eval": 1,
+        "valid_freq": 2,
         "save_freq": f"{HALF} steps",
         "keep_last": 9,
         "accum_grad_iters": 2,
@@ -107,17 +125,17 @@ def assert_same_curve(left, right):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "same_as"),
     [
-        *(f"zero_{stage}" for stage in STAGES),
-        "zero_3_recomputed",
-        "moments_on_the_host",
-        "all_on_the_host",
+        *((f"zero_{stage}", "ddp") for stage in STAGES),
+        ("moments_on_the_host", "ddp"),
+        ("all_learns_zero_3", "all_learns_ddp"),
     ],
 )
-def test_it_learns_what_ddp_learns(project, name):
-    ours, theirs = numbers(project, name), numbers(project, "ddp")
-    assert len([step for step, _, norm in ours if norm]) == NUM_STEPS
+def test_it_learns_what_ddp_learns(project, name, same_as):
+    ours, theirs = numbers(project, name), numbers(project, same_as)
+    steps = [step for step, _, norm in ours if norm]
+    assert steps == list(range(1, (NUM_STEPS if same_as == "ddp" else HALF) + 1))
     assert_same_curve(ours, theirs)
 
 
@@ -131,7 +149,10 @@ def test_resumed_it_is_the_same_to_the_bit(project, stage):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("name", ["zero_3_then_ddp", "ddp_then_zero_3", "zero_1_then_2"])
+@pytest.mark.parametrize(
+    "name",
+    ["zero_3_then_ddp", "ddp_then_zero_3", "zero_1_then_2", "zero_3_recomputed", "all_on_the_host"],
+)
 def test_a_run_moves_between_engines_and_stages(project, name):
     ours = numbers(project, name)
     assert len(ours) >= HALF
@@ -187,7 +208,7 @@ def collectives(project, name):
     return [json.loads((folder / f"collectives{rank}.json").read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ["zero_3", "zero_3_again", "all_on_the_host"])
+@pytest.mark.parametrize("name", ["zero_3", "zero_3_again", "all_on_the_host", "all_learns_zero_3"])
 def test_ranks_with_different_batches_ask_the_same_of_each_other(project, name):
     left, right = collectives(project, name)
     gathers = [call for call in left if call[0] == "all_gather_into_tensor"]
