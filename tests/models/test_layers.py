@@ -279,3 +279,14 @@ def test_a_missing_compiler_is_named_before_anything_is_built(monkeypatch):
     monkeypatch.setenv("CXX", "my-compiler")
     with pytest.raises(ConfigError, match=r"found none of my-compiler"):
         compile_backend(run, device="cpu")
+
+
+def test_batches_of_many_lengths_need_few_compiled_variants():
+    model = compiled_model("eager")
+    for length in range(3, 13):
+        batch = batch_of(with_audio=False, text=tuple(range(3, 3 + length)))
+        del batch.media["audio"]
+        model(batch).loss_sum.backward()
+    # Of each kind one for the first length and one for all others, and twice that for the first
+    # layer of the Q-Former, whose queries are the same in every row.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 6

@@ -24,10 +24,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
 from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger
 from video_llama.common.schema import CompileBackend, PartConfig, RunConfig
 
 COMPILERS = {"cpu": ("CXX", ("g++", "clang++")), "cuda": ("CC", ("gcc", "clang"))}
 """What torch.compile calls: the variable that names it, else the first of these that is there."""
+
+MAX_VARIANTS = 32
+"""Of a kind of layer, beyond which it runs as written. The first two lengths need one each and all
+others none, but no row, one or several do, and so do padding or none and each size of a part."""
 
 
 @runtime_checkable
@@ -111,9 +116,13 @@ def compile_layers(model: nn.Module, *, backend: CompileBackend) -> None:
         model: with its weights, on its device.
         backend: of torch.compile.
     """
+    from torch._dynamo import config as limits
+
+    limits.recompile_limit = max(limits.recompile_limit, MAX_VARIANTS)
     layers = [layer for part in _parts_with_layers(model) for layer in part.repeated_layers()]
     for layer in layers:
         _learning_forward(layer).compiled = _compiled(type(layer).forward, backend)
+    get_logger().info("%d layers are compiled (%s) when they first learn", len(layers), backend)
 
 
 def _require_compiler(kind: str) -> None:

@@ -17,7 +17,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from torch import nn
@@ -26,6 +26,7 @@ from video_llama.common.config import type_model_section
 from video_llama.common.errors import ConfigError
 from video_llama.common.hub import HubRef, hub_errors, local_path, way_to_get
 from video_llama.common.schema import ModelConfig
+from video_llama.models.decoders.base import Adapted
 from video_llama.models.model_card import model_card
 from video_llama.models.own_folder import (
     base_files,
@@ -134,7 +135,7 @@ class Pretrained(nn.Module):
         Raises:
             ConfigError: the decoder has no adapters.
         """
-        part, decoder = self.config.decoder, self.get_submodule("decoder")
+        part, decoder = self.config.decoder, cast(Adapted, self.get_submodule("decoder"))
         if getattr(part.config, "lora", None) is None:
             raise ConfigError("model.decoder.lora: there are no adapters to merge")
         merged = decoder.merge_adapters()

@@ -9,7 +9,7 @@ Shapes: B batch, L text, S supervised positions of a batch, H width, V vocabular
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -61,3 +61,16 @@ class Decoder(Protocol):
 
     def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor, cache: Cache) -> Tensor:
         """Read float[B, L, H] behind what the cache holds; return next-token logits."""
+
+
+class Adapted(Protocol):
+    """A decoder whose `Config` may ask for adapters (`lora`).
+
+    Attributes:
+        config: as built, without the adapters that were merged since.
+    """
+
+    config: Any
+
+    def merge_adapters(self) -> list[str]:
+        """Make the adapters part of the weights; return the names of those that changed."""
