@@ -217,6 +217,20 @@ def test_skipped_samples_are_named_counted_and_survive_a_resume(tmp_path):
     assert summary.is_finished
 
 
+def test_a_run_from_another_ones_checkpoint_takes_its_record_over(tmp_path):
+    broken = TinyDataset(broken=["clips-1", "talks-2"])
+    first, second = tmp_path / "first", tmp_path / "second"
+    config = config_of(first, max_skip_rate=1.0)
+    build(config, ALONE, dataset=broken).train()
+    start = str(first / "checkpoints" / "step_0000004")
+    second.mkdir()
+    (second / "skipped.jsonl").write_text("left by something else\n")
+    config = config_of(second, max_skip_rate=1.0, resume_ckpt_path=start)
+    summary = build(config, ALONE, dataset=broken).train()
+    assert (second / "skipped.jsonl").read_text() == (first / "skipped.jsonl").read_text()
+    assert sum(summary.state.num_skipped.values()) == len(read_lines(second / "skipped.jsonl"))
+
+
 def test_too_many_skipped_samples_stop_the_run_with_a_list(tmp_path):
     every_clip = TinyDataset(broken=[f"clips-{index}" for index in range(7)])
     runner = build(config_of(tmp_path, max_epoch=9, max_skip_rate=0.1), ALONE, dataset=every_clip)

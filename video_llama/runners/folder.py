@@ -18,6 +18,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -208,9 +209,7 @@ class RunFolder:
         if state is None or self.start.checkpoint is None:
             (self.path / SKIPPED_FILE).unlink(missing_ok=True)
             return
-        # Those after the start stay: what filled a place then fills it again.
-        own = read_record(self.path / SKIPPED_FILE)
-        self._recorded = {skip.identity for skips in own.values() for skip in skips}
+        self._take_over_record(self.start.checkpoint.parents[1] / SKIPPED_FILE)
         tell_changes(state, resolved=config.resolved, written_by=self._written_by)
         if self.start.checkpoint.parent != self.checkpoints.resolve():
             get_logger().info("starting from %s at step %d", self.start.checkpoint, state.step)
@@ -219,3 +218,17 @@ class RunFolder:
             get_logger().warning("a later checkpoint of this run is now %s", moved)
         update_links(self.checkpoints, state)
         get_logger().info("going on at step %d from %s", state.step, self.start.checkpoint)
+
+    def _take_over_record(self, theirs: Path) -> None:
+        """Keep what is known of filled places, also of steps that are to be made again.
+
+        Args:
+            theirs: the record of the run that the checkpoint is of, mostly this one.
+        """
+        own = self.path / SKIPPED_FILE
+        if theirs.resolve() != own.resolve():
+            own.unlink(missing_ok=True)
+            if theirs.exists():
+                shutil.copyfile(theirs, own)
+        known = read_record(own).values()
+        self._recorded = {skip.identity for skips in known for skip in skips}
