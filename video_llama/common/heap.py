@@ -25,6 +25,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    keeps_top = mallopt(M_TRIM_THRESHOLD, KEPT_BYTES) == 1
-    maps_nothing = mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK_BYTES) == 1
+    keeps_top: bool = mallopt(M_TRIM_THRESHOLD, KEPT_BYTES) == 1
+    maps_nothing: bool = mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK_BYTES) == 1
     return keeps_top and maps_nothing
