@@ -174,7 +174,16 @@ def test_a_drivers_name_is_recognised(device, name):
 
 
 @pytest.mark.parametrize(
-    "device", ["NVIDIA GeForce RTX 4090 Laptop GPU", "AMD Instinct MI250X", ""]
+    "device",
+    [
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GH200 480GB",
+        "NVIDIA H200 NVL",
+        "NVIDIA H200 MIG 1g.18gb",
+        "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
+        "AMD Instinct MI250X",
+        "",
+    ],
 )
 def test_an_unknown_gpu_is_not_taken_for_another(device):
     assert recognise(device) is None
@@ -203,9 +212,15 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(capsys):
     assert "gradient_checkpointing=true" in said
 
 
-def test_missing_files_alone_are_reason_enough_not_to_start(capsys, tmp_path):
+def test_a_file_that_trains_on_nothing_is_told_so(capsys):
+    path = CONFIGS.parent / "eval_configs" / "toy" / "only_vl.yaml"
+    assert main(["plan", "--cfg-path", str(path), "--no-files"]) == 2
+    assert "datasets: none has split: train" in capsys.readouterr().err
+
+
+def test_missing_files_alone_are_reason_enough_not_to_start(capsys):
     words = ["--cfg-path", str(TOY), "--gpus", "1", "--gpu", "t4"]
-    options = ["--options", f"datasets.webvid.annotations={tmp_path}/nothing.csv"]
+    options = ["--options", "datasets.webvid.annotations=nothing.csv"]
     assert main(["plan", *words, *options]) == 2
     said = capsys.readouterr().out
     assert "fits" in said

@@ -86,6 +86,7 @@ def test_four_iterations_end_at_the_published_weights(case, record, tensors, tok
         output_dir=str(tmp_path),
         grad_clip_norm=None,
         log_freq=1,
+        ledger=False,
     )
     engine = TorchEngine(
         model,

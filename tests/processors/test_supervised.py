@@ -126,7 +126,15 @@ def test_a_nursery_that_was_killed_is_replaced(supervised):
     assert read(supervised, "good").times_s == (0.0, 1.5)
 
 
-def test_an_interrupted_call_does_not_answer_the_next_one():
+@pytest.fixture
+def heard_interrupts():
+    """Ctrl-C as a program meets it; test runners' own workers ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_call_does_not_answer_the_next_one(heard_interrupts):
     loader = SupervisedLoader(Unruly(), timeout_s=30)
     read(loader, "good")
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
