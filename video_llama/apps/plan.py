@@ -12,7 +12,8 @@ file is missing. With --no-files nobody looks for files, as when planning for an
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
@@ -41,8 +42,11 @@ from video_llama.common.gpus import GPUS, gpu_named, recognise
 from video_llama.common.logger import start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
+from video_llama.datasets.base import DatasetReader
+from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.data import open_readers
 from video_llama.runners.deepspeed_config import deepspeed_config, show
+from video_llama.runners.goal import check_goal
 
 DEFAULT_GPU = "a100-80gb"
 
@@ -103,9 +107,33 @@ def show_plan(config: Config) -> int:
         name: registry.get_dataset_class(entry.type)(entry.config, name=name)
         for name, entry in config.datasets.items()
     }
-    missing, problems = list(missing_files(config, readers)), misfits(model, readers)
+    missing, problems = _missing(config, readers), _problems(config, readers, model)
     _show_wrong(missing, problems=problems, console=console)
     return 2 if missing or problems else 0
+
+
+def _is_training(config: Config) -> bool:
+    return any(entry.split == "train" for entry in config.datasets.values())
+
+
+def _missing(config: Config, readers: Mapping[str, DatasetReader]) -> list[MissingFile]:
+    """Return what a run needs and this machine lacks, the checkpoint to start from included."""
+    missing = list(missing_files(config, readers))
+    start = config.run.resume_ckpt_path
+    if start is not None and start != "auto" and not Path(start).is_dir():
+        missing.append(MissingFile("run.resume_ckpt_path", f"there is no directory {start}"))
+    return missing
+
+
+def _problems(config: Config, readers: Mapping[str, DatasetReader], model: VideoLLM) -> list[str]:
+    """Say what is wrong with a run, files apart."""
+    problems = misfits(model, readers)
+    if _is_training(config):
+        try:
+            check_goal(config)
+        except ConfigError as error:
+            problems += error.problems
+    return problems
 
 
 def _show_wrong(
@@ -121,7 +149,16 @@ def _show_wrong(
 
 
 def _plan(config: Config, *, machine: Machine, length: int | None, looks_for_files: bool) -> int:
-    """Print everything that can be known of a run; return the exit code."""
+    """Print everything that can be known of a run; return the exit code.
+
+    Raises:
+        ConfigError: it is no training.
+    """
+    if not _is_training(config):
+        raise ConfigError(
+            "datasets: none has split: train, and a training is what is planned; give the file of "
+            "one, or add a data set (train.py --dry-run shows any file's parts, slots and files)"
+        )
     console, model = wide_console(), meta_model(config.model)
     readers = open_readers(config)
     show_parts(model, console=console)
@@ -155,8 +192,8 @@ def _plan(config: Config, *, machine: Machine, length: int | None, looks_for_fil
         ),
         console=console,
     )
-    missing = list(missing_files(config, readers)) if looks_for_files else None
-    problems = misfits(model, readers)
+    missing = _missing(config, readers) if looks_for_files else None
+    problems = _problems(config, readers, model)
     if not machine.gpu.has_bfloat16 and any("bfloat16" in step.flops for step in steps):
         problems.append(
             f"--gpu {machine.gpu.name}: has no bfloat16, which this run computes in; set "
