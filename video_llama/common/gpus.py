@@ -23,7 +23,7 @@ class Gpu:
         memory_mib: total memory.
         half_tflops: peak of float16, and of bfloat16 where there is any.
         single_tflops: peak of float32.
-        pattern: regular expression for what the driver calls it.
+        pattern: regular expression for the whole words the driver's name for it ends in.
         has_bfloat16: whether it computes in bfloat16.
     """
 
@@ -44,18 +44,18 @@ GPUS = {
     for gpu in (
         Gpu("a100-40gb", 40_960, 312, 19.5, r"A100.*40GB"),
         Gpu("a100-80gb", 81_920, 312, 19.5, r"A100.*80GB"),
-        Gpu("h100", 81_559, 989.4, 66.9, r"H100.*HBM3"),
+        Gpu("h100", 81_559, 989.4, 66.9, r"H100 80GB HBM3"),
         Gpu("h100-pcie", 81_559, 756, 51.2, r"H100 PCIe"),
         Gpu("h200", 143_771, 989.4, 66.9, r"H200"),
         Gpu("l40s", 46_068, 362, 91.6, r"L40S"),
-        Gpu("l4", 23_034, 121, 30.3, r"L4$"),
+        Gpu("l4", 23_034, 121, 30.3, r"L4"),
         Gpu("a10g", 23_028, 70, 35, r"A10G"),
         Gpu("a6000", 49_140, 154.8, 38.7, r"RTX A6000"),
-        Gpu("rtx3090", 24_576, 71, 35.6, r"RTX 3090$"),
-        Gpu("rtx4090", 24_564, 165.2, 82.6, r"RTX 4090$"),
+        Gpu("rtx3090", 24_576, 71, 35.6, r"RTX 3090"),
+        Gpu("rtx4090", 24_564, 165.2, 82.6, r"RTX 4090"),
         Gpu("v100-16gb", 16_384, 125, 15.7, r"V100.*16GB", has_bfloat16=False),
         Gpu("v100-32gb", 32_768, 125, 15.7, r"V100.*32GB", has_bfloat16=False),
-        Gpu("t4", 15_360, 65, 8.1, r"T4$", has_bfloat16=False),
+        Gpu("t4", 15_360, 65, 8.1, r"T4", has_bfloat16=False),
     )
 }
 
@@ -79,4 +79,6 @@ def recognise(device_name: str) -> Gpu | None:
     Args:
         device_name: e.g. "NVIDIA A100-SXM4-80GB", from `torch.cuda.get_device_name`.
     """
-    return next((gpu for gpu in GPUS.values() if re.search(gpu.pattern, device_name)), None)
+    return next(
+        (gpu for gpu in GPUS.values() if re.search(rf"\b(?:{gpu.pattern})$", device_name)), None
+    )
