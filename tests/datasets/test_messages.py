@@ -150,6 +150,13 @@ def test_parts_of_other_names_are_understood(tmp_path, part, kind):
     assert parts_of(read(tmp_path, row).sample(0).messages[0])[0] == (kind, "m/f")
 
 
+def test_seconds_may_stand_beside_the_path_inside_a_part(tmp_path):
+    part = {"type": "video_url", "video_url": {"url": "a.mp4", "start": 1, "end": 2}}
+    row = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "?"}]}, ANSWER]}
+    item = read(tmp_path, row).sample(0).messages[0].media[0]
+    assert (item.path, item.start_s, item.end_s) == ("m/a.mp4", 1.0, 2.0)
+
+
 @pytest.mark.parametrize("is_listed", [True, False])
 def test_a_file_may_be_cut_to_seconds(tmp_path, is_listed):
     span = {"start": 1.5, "end": 4}

@@ -124,9 +124,9 @@ def _file(
     """Return a file with its span.
 
     Args:
-        entry: holds `start` and `end`, and the path if `value` does not.
+        entry: may hold `start` and `end`, and the path if `value` does not.
         kind: of the file.
-        value: its path, or an object that has it.
+        value: its path, or an object that has it and may have the seconds.
         where: message or list, for messages.
     """
     holder = value if isinstance(value, Mapping) else entry
@@ -140,7 +140,7 @@ def _file(
             f"{where}: {path[:60]!r} is no file; download it into the folder of `media`, or pack "
             "such files into shards"
         )
-    return {"kind": kind, "path": path, **_span(entry, where=where)}
+    return {"kind": kind, "path": path, **_span({**entry, **holder}, where=where)}
 
 
 def _span(entry: Mapping[str, Any], *, where: str) -> dict[str, float]:
