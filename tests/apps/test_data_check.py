@@ -74,13 +74,15 @@ def test_a_second_check_reads_only_what_was_broken(project):
     assert (clips["num_checked"], clips["num_read"], clips["num_broken"]) == (8, 3, 3)
 
 
-def test_mended_files_are_found_good_and_spoilt_ones_broken(project):
+def test_mended_files_are_found_good_and_spoilt_ones_broken(project, capsys):
     check(project)
+    assert "named one by one in" in capsys.readouterr().out
     page = project.parent / "clips" / "page"
     for number in (0, 1, 3):
         pictures = [shade(number + i, height=32, width=32) for i in range(4)]
         write_clip(page / f"{number}.mp4", pictures, sound=tone(duration_s=0.5))
     assert check(project) == 0
+    assert "named one by one" not in capsys.readouterr().out
     broken, (clips,) = report_of(project)
     assert (broken, clips["num_read"]) == ([], 8)
     assert check(project) == 0
@@ -93,9 +95,12 @@ def test_mended_files_are_found_good_and_spoilt_ones_broken(project):
     assert [line["key"] for line in report_of(project)[0]] == ["page/5"]
 
 
-def test_other_frames_or_texts_are_checked_anew(project):
+@pytest.mark.parametrize(
+    "option", ["model.max_txt_len=60", "run.decode_timeout_s=50", "run.video_reader=decord"]
+)
+def test_other_frames_texts_or_ways_to_read_are_checked_anew(project, option):
     check(project)
-    assert check(project, "--options", "model.max_txt_len=60") == 1
+    assert check(project, "--options", option) == 1
     assert report_of(project)[1][0]["num_read"] == 8
 
 
@@ -106,6 +111,13 @@ def test_a_part_of_the_samples_can_be_asked_for(project):
     check(project, "--limit", "2")
     broken, (clips,) = report_of(project)
     assert (clips["num_checked"], [line["index"] for line in broken]) == (2, [0, 1])
+
+
+@pytest.mark.parametrize("flag", [("--jobs", "-1"), ("--every", "0"), ("--limit", "0")])
+def test_flags_that_ask_for_nothing_are_refused(project, flag, capsys):
+    assert check(project, *flag) == 2
+    assert flag[0] in capsys.readouterr().err
+    assert not (project.parent / "out").exists()
 
 
 def test_one_data_set_can_be_asked_for_and_a_wrong_name_is_told(project, capsys):

@@ -101,6 +101,8 @@ def main(args: argparse.Namespace) -> int:
     start_logging()
     if args.every < 1 or (args.limit is not None and args.limit < 1):
         raise ConfigError("--every, --limit: must be at least 1")
+    if args.jobs is not None and args.jobs < 0:
+        raise ConfigError(f"--jobs {args.jobs}: must be at least 0, which reads in this process")
     config = load(args.cfg_path, options=args.options)
     report = args.report or Path(config.run.output_dir) / REPORT
     jobs = num_cores() if args.jobs is None else args.jobs
@@ -114,8 +116,10 @@ def main(args: argparse.Namespace) -> int:
     )
     console = wide_console()
     console.print(summary_table(results))
-    console.print(f"named one by one in {report}", highlight=False, soft_wrap=True)
-    return 1 if any(result.findings for result in results) else 0
+    has_broken = any(result.findings for result in results)
+    last = f"named one by one in {report}" if has_broken else f"nothing is broken; kept in {report}"
+    console.print(last, highlight=False, soft_wrap=True)
+    return 1 if has_broken else 0
 
 
 def check_data(
@@ -241,7 +245,8 @@ def _settings(config: Config, result: Result) -> str:
     specs = {n: [s.media, s.spec] for n, s in meta_model(model).branch_specs().items()}
     tokenizer = model.tokenizer or model.decoder.file
     how = [model.template, model.compat, model.frame_times, model.max_txt_len, tokenizer]
-    return repr([specs, how, config.run.seed, entry.type, entry.config, entry.augment])
+    reading = [config.run.seed, config.run.video_reader, config.run.decode_timeout_s]
+    return repr([specs, how, reading, entry.type, entry.config, entry.augment])
 
 
 def _write(report: Path, results: Sequence[Result]) -> None:
