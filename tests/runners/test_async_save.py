@@ -9,6 +9,7 @@ from tiny_run import build, config_of
 
 from video_llama.common.dist import World
 from video_llama.common.errors import VideoLlamaError
+from video_llama.runners import async_save
 from video_llama.runners import folder as folder_module
 from video_llama.runners.async_save import Background, HostCopy
 from video_llama.runners.checkpoint import read_state
@@ -53,6 +54,30 @@ def test_an_error_is_raised_once_by_the_next_call():
     with pytest.raises(VideoLlamaError, match="the disk is full"):
         background.wait()
     background.check()
+
+
+def test_an_error_that_comes_while_another_looks_is_not_lost(monkeypatch):
+    failed, gate = threading.Event(), threading.Event()
+    keep = async_save._Outcome.__exit__
+
+    def keep_slowly(self, *raised):
+        done = keep(self, *raised)
+        failed.set()
+        assert gate.wait(timeout=60)
+        return done
+
+    def fail():
+        raise VideoLlamaError("the disk is full")
+
+    monkeypatch.setattr(async_save._Outcome, "__exit__", keep_slowly)
+    background = Background()
+    background.start(fail)
+    assert failed.wait(timeout=60)
+    # The thread may still store what it has: nothing is taken from under its hands.
+    background.check()
+    gate.set()
+    with pytest.raises(VideoLlamaError, match="the disk is full"):
+        background.wait()
 
 
 @pytest.fixture

@@ -107,6 +107,28 @@ def test_the_same_step_again_keeps_the_tensors_and_renews_what_is_said_of_the_ru
     assert (tmp_path / "best").resolve() == path
 
 
+def test_the_same_step_again_replaces_tensors_of_which_a_bit_has_changed(tmp_path):
+    flip(save(tmp_path, 3) / "trainable.safetensors", byte=-1, bit=0)
+    path = save(tmp_path, 3)
+    assert find_damage(path, is_thorough=True) is None
+    weights = load_weights_file(path, shapes={"layer.weight": torch.Size([2, 3])})
+    assert torch.equal(weights["layer.weight"], torch.full((2, 3), 3.0))
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "out").write_text("a file where a directory should be")
+    with pytest.raises(VideoLlamaError, match=r"cannot write the checkpoint.*GiB free"):
+        save(tmp_path / "out" / "checkpoints", 1)
+
+
+def test_no_link_is_left_to_what_was_set_aside(tmp_path):
+    save(tmp_path, 1, best_step=1)
+    save(tmp_path, 2, best_step=1)
+    set_aside_newer(tmp_path, step=1)
+    assert not (tmp_path / "last").is_symlink()
+    assert (tmp_path / "best").resolve().name == "step_0000001"
+
+
 def test_going_back_sets_newer_checkpoints_aside(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step)

@@ -9,8 +9,10 @@ from video_llama.common.dist import World
 from video_llama.common.errors import ConfigError
 from video_llama.common.schema import Config, DatasetEntry, RunConfig
 from video_llama.common.valid import Valid
+from video_llama.runners.checkpoint import read_state
 from video_llama.runners.goal import Goal, check_goal
 from video_llama.runners.metrics import read_lines
+from video_llama.runners.retention import complete_checkpoints
 from video_llama.tasks.video_text_pretrain import VideoTextPretrain
 
 ALONE = World()
@@ -103,6 +105,20 @@ def test_a_run_validates_by_steps_and_keeps_the_most_accurate(tmp_path):
     assert [line["step"] for line in lines] == [3, 6, 8]
     assert (summary.state.best_metric, summary.state.best_step) == (0.75, 6)
     assert (tmp_path / "checkpoints/best").resolve().name == "step_0000006"
+
+
+def test_a_checkpoint_holds_the_run_file_it_was_written_under(tmp_path):
+    build(config_of(tmp_path, log_freq=1), ALONE, stop_before_step=6).train()
+    config = config_of(tmp_path, log_freq=3, resume_ckpt_path="auto")
+    build(config, ALONE).train()
+    checkpoints = tmp_path / "checkpoints"
+    logged = [
+        read_state(path).config["run"]["log_freq"] for path in complete_checkpoints(checkpoints)
+    ]
+    assert logged[0] == 1
+    assert logged[-1] == 3
+    # Nothing that the metric is measured on has changed.
+    assert read_state(checkpoints / "last").best_metric is not None
 
 
 def test_the_best_of_another_metric_is_no_best(tmp_path):

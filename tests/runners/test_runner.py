@@ -197,6 +197,14 @@ def test_a_validation_that_was_left_is_made_up_for_even_at_another_cadence(tmp_p
     assert [line["step"] for line in lines(tmp_path, "valid")] == [4, 12]
 
 
+def test_a_validation_that_was_left_is_forgotten_where_nothing_is_validated_any_more(tmp_path):
+    first = build(config_of(tmp_path, max_epoch=1), ALONE, task=Stopped()).train()
+    assert (first.state.step, first.is_finished) == (4, False)
+    config = config_of(tmp_path, max_epoch=1, resume_ckpt_path="auto")
+    assert build(config, ALONE, has_valid=False).train().is_finished
+    assert build(config, ALONE).folder.start.is_finished
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path):
     runner = build(config_of(tmp_path), ALONE, dataset=TinyDataset(poisoned=["clips-3"]))
     with pytest.raises(VideoLlamaError, match="clips-3.*weights were not changed"):

@@ -107,12 +107,12 @@ class TinyDataset(Dataset):
 class TinyData:
     """Stands for RunData; before `stop_before_step` it asks its own process to stop."""
 
-    def __init__(self, run, world, dataset, *, stop_before_step=None):
+    def __init__(self, run, world, dataset, *, stop_before_step=None, has_valid=True):
         self.run = run
         self.world = world
         self.dataset = dataset
         self.stop_before_step = stop_before_step
-        self.has_valid = True
+        self.has_valid = has_valid
         self.collator = Collator({"video": SPEC}, pad_id=0)
         self.plan = Plan(
             seed=run.seed,
@@ -173,7 +173,7 @@ def config_of(out, *, compat="corrected", **changes):
     return RunFile(model, {}, RunConfig(**values), resolved={"run": values})
 
 
-def build(config, world, *, dropout=0.1, task=None, dataset=None, **pauses):
+def build(config, world, *, dropout=0.1, task=None, dataset=None, **data_keys):
     model = TinyModel(dropout)
     run = config.run
     path = Path(run.output_dir)
@@ -187,7 +187,7 @@ def build(config, world, *, dropout=0.1, task=None, dataset=None, **pauses):
         device=torch.device("cpu"),
         precision=run.precision,
     )
-    data = TinyData(run, world, dataset or TinyDataset(), **pauses)
+    data = TinyData(run, world, dataset or TinyDataset(), **data_keys)
     return Runner(
         config,
         model=model,

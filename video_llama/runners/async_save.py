@@ -74,8 +74,11 @@ class Background:
         """Return at once.
 
         Raises:
-            Exception: of a job that failed.
+            Exception: of a job that failed and is over.
         """
+        # While it runs, its error could come between the reading and the clearing, and be lost.
+        if self._thread is not None and self._thread.is_alive():
+            return
         error, self._outcome.error = self._outcome.error, None
         if error is not None:
             raise error

@@ -78,8 +78,8 @@ def write_checkpoint(
 ) -> None:
     """Write one checkpoint, whole or not at all.
 
-    Where the same step of the same run is there already, its tensors are these; only what it says
-    about the run is brought up to date.
+    Where the same step of the same run is there already, and whole, its tensors are these; only
+    what it says about the run is brought up to date.
 
     Args:
         target: its directory.
@@ -94,7 +94,7 @@ def write_checkpoint(
     with _explain_write_error(target, partial):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
-        if find_damage(target) is None:
+        if find_damage(target, is_thorough=True) is None:
             _write_state(partial, state, files=_read_values(target)["files"])
             partial.replace(target / STATE_FILE)
             _flush(target)
@@ -259,7 +259,9 @@ def _explain_write_error(target: Path, partial: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             _remove(partial)
-        free_gib = shutil.disk_usage(target.parent).free / 2**30
+        # The folder of the checkpoints may be what could not be made.
+        disk = next(parent for parent in target.absolute().parents if parent.exists())
+        free_gib = shutil.disk_usage(disk).free / 2**30
         raise VideoLlamaError(
             f"{target}: cannot write the checkpoint: {error} ({free_gib:.2f} GiB free); older "
             "checkpoints are untouched. Make room and start again with "

@@ -82,6 +82,12 @@ class RunFolder:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
 
+    @property
+    def _is_own_start(self) -> bool:
+        """Whether the checkpoint to start from is one of this folder."""
+        checkpoint = self.start.checkpoint
+        return checkpoint is not None and checkpoint.parent == self.checkpoints.resolve()
+
     def load(self, engine: Engine) -> None:
         """Put weights and moments of the checkpoint to start from in place; every rank must call.
 
@@ -110,7 +116,19 @@ class RunFolder:
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        log = log_to_folder(self.path)
+        with contextlib.ExitStack() as stack:
+            stack.callback(stop_logging_to, log_to_folder(self.path))
+            self._prepare(config)
+            stack.callback(self._close_metrics)
+            try:
+                yield
+                self._writer.wait()
+            except Exception:
+                self._writer.finish()
+                raise
+
+    def _prepare(self, config: Config) -> None:
+        """Say what the run is, undo what comes after its start, and open its numbers."""
         self._saves_beside = config.run.async_save
         self._written_by = written_by()
         text = yaml.safe_dump(dict(config.resolved), sort_keys=False, allow_unicode=True)
@@ -124,16 +142,11 @@ class RunFolder:
             step=0 if self.start.state is None else self.start.state.step,
             tracker=open_tracker(config, folder=self.path),
         )
-        try:
-            yield
-            self._writer.wait()
-        except Exception:
-            self._writer.finish()
-            raise
-        finally:
-            self._metrics.close()
-            self._metrics = None
-            stop_logging_to(log)
+
+    def _close_metrics(self) -> None:
+        metrics, self._metrics = self._metrics, None
+        if metrics is not None:
+            metrics.close()
 
     def write(self, step: int, *, kind: str, values: Mapping[str, float | None]) -> None:
         """Add a line to the numbers, see `MetricsLog.write`."""
@@ -204,18 +217,20 @@ class RunFolder:
     def _go_back_to_start(self, config: Config) -> None:
         """Undo what was written after the step the run starts from."""
         state = self.start.state
-        drop_lines_after(self.path / BAD_STEPS_FILE, step=0 if state is None else state.step)
-        drop_entries_after(self.path, step=0 if state is None else state.step)
+        step = 0 if state is None else state.step
+        drop_lines_after(self.path / BAD_STEPS_FILE, step=step)
+        drop_entries_after(self.path, step=step)
+        # What lies here beside a start from elsewhere is no past of this run, damaged or whole.
+        for moved in set_aside_newer(self.checkpoints, step=step if self._is_own_start else -1):
+            get_logger().warning("a checkpoint that this run does not go on from is now %s", moved)
         if state is None or self.start.checkpoint is None:
             (self.path / SKIPPED_FILE).unlink(missing_ok=True)
             return
         self._take_over_record(self.start.checkpoint.parents[1] / SKIPPED_FILE)
         tell_changes(state, resolved=config.resolved, written_by=self._written_by)
-        if self.start.checkpoint.parent != self.checkpoints.resolve():
+        if not self._is_own_start:
             get_logger().info("starting from %s at step %d", self.start.checkpoint, state.step)
             return
-        for moved in set_aside_newer(self.checkpoints, step=state.step):
-            get_logger().warning("a later checkpoint of this run is now %s", moved)
         update_links(self.checkpoints, state)
         get_logger().info("going on at step %d from %s", state.step, self.start.checkpoint)
 

@@ -65,16 +65,20 @@ class Goal:
         return value < than if self.direction == "lower" else value > than
 
     def carried_over(self, state: RunState, *, config: Config) -> RunState:
-        """Return where a run stands, without a best value that was measured on other terms.
+        """Return where a run stands, under the run file of now.
+
+        A best value that was measured on other terms is forgotten.
 
         Args:
             state: of the checkpoint a run goes on from.
             config: the run file now.
         """
-        if _terms(state.config) == self.terms:
-            return state
+        has_same_terms = _terms(state.config) == self.terms
         return dataclasses.replace(
-            state, best_metric=None, best_step=None, config=dict(config.resolved)
+            state,
+            best_metric=state.best_metric if has_same_terms else None,
+            best_step=state.best_step if has_same_terms else None,
+            config=dict(config.resolved),
         )
 
 

@@ -2,6 +2,7 @@
 
 checkpoints/step_0001000, step_0001500   see `checkpoint`
 checkpoints/last, best                   links to two of them
+checkpoints/superseded_step_0002000      of a future the run was sent back from, or of another past
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def save_checkpoint(
 
 def update_links(folder: Path, state: RunState) -> None:
     """Point `last` at the checkpoint of `state`, and `best` at the best one it knows."""
-    _link(folder / "last", step_path(folder, state.step))
+    if step_path(folder, state.step).exists():
+        _link(folder / "last", step_path(folder, state.step))
     if state.best_step is not None and step_path(folder, state.best_step).exists():
         _link(folder / "best", step_path(folder, state.best_step))
 
@@ -113,6 +115,12 @@ def prune(folder: Path, *, keep_last: int) -> None:
 def set_aside_newer(folder: Path, *, step: int) -> list[Path]:
     """Rename checkpoints after `step`, so that a run sent back there does not return to them.
 
+    A link to one of them goes. What is renamed is never deleted, but for one of the same step.
+
+    Args:
+        folder: the run's `checkpoints` directory; it need not exist.
+        step: -1 renames all.
+
     Returns:
         Where they are now.
     """
@@ -123,6 +131,9 @@ def set_aside_newer(folder: Path, *, step: int) -> list[Path]:
             if aside.exists():
                 shutil.rmtree(aside)
             moved.append(path.rename(aside))
+    for link in (folder / "last", folder / "best"):
+        if link.is_symlink() and not link.exists():
+            link.unlink()
     return moved
 
 

@@ -121,7 +121,10 @@ class Runner:
             global_batch_size=run.batch_size_train * run.accum_grad_iters * world.size,
             config=config.resolved,
         )
-        self.state = self.goal.carried_over(folder.start.state or fresh, config=config)
+        state = self.goal.carried_over(folder.start.state or fresh, config=config)
+        # A validation that was left is never made up for where nothing is validated any more.
+        is_pending = state.validation_pending and data.has_valid
+        self.state = dataclasses.replace(state, validation_pending=is_pending)
         self.window = Window.restored(self.state.window)
 
     def train(self) -> RunSummary:
