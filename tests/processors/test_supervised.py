@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,13 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 from made_media import shade, write_clip
-from unruly import Evil, Unruly
+from unruly import Babbling, Evil, Mute, Unruly
 
 from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.common.types import BranchSpec, MediaItem, Shape, VideoSpec
 from video_llama.processors import nursery
 from video_llama.processors.media import MediaLoader, Request
 from video_llama.processors.supervised import SupervisedLoader
+from video_llama.processors.wire import Inbox, MalformedReply, Outbox, Reply, send_message
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,10 +196,87 @@ def test_a_loader_nobody_holds_takes_its_child_along():
 
 def test_an_answer_cannot_run_code(tmp_path):
     loader = SupervisedLoader(Evil(str(tmp_path / "made")), timeout_s=30)
-    with pytest.raises(VideoLlamaError, match=r"the decoder answered with \w+\.mkdir"):
-        read(loader, "good")
+    assert "it answered with posix.mkdir" in why_not(loader, "good")
     assert not (tmp_path / "made").exists()
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (pickle.dumps([])[:-1], "its answer cannot be read, "),
+        (b"", "its answer cannot be read, EOFError"),
+        (pickle.dumps([]), "it answered with list"),
+        (pickle.dumps(Reply("refused", "no error")), "it answered 'refused' with str"),
+        (pickle.dumps(Reply("done", [1])), "it answered with a int among media"),
+        (pickle.dumps(Reply("dome", [])), "its answer cannot be read, KeyError"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(answer, reason):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send_message(theirs, answer)
+        with pytest.raises(MalformedReply, match=f"^{reason}"):
+            Inbox().receive(ours)
+
+
+def test_a_tensor_outside_the_shared_memory_is_refused():
+    ours, theirs = socket.socketpair()
+    outbox, inbox = Outbox(), Inbox()
+    with ours, theirs:
+        outbox.send(theirs, Reply("done", []))
+        assert inbox.receive(ours) == Reply("done", [])
+        # Protocol 0: a place in memory, as text, is looked up in it.
+        send_message(theirs, b"(I100000000\nVuint8\n(I7\nttQ.")
+        with pytest.raises(MalformedReply, match=r"its answer cannot be read, ValueError: offset"):
+            inbox.receive(ours)
+
+
+def test_a_child_whose_answer_is_none_is_replaced():
+    loader = SupervisedLoader(Babbling(), timeout_s=30)
+    pid = int(why_not(loader, "pid"))
+    assert why_not(loader, "babbles") == "the decoder crashed (it answered with a str among media)"
+    wait_until_gone(pid)
+    assert read(loader, "good").times_s == (0.0, 1.5)
+    loader.close()
+
+
+LONG = "long-" + "x" * (8 << 20)
+"""The name of a file that fills a socket nobody reads."""
+
+
+def test_a_call_that_nobody_takes_is_given_up():
+    loader = SupervisedLoader(Unruly(), timeout_s=0.5)
+    os.kill(int(why_not(loader, "pid")), signal.SIGSTOP)
+    assert why_not(loader, LONG) == "not decoded within 0.5 s"
+    assert read(loader, "good").times_s == (0.0, 1.5)
+    loader.close()
+
+
+def test_half_a_call_does_not_become_part_of_the_next_one(heard_interrupts):
+    loader = SupervisedLoader(Unruly(), timeout_s=30)
+    os.kill(int(why_not(loader, "pid")), signal.SIGSTOP)
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        read(loader, LONG)
+    timer.join()
+    assert read(loader, "good", seed=5).pixels.unique().tolist() == [5.0]
+    loader.close()
+
+
+def test_a_child_that_never_says_hello_is_told_as_one_that_cannot_be_started(monkeypatch):
+    monkeypatch.setattr(nursery, "START_S", 0.5)
+    with pytest.raises(VideoLlamaError, match=r"cannot be started .*timed out.*decode_timeout_s"):
+        nursery.start_child(Mute())
+    nursery.nursery().close()
+
+
+def test_a_nursery_that_does_not_listen_can_be_ended():
+    frozen = nursery.Nursery()
+    os.kill(frozen._pid, signal.SIGSTOP)
+    frozen.kill()
+    assert not is_running(frozen._pid)
 
 
 def slots_of(num_steps):

@@ -76,6 +76,21 @@ class Evil:
         return Touches(self.path)
 
 
+class Babbling(Unruly):
+    """Answers with words where media belong."""
+
+    def load_all(self, requests):
+        loaded = super().load_all(requests)
+        return ["words"] if requests[0].item.path.startswith("babbles") else loaded
+
+
+class Mute:
+    """What a child is to do; it does not get as far as knowing it."""
+
+    def __reduce__(self):
+        return time.sleep, (60,)
+
+
 class Touches:
     def __init__(self, path):
         self.path = path

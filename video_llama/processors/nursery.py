@@ -38,6 +38,9 @@ PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
     "from video_llama.processors.forking import run_alone; run_alone()"
 )
+START_S = 120.0
+"""A nursery that is a fresh interpreter imports its libraries first, maybe from a slow disk."""
+
 REAP_S = 10.0
 """A dead child is reported at once; this is for a nursery that is stopped or starved."""
 
@@ -104,9 +107,10 @@ class Nursery:
             target: called in the child; the child ends when it returns.
 
         Raises:
-            OSError: the nursery is dead.
+            OSError: the nursery is dead, or the child does not answer in time.
         """
         ours, theirs = socket.socketpair()
+        ours.settimeout(START_S)
         status_read, status_write = os.pipe()
         try:
             try:
@@ -121,7 +125,15 @@ class Nursery:
             ours.close()
             os.close(status_read)
             raise OSError(f"no child could be started: {error}") from error
+        ours.settimeout(None)
         return Child(ours, status_read, STATUS.unpack(hello)[0])
+
+    def kill(self) -> None:
+        """End a nursery that may not listen any more."""
+        if os.getpid() == self._owner:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        self.close()
 
     def close(self) -> None:
         """End the nursery and all its children; in a fork of this process nothing happens."""
@@ -145,7 +157,7 @@ def nursery() -> Nursery:
 
 
 def start_child(target: Target) -> Child:
-    """Start a child, with a new nursery if the old one was killed.
+    """Start a child, with a new nursery if the old one was killed or does not answer.
 
     Raises:
         VideoLlamaError: that does not help.
@@ -157,7 +169,7 @@ def start_child(target: Target) -> Child:
         with _own.lock:
             if _own.nursery is first:
                 atexit.unregister(first.close)
-                first.close()
+                first.kill()
                 _own.nursery = None
     try:
         return nursery().start(target)

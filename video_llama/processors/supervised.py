@@ -27,7 +27,14 @@ from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.common.types import MediaItem
 from video_llama.processors.media import Request
 from video_llama.processors.nursery import Child, start_child
-from video_llama.processors.wire import Inbox, Outbox, Reply, receive_message, send_message
+from video_llama.processors.wire import (
+    Inbox,
+    MalformedReply,
+    Outbox,
+    Reply,
+    receive_message,
+    send_message,
+)
 
 MEMORY_GIB = 8.0
 """What a child may take beside what it starts with; 8K video needs two."""
@@ -106,8 +113,9 @@ class SupervisedLoader:
 
     def _ask(self, requests: Sequence[Request]) -> Reply:
         """Let the child read; it is ended if it does not answer, or as it should not."""
-        child = self._told(pickle.dumps(requests))
+        call = pickle.dumps(requests)
         try:
+            child = self._told(call)
             reply = self._answers.receive(child.socket)
         except TimeoutError as error:
             self._end()
@@ -116,8 +124,11 @@ class SupervisedLoader:
         except (EOFError, ConnectionError) as error:
             ended = self._end(patience_s=PATIENCE_S)
             raise MediaError(f"the decoder crashed ({ended})", path=_files(requests)) from error
+        except MalformedReply as error:
+            self._end()
+            raise MediaError(f"the decoder crashed ({error})", path=_files(requests)) from error
         except BaseException:
-            # An answer that is still to come must not be taken for that of the next call.
+            # Half a call, or an answer still to come, must not become part of the next one.
             self._end()
             raise
         if reply.outcome == "failed":

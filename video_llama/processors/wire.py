@@ -15,14 +15,15 @@ import pickle
 import socket
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from video_llama.common.errors import VideoLlamaError
+from video_llama.common.types import MediaItem
 
 SIZE = struct.Struct("<Q")
 MESSAGE_BYTES = 1 << 16
@@ -58,6 +59,10 @@ class Reply:
     value: Any
 
 
+VALUES: Mapping[str, type] = {"done": list, "refused": VideoLlamaError, "failed": str}
+"""What belongs to an outcome."""
+
+
 def send_message(target: socket.socket, content: bytes, *, descriptors: Sequence[int] = ()) -> None:
     """Send a message, and open files with it."""
     data = SIZE.pack(len(content)) + content
@@ -77,11 +82,15 @@ def receive_message(source: socket.socket) -> Message:
     data, descriptors, _, _ = socket.recv_fds(source, MESSAGE_BYTES, 4)
     missing = 0
     while len(data) < SIZE.size or (missing := SIZE.size + SIZE.unpack_from(data)[0] - len(data)):
-        more = source.recv(max(missing, SIZE.size)) if data else b""
+        more = source.recv(min(max(missing, SIZE.size), MESSAGE_BYTES)) if data else b""
         if not more:
             raise EOFError("the other side is gone")
         data += more
     return Message(data[SIZE.size :], tuple(descriptors))
+
+
+class MalformedReply(Exception):
+    """A child answered with something that no `Outbox` sends; never leaves a loader."""
 
 
 class Outbox:
@@ -124,16 +133,22 @@ class Inbox:
         Raises:
             EOFError: the child is gone.
             TimeoutError: it takes too long.
-            VideoLlamaError: the answer is not one that is sent.
+            MalformedReply: the answer is not one that is sent.
         """
         message = receive_message(connection)
-        for descriptor in message.descriptors:
-            self._memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            os.close(descriptor)
-        reply = _Unpickler(io.BytesIO(message.content), self._memory).load()
-        if not isinstance(reply, Reply):
-            raise VideoLlamaError(f"the decoder answered with {type(reply).__name__}")
-        return reply
+        try:
+            for descriptor in message.descriptors:
+                self._memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+                os.close(descriptor)
+            reply = _Unpickler(io.BytesIO(message.content), self._memory).load()
+            _require_sendable(reply)
+        except MalformedReply:
+            raise
+        except Exception as error:
+            # What a prepared pickle raises is up to it.
+            reason = f"its answer cannot be read, {type(error).__name__}: {error}"
+            raise MalformedReply(reason) from error
+        return cast(Reply, reply)
 
 
 class _Pickler(pickle.Pickler):
@@ -165,17 +180,31 @@ class _Unpickler(pickle.Unpickler):
             found = super().find_class(module, name)
             if getattr(found, "__module__", None) == module:
                 return found
-        raise VideoLlamaError(f"the decoder answered with {module}.{name}")
+        raise MalformedReply(f"it answered with {module}.{name}")
 
     def persistent_load(self, place: tuple[int, str, tuple[int, ...]]) -> Tensor:
         start, dtype, shape = place
         count = math.prod(shape)
-        if self._memory is None or not count:
+        if not count:
             return torch.empty(shape, dtype=getattr(torch, dtype))
+        if self._memory is None:
+            raise MalformedReply("it answered with a tensor and shared no memory")
         shared = torch.frombuffer(
             self._memory, dtype=getattr(torch, dtype), count=count, offset=start
         )
         return shared.reshape(shape).clone()
+
+
+def _require_sendable(reply: object) -> None:
+    """Refuse what looks like an answer and is none."""
+    if not isinstance(reply, Reply):
+        raise MalformedReply(f"it answered with {type(reply).__name__}")
+    if not isinstance(reply.value, VALUES[reply.outcome]):
+        raise MalformedReply(f"it answered '{reply.outcome}' with {type(reply.value).__name__}")
+    if isinstance(reply.value, list):
+        for item in reply.value:
+            if not isinstance(item, MediaItem):
+                raise MalformedReply(f"it answered with a {type(item).__name__} among media")
 
 
 def _padded(size: int) -> int:
