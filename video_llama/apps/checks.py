@@ -5,7 +5,7 @@ The model is built on the meta device: full size costs a second and no memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from video_llama.apps.vocabulary import vocabulary_problems
 from video_llama.common.errors import CheckpointMismatch, ConfigError, MediaError
 from video_llama.common.hub import local_path, way_to_get
 from video_llama.common.placeholders import is_placeholder, placeholder_hint
+from video_llama.common.registry import registry, unknown_name
 from video_llama.common.schema import Config, ModelConfig
 from video_llama.datasets.base import NUM_PROBED, DatasetReader
 from video_llama.datasets.mixture import unfit_media
@@ -73,6 +74,27 @@ def check_start(config: Config, readers: Mapping[str, DatasetReader], *, learnin
         problems += _idle_steps(config, readers, model)
     if problems:
         raise ConfigError(problems)
+
+
+def open_whole_readers(config: Config, names: Sequence[str]) -> dict[str, DatasetReader]:
+    """Open data sets of any split, and look whether they are there at all.
+
+    Raises:
+        ConfigError: there is no such data set, none at all, or something it needs is missing.
+    """
+    unknown = [name for name in names if name not in config.datasets]
+    if unknown:
+        raise ConfigError([unknown_name(n, config.datasets, what="data set") for n in unknown])
+    if not names:
+        raise ConfigError("datasets: the run file has none")
+    readers = {}
+    for name in names:
+        entry = config.datasets[name]
+        readers[name] = registry.get_dataset_class(entry.type)(entry.config, name=name)
+    problems = [problem for reader in readers.values() for problem in reader.missing()]
+    if problems:
+        raise ConfigError(problems)
+    return readers
 
 
 def meta_model(config: ModelConfig) -> VideoLLM:

@@ -22,14 +22,13 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from video_llama.apps.checks import meta_model
+from video_llama.apps.checks import meta_model, open_whole_readers
 from video_llama.apps.console import wide_console
 from video_llama.apps.main import add_config_arguments
 from video_llama.apps.vocabulary import load_model_tokenizer
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
-from video_llama.common.registry import registry, unknown_name
 from video_llama.common.schema import Config
 from video_llama.conversation.templates import get_template
 from video_llama.datasets.audit import Audit, Finding, Journal, audit, spans_of
@@ -145,7 +144,7 @@ def check_data(
     Raises:
         VideoLlamaError: the run file, or a data set as a whole, is wrong.
     """
-    readers = _open_readers(config, names)
+    readers = open_whole_readers(config, names)
     data = _open_data(config, readers)
     report.parent.mkdir(parents=True, exist_ok=True)
     journal = Journal(report.with_suffix(".journal.jsonl"))
@@ -209,23 +208,6 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _open_readers(config: Config, names: Sequence[str]) -> dict[str, DatasetReader]:
-    """Open data sets of any split, and look whether they are there at all."""
-    unknown = [name for name in names if name not in config.datasets]
-    if unknown:
-        raise ConfigError([unknown_name(n, config.datasets, what="data set") for n in unknown])
-    if not names:
-        raise ConfigError("datasets: the run file has none")
-    readers = {}
-    for name in names:
-        entry = config.datasets[name]
-        readers[name] = registry.get_dataset_class(entry.type)(entry.config, name=name)
-    problems = [problem for reader in readers.values() for problem in reader.missing()]
-    if problems:
-        raise ConfigError(problems)
-    return readers
 
 
 def _open_data(config: Config, readers: dict[str, DatasetReader]) -> MixtureDataset:

@@ -112,15 +112,7 @@ def count_weights(model: VideoLLM) -> Weights:
             frozen[str(parameter.dtype).removeprefix("torch.")] += parameter.nbytes
     for buffer in model.buffers():
         frozen[str(buffer.dtype).removeprefix("torch.")] += buffer.nbytes
-    heads = [
-        sum(
-            p.nbytes
-            for _, module, _ in list(b.parts())[: b.num_frozen]
-            for p in module.parameters()
-        )
-        for b in model.branches.values()
-        if isinstance(b, Branch)
-    ]
+    heads = [_head_bytes(b) for b in model.branches.values() if isinstance(b, Branch)]
     return Weights(
         frozen_bytes=dict(frozen),
         num_trainable=num_trainable,

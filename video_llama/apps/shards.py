@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from video_llama.apps.checks import open_whole_readers
 from video_llama.apps.main import add_config_arguments
 from video_llama.common.config import load
-from video_llama.common.errors import ConfigError, VideoLlamaError
+from video_llama.common.errors import VideoLlamaError
 from video_llama.common.logger import start_logging
-from video_llama.common.registry import registry, unknown_name
-from video_llama.common.schema import Config, DatasetEntry
+from video_llama.common.schema import DatasetEntry
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.packing import Manifest, ShardLimits, is_drawn, pack
 from video_llama.datasets.shard_set import MANIFEST, expand, prepare
@@ -69,7 +69,7 @@ def _index(args: argparse.Namespace) -> int:
 def _write(args: argparse.Namespace) -> int:
     limits = ShardLimits(max_mb=args.max_mb, max_count=args.max_count)
     config = load(args.cfg_path, options=args.options)
-    readers = _open_readers(config, args.datasets or list(config.datasets))
+    readers = open_whole_readers(config, args.datasets or list(config.datasets))
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     )
@@ -101,23 +101,6 @@ def _pack(
             f"{folder}: cannot be written ({error}); finished shards are kept, give the command "
             "again"
         ) from error
-
-
-def _open_readers(config: Config, names: list[str]) -> dict[str, DatasetReader]:
-    """Open data sets and look whether everything they need is there."""
-    unknown = [name for name in names if name not in config.datasets]
-    if unknown:
-        raise ConfigError([unknown_name(n, config.datasets, what="data set") for n in unknown])
-    if not names:
-        raise ConfigError("datasets: the run file has none")
-    readers = {}
-    for name in names:
-        entry = config.datasets[name]
-        readers[name] = registry.get_dataset_class(entry.type)(entry.config, name=name)
-    problems = [problem for reader in readers.values() for problem in reader.missing()]
-    if problems:
-        raise ConfigError(problems)
-    return readers
 
 
 def _summary(manifest: Manifest, reader: DatasetReader, *, folder: Path) -> list[str]:
