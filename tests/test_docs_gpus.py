@@ -11,6 +11,7 @@ from pages import PAGES, ROOT, blocks, table
 
 from video_llama.common.config import load
 from video_llama.common.schema import RunConfig
+from video_llama.common.valid import Valid
 from video_llama.common.zero import Zero
 
 PAGE = ROOT / "docs" / "training_many_gpus.md"
@@ -19,6 +20,7 @@ KEYS = {field.name for field in dataclasses.fields(RunConfig)}
 SHOWN = {"int_lr", "amp"}
 """A misspelling that is shown on purpose, and a key of the original that is translated."""
 KEYS |= {f"zero.{field.name}" for field in dataclasses.fields(Zero)}
+KEYS |= {f"valid.{field.name}" for field in dataclasses.fields(Valid)}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,9 @@ KEYS |= {f"zero.{field.name}" for field in dataclasses.fields(Zero)}
 )
 def test_every_key_of_the_run_section_that_a_page_names_exists(page):
     named = set(
-        re.findall(r"[`\s]run\.((?:zero\.)?[a-z][a-z0-9_]*)(?=[`=:\s,])", page.read_text("utf-8"))
+        re.findall(
+            r"[`\s]run\.((?:(?:zero|valid)\.)?[a-z][a-z0-9_]*)(?=[`=:\s,])", page.read_text("utf-8")
+        )
     )
     assert named - SHOWN <= KEYS
 
