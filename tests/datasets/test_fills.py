@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processors.unruly import Unruly
 from tables import BROKEN, NUM_CLIPS, webvid, write_table
+from torch.utils.data import DataLoader
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.types import MediaItem, Message, Sample
@@ -197,8 +198,26 @@ def test_missing_files_alone_are_a_mistake_of_the_configuration(
     with pytest.raises(ConfigError) as caught:
         data[clip(0, 0)]
     said = str(caught.value)
-    assert said.startswith(f"datasets.clips.media: {media_dir}: none of 6 files looked for")
+    assert said.startswith(f"datasets.clips.media: {media_dir}: none of 20 files looked for")
     assert f"{media_dir / 'nowhere' / '0.mp4'}, " in said
+    assert said.count(".mp4") == 6
+    assert "video-llama data check" in said
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_data_set_of_which_half_the_files_are_missing_never_stops_by_chance(
+    tmp_path, media_dir, make_encoder, num_workers
+):
+    pages = ["page", "nowhere"]
+    write_table(tmp_path / "t.csv", [("0", "a clip", pages[i % 2]) for i in range(200)])
+    reader = webvid(tmp_path / "t.csv", media_dir)
+    data = MixtureDataset({"clips": reader}, encoder=make_encoder(), seed=1)
+    places = [clip(position % 200, position) for position in range(400)]
+    loader = DataLoader(data, sampler=places, batch_size=None, num_workers=num_workers)
+    samples = list(loader)
+    assert [sample.position for sample in samples] == list(range(400))
+    # Places at which the five candidates after the one meant are missing too: 1 of 64.
+    assert max(len(sample.skips) for sample in samples) >= 6
 
 
 def test_a_crash_of_the_decoder_is_a_skip_like_any_other(make_data):

@@ -22,8 +22,9 @@ from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.collate import Skip
 from video_llama.datasets.stream import SampleRef
 
-MAX_FILLS = 5
-"""Samples tried in place of one that cannot be used; more faults in a row are no accident."""
+MAX_FILLS = 63
+"""Samples tried in place of one that cannot be used. So many faults in a row are no accident, even
+where four rows of five are broken; how many may be is for `run.max_skip_rate` to say."""
 
 MAX_LOOKED_AT = 10_000
 """Rows looked at for one of the same kinds of media before others will do."""

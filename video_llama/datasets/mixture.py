@@ -32,6 +32,9 @@ from video_llama.processors.media import Augment
 NO_FILE = "no such file"
 """How `processors` says it."""
 
+NUM_NAMED = 6
+"""Faults shown of a data set of which nothing can be used."""
+
 
 class MixtureDataset(Dataset[EncodedSample]):
     """All training data behind one `__getitem__`; what comes when is the plan's business.
@@ -148,16 +151,18 @@ class MixtureDataset(Dataset[EncodedSample]):
 
 def _nothing_usable(reader: DatasetReader, skips: Sequence[Skip]) -> VideoLlamaError:
     """Say of so many faults in a row what they must come from."""
+    named = skips[:NUM_NAMED]
+    way_out = "`video-llama data check` finds such rows; mend or drop them"
     if all(skip.reason == NO_FILE for skip in skips):
-        paths = ", ".join(skip.path for skip in skips)
+        paths = ", ".join(skip.path for skip in named)
         return ConfigError(
             f"datasets.{reader.name}.media: {getattr(reader.config, 'media', '')}: none of "
-            f"{len(skips)} files looked for is there: {paths}"
+            f"{len(skips)} files looked for is there: {paths}; if the folder is right, {way_out}"
         )
-    reasons = "\n".join(f"  - {skip.key}: {skip.path} {skip.reason}" for skip in skips)
+    reasons = "\n".join(f"  - {skip.key}: {skip.path} {skip.reason}" for skip in named)
     return MediaError(
         f"datasets.{reader.name}: {len(skips)} samples in a row cannot be used, is "
-        f"datasets.{reader.name}.media right?\n{reasons}"
+        f"datasets.{reader.name}.media right? If it is, {way_out}\n{reasons}"
     )
 
 
