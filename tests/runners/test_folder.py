@@ -1,4 +1,4 @@
-"""What a run does with the checkpoints it finds beside its start, and that it leaves nothing open."""
+"""Checkpoints that lie beside a run's start, and that it leaves nothing open."""
 
 import logging
 from types import SimpleNamespace

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -206,3 +207,14 @@ def test_the_time_left_is_judged_by_the_last_steps(monkeypatch):
         bar.advance(number)
     bar.show(100, values={"loss": 1.0})
     assert lines == ["step 100/200  loss 1.0000  0:03:20 left"]
+
+
+def test_what_is_not_finite_is_null_in_the_file(tmp_path):
+    log = MetricsLog(tmp_path, step=0)
+    log.write(1, kind="valid", values={"valid_loss": math.nan, "grad_norm": math.inf, "lr": 0.5})
+    log.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert json.loads(text)["valid_loss"] is None
+    assert json.loads(text)["lr"] == 0.5

@@ -118,6 +118,17 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(install, tmp_pat
     assert "host unreachable" in warnings[0]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_numbers_for_a_tracker_that_failed_are_not_kept(install, tmp_path, warnings):
+    install(fails_at=1)
+    tracker = Tracker("wandb", folder=tmp_path, config={})
+    tracker.log(1, values={"loss": 1.0})
+    tracker._thread.join(20)
+    for step in range(2, 9):
+        tracker.log(step, values={"loss": 1.0})
+    assert tracker._jobs.empty()
+
+
 def test_a_slow_network_does_not_hold_up_the_training(install, tmp_path, warnings, monkeypatch):
     monkeypatch.setattr(trackers, "CLOSE_TIMEOUT_S", 0.1)
     network = threading.Event()

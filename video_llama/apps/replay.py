@@ -10,7 +10,6 @@ Prints a table of the step's samples: what was read of each, its loss in the run
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
@@ -31,7 +30,7 @@ from video_llama.datasets.trace import SampleTrace
 from video_llama.runners.data import RunData, open_readers
 from video_llama.runners.engines import build_engine
 from video_llama.runners.folder import CONFIG_FILE, SKIPPED_FILE, RunFolder
-from video_llama.runners.ledger import Entry, SampleEntry, read_entry
+from video_llama.runners.ledger import Entry, SampleEntry, read_entry, samples_of
 from video_llama.runners.optim import LearningRate, build_optimizer, lr_scales
 from video_llama.runners.replay import (
     Replay,
@@ -91,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         record = replay.make(args.step, start=weights_step, left_out=left_out_steps(folder))
         weights_step = args.step - 1
-    samples = _entries_now(record)
+    samples = [sample for iteration in samples_of(record) for sample in iteration]
     _show(record, entry=entry, samples=samples, weights_step=weights_step)
     if args.save:
         target, specs = Path(args.save), replay.model.branch_specs()
@@ -158,17 +157,6 @@ def _check_step(config: Config, folder: Path, *, step: int) -> None:
         raise ConfigError(f"--step: found {step}; the run in {folder} has steps 1 to {num_steps}")
 
 
-def _entries_now(record: StepRecord) -> list[SampleEntry]:
-    """Return the samples of a step with their losses, in the order of the run."""
-    return [
-        SampleEntry(trace, loss, count)
-        for loaded, output in zip(record.loaded, record.outputs, strict=True)
-        for trace, loss, count in zip(
-            loaded.traces, output.sample_loss.tolist(), output.sample_targets.tolist(), strict=True
-        )
-    ]
-
-
 def _show(
     record: StepRecord, *, entry: Entry | None, samples: list[SampleEntry], weights_step: int
 ) -> None:
@@ -182,7 +170,7 @@ def _show(
     differences, others = [], 0
     for index, now in enumerate(samples):
         then = before[index] if index < len(before) else None
-        loss, recorded = _mean(now), None if then is None else _mean(then)
+        loss, recorded = now.mean_loss, None if then is None else then.mean_loss
         shown = "-"
         if then is not None and then.trace.key != now.trace.key:
             others += 1
@@ -232,20 +220,15 @@ def _judge(differences: list[float], *, step: int, weights_step: int, is_known: 
     )
 
 
-def _mean(sample: SampleEntry) -> float | None:
-    """Return the loss per supervised token, None if it is no number."""
-    if sample.loss is None or not math.isfinite(sample.loss):
-        return None
-    return sample.loss / max(sample.num_targets, 1)
-
-
 def _read(trace: SampleTrace) -> str:
     """Say what was used of a sample's media."""
     parts = []
     for item in trace.media:
-        times = f"{len(item.times_s)} at {item.times_s[0]:g}..{item.times_s[-1]:g} s"
+        times = ""
+        if item.times_s:
+            times = f" {len(item.times_s)} at {item.times_s[0]:g}..{item.times_s[-1]:g} s"
         crop = "" if item.crop is None else " crop {3}x{2}+{1}+{0}".format(*item.crop)
-        parts.append(f"{item.kind} {times if item.times_s else ''}{crop}".strip())
+        parts.append(f"{item.kind}{times}{crop}")
     return "; ".join(parts) or "text"
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from video_llama.common.types import Batch, BranchSpec, VideoSpec
 from video_llama.runners.ledger import Entry, SampleEntry
-from video_llama.runners.step import StepRecord
+from video_llama.runners.step import StepRecord, finite_or_none
 
 
 def save_batches(
@@ -50,8 +50,8 @@ def save_batches(
             Image.fromarray(picture).save(folder / f"{number:03d}_{name}.png")
     page = {
         "step": record.step + 1,
-        "loss": record.loss,
-        "grad_norm": record.grad_norm,
+        "loss": finite_or_none(record.loss),
+        "grad_norm": finite_or_none(record.grad_norm),
         "samples": [dataclasses.asdict(sample) for sample in samples],
         "recorded": None if recorded is None else dataclasses.asdict(recorded),
     }

@@ -21,6 +21,7 @@ from video_llama.apps.report_charts import Series, line_chart
 from video_llama.runners.bad_steps import BAD_STEPS_FILE
 from video_llama.runners.folder import CONFIG_FILE, SKIPPED_FILE
 from video_llama.runners.metrics import METRICS_FILE, read_lines
+from video_llama.runners.resume import flatten
 
 NUM_COLOURS = 8
 """Runs that can be told apart by colour; the next ones are dashed."""
@@ -202,26 +203,16 @@ def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _read_run(folder: Path, name: str) -> Run:
     lines = read_lines(folder / METRICS_FILE)
+    train = [line for line in lines if line.get("kind", "train") == "train"]
     config = folder / CONFIG_FILE
     tree = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     skipped = Counter(line["dataset"] for line in read_lines(folder / SKIPPED_FILE))
     return Run(
         name=name,
-        train=[line for line in lines if line.get("kind", "train") == "train" and "loss" in line],
-        valid=[line for line in lines if "valid_loss" in line],
+        train=[line for line in train if line.get("loss") is not None],
+        valid=[line for line in lines if line.get("valid_loss") is not None],
         config=flatten(tree),
         skipped=dict(sorted(skipped.items())),
         num_bad=len(read_lines(folder / BAD_STEPS_FILE)),

@@ -108,7 +108,7 @@ def plot_curves(runs: Mapping[str, Path], *, path: Path) -> None:
             continue
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         for key, style, width in (("loss", "-", 1.0), ("valid_loss", "--", 1.8)):
-            points = [(line["step"], line[key]) for line in lines if key in line]
+            points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
             if points:
                 label = RECIPES[name] if key == "loss" else None
                 axes.plot(

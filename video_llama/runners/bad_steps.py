@@ -17,7 +17,8 @@ from typing import Any, Literal
 from video_llama.common import dist
 from video_llama.common.errors import VideoLlamaError
 from video_llama.common.schema import RunConfig
-from video_llama.runners.step import StepRecord
+from video_llama.runners.ledger import samples_of
+from video_llama.runners.step import StepRecord, finite_or_none
 
 BAD_STEPS_FILE = "bad_steps.jsonl"
 
@@ -160,26 +161,16 @@ def describe(record: StepRecord, verdict: Verdict) -> BadStep:
         verdict: on it.
     """
     own = [
-        (key, _finite(loss / max(count, 1)))
-        for loaded, output in zip(record.loaded, record.outputs, strict=True)
-        for key, loss, count in zip(
-            loaded.batch.keys,
-            output.sample_loss.tolist(),
-            output.sample_targets.tolist(),
-            strict=True,
-        )
+        (sample.trace.key, sample.mean_loss)
+        for iteration in samples_of(record)
+        for sample in iteration
     ]
     return BadStep(
         step=record.step + 1,
         action=verdict.action,
         reason=verdict.reason,
         dataset=record.dataset,
-        loss=_finite(record.loss),
-        grad_norm=_finite(record.grad_norm),
+        loss=finite_or_none(record.loss),
+        grad_norm=finite_or_none(record.grad_norm),
         samples=tuple(sample for share in dist.gather_objects(own) for sample in share),
     )
-
-
-def _finite(value: float) -> float | None:
-    """Return the number, None for what JSON has no word for."""
-    return value if math.isfinite(value) else None

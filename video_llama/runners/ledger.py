@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -22,7 +21,7 @@ from typing import Any
 from video_llama.common import dist
 from video_llama.common.dist import World
 from video_llama.datasets.trace import MediaTrace, SampleTrace
-from video_llama.runners.step import StepRecord
+from video_llama.runners.step import StepRecord, finite_or_none
 
 LEDGER_FOLDER = "ledger"
 
@@ -48,6 +47,11 @@ class SampleEntry:
     trace: SampleTrace
     loss: float | None
     num_targets: int
+
+    @property
+    def mean_loss(self) -> float | None:
+        """In nats per supervised token, None if it was not finite."""
+        return None if self.loss is None else self.loss / max(self.num_targets, 1)
 
 
 @dataclass(frozen=True)
@@ -96,20 +100,9 @@ class Ledger:
         """Note a step; the ranks meet once in a while."""
         if not self._is_kept:
             return
-        shares = [
-            [
-                SampleEntry(trace, _finite(loss), count)
-                for trace, loss, count in zip(
-                    loaded.traces,
-                    output.sample_loss.tolist(),
-                    output.sample_targets.tolist(),
-                    strict=True,
-                )
-            ]
-            for loaded, output in zip(record.loaded, record.outputs, strict=True)
-        ]
         # Without its batches, which would stay in memory.
-        self._waiting.append((dataclasses.replace(record, loaded=(), outputs=()), shares))
+        bare = dataclasses.replace(record, loaded=(), outputs=())
+        self._waiting.append((bare, samples_of(record)))
         if len(self._waiting) >= STEPS_PER_WRITE:
             self.flush()
 
@@ -132,7 +125,7 @@ class Ledger:
             step=record.step + 1,
             dataset=record.dataset,
             lr=record.lr,
-            grad_norm=_finite(record.grad_norm),
+            grad_norm=finite_or_none(record.grad_norm),
             reader=self._reader,
             num_ranks=len(shares),
             accum=len(shares[0]),
@@ -153,6 +146,22 @@ class Ledger:
         for path, own in by_file.items():
             with path.open("ab") as file:
                 file.write(_member([_packed(entry) for entry in own]))
+
+
+def samples_of(record: StepRecord) -> list[list[SampleEntry]]:
+    """Return this process's samples of a step, iteration by iteration."""
+    return [
+        [
+            SampleEntry(trace, finite_or_none(loss), count)
+            for trace, loss, count in zip(
+                loaded.traces,
+                output.sample_loss.tolist(),
+                output.sample_targets.tolist(),
+                strict=True,
+            )
+        ]
+        for loaded, output in zip(record.loaded, record.outputs, strict=True)
+    ]
 
 
 def read_entry(folder: Path, *, step: int) -> Entry | None:
@@ -259,8 +268,3 @@ def _trace(values: Mapping[str, Any]) -> SampleTrace:
 
 def _tuple(values: Sequence[Any] | None) -> Any:  # noqa: ANN401 - of what the field says
     return None if values is None else tuple(values)
-
-
-def _finite(value: float) -> float | None:
-    """Return the number, None for what JSON has no word for."""
-    return value if math.isfinite(value) else None

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from video_llama.runners.step import StepRecord
+from video_llama.runners.step import StepRecord, finite_or_none
 from video_llama.runners.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
@@ -193,9 +193,13 @@ class MetricsLog:
         Args:
             step: optimizer steps done.
             kind: train or valid.
-            values: numbers by name, units in the name; None for what nobody knows.
+            values: numbers by name, units in the name; None for what nobody knows, and in the
+                file for what is not finite.
         """
-        rounded = {n: v if v is None else float(f"{v:.6g}") for n, v in values.items()}
+        rounded = {
+            name: None if value is None else finite_or_none(float(f"{value:.6g}"))
+            for name, value in values.items()
+        }
         self._file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
         self._file.flush()
         known = {f"{kind}/{name}": value for name, value in values.items() if value is not None}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_llama.common.logger import get_logger
-from video_llama.common.schema import Config
+from video_llama.common.schema import Config, RunConfig
 from video_llama.datasets.collate import LoadedBatch
 from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.bad_steps import BAD_STEPS_FILE
@@ -73,7 +73,7 @@ def find_start(folder: Path, *, step: int) -> Start:
 
 
 def layout_of(config: Config, *, entry: Entry | None, state: RunState | None) -> Layout:
-    """Say how a step was divided: as the ledger has it, else as the run file and a checkpoint say.
+    """Say how a step was divided: as the ledger has it, else as in the run that wrote the checkpoint.
 
     Args:
         config: the run file.
@@ -84,9 +84,11 @@ def layout_of(config: Config, *, entry: Entry | None, state: RunState | None) ->
     if entry is not None:
         batch_size = len(entry.samples) // (entry.num_ranks * entry.accum)
         return Layout(entry.num_ranks, entry.accum, batch_size)
-    per_rank = run.batch_size_train * run.accum_grad_iters
-    num_ranks = 1 if state is None else state.global_batch_size // per_rank
-    return Layout(num_ranks, run.accum_grad_iters, run.batch_size_train)
+    if state is None:
+        return Layout(1, run.accum_grad_iters, run.batch_size_train)
+    # The run may go on with other numbers of which the product is the same.
+    accum = state.config["run"].get("accum_grad_iters", RunConfig.accum_grad_iters)
+    return Layout(state.num_ranks, accum, state.global_batch_size // (state.num_ranks * accum))
 
 
 def as_one_process(config: Config, *, layout: Layout, device: str) -> Config:

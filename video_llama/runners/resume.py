@@ -197,7 +197,7 @@ def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int) -> No
 
 def _changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[_Change]:
     """Return the keys in which two resolved run files differ."""
-    before, now = _flatten(symbolic(config)), _flatten(symbolic(resolved))
+    before, now = flatten(symbolic(config)), flatten(symbolic(resolved))
     return [
         _Change(key, _show(before, key), _show(now, key))
         for key in sorted(before.keys() | now.keys())
@@ -205,12 +205,12 @@ def _changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[_Ch
     ]
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested mappings into dotted keys; JSON makes tuples into lists, so lists they are."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -10,6 +10,7 @@ Whether the weights then do change, and what is written down, is the runner's af
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -215,6 +216,11 @@ class StepMaker:
 def dropout_seed(seed: int, *, step: int, iteration: int, rank: int) -> int:
     """Return what torch's generators are seeded with before a forward pass of a run."""
     return fold(seed, "dropout", step, iteration, rank)
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return the number, None for what JSON has no word for."""
+    return value if math.isfinite(value) else None
 
 
 def count_targets(batch: Batch) -> int:

@@ -80,6 +80,9 @@ class Tracker:
 
     def log(self, step: int, *, values: Mapping[str, float]) -> None:
         """Send the numbers of a step; returns at once."""
+        if not self._thread.is_alive():
+            # It failed, and nobody would empty the queue.
+            return
         sent = dict(values)
         self._jobs.put(lambda: self._run.send(step, sent))
 
