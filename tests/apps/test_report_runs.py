@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from video_llama.apps.main import main
 from video_llama.apps.report import write_report
 from video_llama.apps.report_charts import Series, line_chart
-from video_llama.apps.report_runs import compare, differences, read_runs, smooth, style_of
+from video_llama.apps.report_runs import compare, differences, draw_run, read_runs, smooth, style_of
+from video_llama.common.logger import get_logger
 
 
 def write_run(folder, *, valid, run=None, skipped=(), num_bad=0, steps=(10, 20, 30)):
@@ -60,16 +62,27 @@ def test_the_best_run_is_the_one_with_the_lowest_validation_loss(folders):
     both = compare(read_runs(folders))
     row = dict(zip(both.headers, both.rows[0][1], strict=True))
     assert both.best == 0
-    assert (row["best validation loss"], row["at step"]) == ("0.3000", "20")
+    assert (row["lowest validation loss"], row["at step"]) == ("0.3000", "20")
     # 10, 20 and 30 samples per second.
     assert row["samples/s"] == "20.0"
+
+
+@pytest.mark.parametrize("valid", [[math.nan, 0.2], [0.2, math.nan], [-math.inf, 0.2]])
+def test_a_loss_that_is_no_number_is_not_the_lowest(tmp_path, folders, valid):
+    odd = write_run(tmp_path / "odd", valid=valid)
+    broken = write_run(tmp_path / "broken", valid=[math.nan, math.nan])
+    together = compare(read_runs([*folders, broken, odd]))
+    assert together.best == 3
+    column = together.headers.index("lowest validation loss")
+    assert [texts[column] for _, texts in together.rows] == ["0.3000", "0.4500", "-", "0.2000"]
+    assert ("lowest validation loss", "-") in draw_run(read_runs([broken])[0]).facts
 
 
 def test_a_run_that_was_never_validated_is_not_the_best(tmp_path, folders):
     silent = write_run(tmp_path / "silent", valid=[])
     both = compare(read_runs([silent, *folders]))
     assert both.best == 1
-    assert dict(zip(both.headers, both.rows[0][1], strict=True))["best validation loss"] == "-"
+    assert dict(zip(both.headers, both.rows[0][1], strict=True))["lowest validation loss"] == "-"
 
 
 def test_columns_that_nobody_fills_are_left_out(folders):
@@ -144,9 +157,12 @@ def test_stages_below_a_folder_are_compared_on_demand(folders, tmp_path):
     assert '<details id="comparison">' in out.read_text()
 
 
-def test_one_run_has_nothing_to_be_compared_with(folders, tmp_path):
+def test_one_run_has_nothing_to_be_compared_with(folders, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(get_logger(), "info", lambda text, *values: said.append(text % values))
     out = tmp_path / "report.html"
     write_report(folders[:1], out=out)
+    assert said[0].startswith("report of 1 run and 0 evaluations: ")
     assert "comparison" not in out.read_text()
 
 

@@ -169,12 +169,16 @@ def write_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     get_logger().info(
-        "report of %d runs and %d evaluations: %s (%.1f MiB)",
-        len(runs),
-        len(evaluations),
+        "report of %s and %s: %s (%.1f MiB)",
+        _count(len(runs), "run"),
+        _count(len(evaluations), "evaluation"),
         out,
         out.stat().st_size / 2**20,
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def read_evaluation(folder: Path) -> Evaluation:
