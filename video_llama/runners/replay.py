@@ -73,7 +73,7 @@ def find_start(folder: Path, *, step: int) -> Start:
 
 
 def layout_of(config: Config, *, entry: Entry | None, state: RunState | None) -> Layout:
-    """Say how a step was divided: as the ledger has it, else as in the run that wrote the checkpoint.
+    """Say how a step was divided, by the ledger, else as in the run that wrote the checkpoint.
 
     Args:
         config: the run file.
