@@ -84,7 +84,7 @@ def test_the_page_needs_nothing_from_elsewhere(page):
 
 def test_the_page_shows_the_curve_and_the_accuracies(page):
     assert '<polyline class="curve train"' in page
-    assert "best validation loss 0.125" in page
+    assert "lowest validation loss 0.125" in page
     assert ">90.0</b>" in page
 
 
