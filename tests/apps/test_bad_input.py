@@ -281,7 +281,8 @@ def test_too_many_unusable_clips_stop_the_run_by_name(project, capsys):
         path.write_bytes(b"no video")
     assert main(["train", "--cfg-path", str(project)]) == 2
     said = capsys.readouterr().err
-    assert "datasets.clips: 6 samples in a row cannot be used" in said
+    assert "datasets.clips: 8 samples in a row cannot be used" in said
+    assert "video-llama data check" in said
     assert ".mp4" in said
 
 
@@ -320,3 +321,22 @@ def test_the_doors_of_the_repository_open(door):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--cfg-path" in done.stdout
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_before_weights_are_read(
+    refused, weights_are_sacred, project
+):
+    said = refused(f"run.output_dir={project}/out")
+    assert f"run.output_dir: {project}/out cannot be written: {project} is a file" in said
+
+
+@pytest.mark.parametrize(("verb", "flags"), [("train", ("--dry-run",)), ("plan", ("--gpus", "1"))])
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("run.resume_ckpt_path=/nope", "there is no directory /nope"),
+        ("run.valid.metric=valid_los", "run.valid.metric: unknown metric 'valid_los'"),
+    ],
+)
+def test_a_plan_names_a_missing_start_and_an_unknown_goal(refused, verb, flags, option, text):
+    assert text in refused(option, verb=verb, flags=flags)

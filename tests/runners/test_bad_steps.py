@@ -155,8 +155,12 @@ def test_a_step_left_out_changes_neither_weights_nor_moments(tmp_path):
 
 def test_a_run_that_stops_says_which_samples_and_can_be_told_to_go_on(tmp_path):
     stopped = config_of(tmp_path, max_epoch=4)
-    with pytest.raises(VideoLlamaError, match=r"step \d+: loss nan.*samples clips-3; the weights"):
+    with pytest.raises(
+        VideoLlamaError, match=r"step \d+: loss nan.*clips-3; the weights"
+    ) as caught:
         build(stopped, ALONE, dataset=POISONED).train()
+    step = read_lines(tmp_path / "bad_steps.jsonl")[0]["step"]
+    assert f"`video-llama replay --run {tmp_path} --step {step}`" in str(caught.value)
     assert [line["action"] for line in read_lines(tmp_path / "bad_steps.jsonl")] == ["stop"]
     told = config_of(tmp_path, max_epoch=4, on_nan="skip", resume_ckpt_path="auto")
     assert build(told, ALONE, dataset=POISONED).train().is_finished

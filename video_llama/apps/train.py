@@ -38,6 +38,7 @@ from video_llama.runners.runner import Runner, RunSummary
 from video_llama.runners.sanity import StartCheck
 from video_llama.runners.trackers import require_tracker
 from video_llama.runners.watchdog import group_timeout
+from video_llama.runners.write_errors import require_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +83,7 @@ def train(config: Config) -> RunSummary:
     if start.is_finished and start.state is not None:
         get_logger().info("finished already: %s (step %d)", path, start.state.step)
         return RunSummary(folder=path, state=start.state, num_steps=start.state.step)
+    require_writable(path)
     require_tracker(run.tracker)
     check_goal(config)
     readers = open_readers(config)

@@ -6,7 +6,9 @@ Without that call the package is silent below warnings, as a library should be.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from pathlib import Path
 
 from video_llama.common.dist import is_main
@@ -49,6 +51,24 @@ def start_logging(*, level: int = logging.INFO) -> None:
     logger.propagate = False
 
 
+class _RunLog(logging.FileHandler):
+    """Ends at its first error: a full disk is told of once, and hides no other error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name in logging
+        """Take no more lines."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        get_logger().removeHandler(self)
+        get_logger().warning("%s gets no more lines: %s", self.baseFilename, error)
+
+    def close(self) -> None:
+        """Give up what could not be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def log_to_folder(folder: Path) -> logging.Handler | None:
     """Copy the events of rank zero to `folder`/log.txt as well, one line per event.
 
@@ -60,7 +80,7 @@ def log_to_folder(folder: Path) -> logging.Handler | None:
     """
     if not is_main():
         return None
-    handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    handler = _RunLog(folder / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LINE_FORMAT))
     logger = get_logger()
     logger.setLevel(min(logger.level or logging.INFO, logging.INFO))

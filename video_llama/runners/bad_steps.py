@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -139,14 +140,19 @@ class BadStep:
     grad_norm: float | None
     samples: tuple[tuple[str, float | None], ...]
 
-    def error(self) -> VideoLlamaError:
-        """Return what stops the run."""
+    def error(self, folder: Path) -> VideoLlamaError:
+        """Return what stops the run.
+
+        Args:
+            folder: of the run.
+        """
         keys = [key for key, _ in self.samples]
         bad = [key for key, loss in self.samples if loss is None] or keys
         return VideoLlamaError(
             f"step {self.step}: {self.reason}, in a batch of '{self.dataset}' with samples "
             f"{', '.join(bad)}; the weights were not changed and the last checkpoint is good. Look "
-            f"at them with `video-llama replay --step {self.step}`; all are in {BAD_STEPS_FILE}. "
+            f"at them with `video-llama replay --run {folder} --step {self.step}`; all are in "
+            f"{BAD_STEPS_FILE}. "
             "Mend or remove them, lower run.init_lr, set run.grad_clip_norm, take run.precision: "
             "bf16 or fp32 if it is fp16, or leave such steps out with run.on_nan: skip "
             "(run.on_spike: skip), then set run.resume_ckpt_path=auto"

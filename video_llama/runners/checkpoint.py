@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from video_llama.common.errors import CheckpointMismatch, VideoLlamaError
+from video_llama.common.errors import CheckpointMismatch
+from video_llama.runners.write_errors import explained
 
 WEIGHTS_FILE = "trainable.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -254,16 +255,14 @@ def _flush(path: Path) -> None:
 @contextlib.contextmanager
 def _explain_write_error(target: Path, partial: Path) -> Iterator[None]:
     """Clean up after a failed write and say what to do."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            _remove(partial)
-        # The folder of the checkpoints may be what could not be made.
-        disk = next(parent for parent in target.absolute().parents if parent.exists())
-        free_gib = shutil.disk_usage(disk).free / 2**30
-        raise VideoLlamaError(
-            f"{target}: cannot write the checkpoint: {error} ({free_gib:.2f} GiB free); older "
-            "checkpoints are untouched. Make room and start again with "
-            "run.resume_ckpt_path=auto; run.keep_last=1 needs the least"
-        ) from error
+    advice = (
+        "older checkpoints are untouched. Make room and start again with "
+        "run.resume_ckpt_path=auto; run.keep_last=1 needs the least"
+    )
+    with explained(target, what="the checkpoint", advice=advice):
+        try:
+            yield
+        except (OSError, SafetensorError):
+            with contextlib.suppress(OSError):
+                _remove(partial)
+            raise

@@ -47,6 +47,7 @@ from video_llama.runners.provenance import written_by
 from video_llama.runners.resume import Start, tell_changes
 from video_llama.runners.retention import save_checkpoint, set_aside_newer, update_links
 from video_llama.runners.trackers import open_tracker
+from video_llama.runners.write_errors import explained
 
 CONFIG_FILE = "config.yaml"
 DEEPSPEED_FILE = "deepspeed.json"
@@ -115,10 +116,11 @@ class RunFolder:
         if not is_main():
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            stack.callback(stop_logging_to, log_to_folder(self.path))
-            self._prepare(config)
+            with explained(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.callback(stop_logging_to, log_to_folder(self.path))
+                self._prepare(config)
             stack.callback(self._close_metrics)
             try:
                 yield
@@ -163,12 +165,15 @@ class RunFolder:
         new = [skip for skip in skips if skip.identity not in self._recorded]
         self._recorded.update(skip.identity for skip in new)
         if is_main() and new:
-            write_record(self.path / SKIPPED_FILE, new, step=step)
+            path = self.path / SKIPPED_FILE
+            with explained(path):
+                write_record(path, new, step=step)
 
     def write_bad_step(self, bad: BadStep) -> None:
         """Add a line for a step that was not made."""
         if is_main():
-            with (self.path / BAD_STEPS_FILE).open("a", encoding="utf-8") as file:
+            path = self.path / BAD_STEPS_FILE
+            with explained(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(bad)) + "\n")
 
     def save(self, *, engine: Engine, state: RunState, keep_last: int) -> None:
@@ -192,13 +197,14 @@ class RunFolder:
         state = dataclasses.replace(state, num_ranks=engine.world.size, written_by=self._written_by)
 
         def write() -> None:
-            path = save_checkpoint(
-                self.checkpoints,
-                weights=weights,
-                optimizer=optimizer,
-                state=state,
-                keep_last=keep_last,
-            )
+            with explained(self.checkpoints):
+                path = save_checkpoint(
+                    self.checkpoints,
+                    weights=weights,
+                    optimizer=optimizer,
+                    state=state,
+                    keep_last=keep_last,
+                )
             get_logger().info("saved %s", path)
 
         if self._saves_beside:

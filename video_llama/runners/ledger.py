@@ -22,6 +22,7 @@ from video_llama.common import dist
 from video_llama.common.dist import World
 from video_llama.datasets.trace import MediaTrace, SampleTrace
 from video_llama.runners.step import StepRecord, finite_or_none
+from video_llama.runners.write_errors import explained
 
 LEDGER_FOLDER = "ledger"
 
@@ -107,7 +108,11 @@ class Ledger:
             self.flush()
 
     def flush(self) -> None:
-        """Write down all steps so far; every rank must call this."""
+        """Write down all steps so far; every rank must call this.
+
+        Raises:
+            VideoLlamaError: they cannot be written.
+        """
         if not self._is_kept or not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
@@ -142,10 +147,11 @@ class Ledger:
         by_file: dict[Path, list[Entry]] = {}
         for entry in entries:
             by_file.setdefault(_file_of(self._folder, entry.step), []).append(entry)
-        self._folder.mkdir(parents=True, exist_ok=True)
         for path, own in by_file.items():
-            with path.open("ab") as file:
-                file.write(_member([_packed(entry) for entry in own]))
+            with explained(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("ab") as file:
+                    file.write(_member([_packed(entry) for entry in own]))
 
 
 def samples_of(record: StepRecord) -> list[list[SampleEntry]]:

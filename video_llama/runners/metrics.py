@@ -6,7 +6,6 @@ the file of an interrupted run reads like that of an uninterrupted one.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import resource
@@ -19,8 +18,10 @@ from typing import Any
 
 import torch
 
+from video_llama.runners.board import Board
 from video_llama.runners.step import StepRecord, finite_or_none
 from video_llama.runners.trackers import Tracker
+from video_llama.runners.write_errors import explained
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -182,10 +183,9 @@ class MetricsLog:
 
     def __init__(self, folder: Path, *, step: int, tracker: Tracker | None = None) -> None:
         self._tracker = tracker
-        path = folder / METRICS_FILE
-        drop_lines_after(path, step=step)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = _open_board(folder / "tensorboard", step)
+        self._path = folder / METRICS_FILE
+        drop_lines_after(self._path, step=step)
+        self._board = Board(folder / "tensorboard", step=step)
 
     def write(self, step: int, *, kind: str, values: Mapping[str, float | None]) -> None:
         """Write one line.
@@ -195,25 +195,24 @@ class MetricsLog:
             kind: train or valid.
             values: numbers by name, units in the name; None for what nobody knows, and in the
                 file for what is not finite.
+
+        Raises:
+            VideoLlamaError: it cannot be written.
         """
         rounded = {
             name: None if value is None else finite_or_none(float(f"{value:.6g}"))
             for name, value in values.items()
         }
-        self._file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
-        self._file.flush()
+        with explained(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
         known = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
-        if self._board is not None:
-            for name, value in known.items():
-                self._board.add_scalar(name, value, step)
+        self._board.write(step, values=known)
         if self._tracker is not None:
             self._tracker.log(step, values=known)
 
     def close(self) -> None:
-        """Close the files."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        """Close what is open."""
+        self._board.close()
         if self._tracker is not None:
             self._tracker.close()
 
@@ -239,12 +238,3 @@ def drop_lines_after(path: Path, *, step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     partial.replace(path)
-
-
-def _open_board(folder: Path, step: int) -> Any:  # noqa: ANN401 - an optional package's type
-    """Open TensorBoard's writer, None where it is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(folder, purge_step=step + 1 if step else None)

@@ -205,7 +205,7 @@ class Runner:
         self.folder.write_bad_step(bad)
         if verdict.action == "stop":
             self.ledger.flush()
-            raise bad.error()
+            raise bad.error(self.folder.path)
         self.engine.discard()
         return dataclasses.replace(record, is_left_out=True)
 
