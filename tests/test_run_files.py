@@ -11,7 +11,7 @@ import yaml
 from golden.update import GOLDEN, ROOT, resolved, run_files
 
 from video_llama.common.config import SHIPPED_RUN_FILES, list_presets, load
-from video_llama.models.branch import fold_shapes, num_steps
+from video_llama.models.branch import fold_shapes
 from video_llama.models.video_llm import VideoLLM
 
 RUN_FILES = run_files()
@@ -73,7 +73,7 @@ def test_the_sections_of_a_run_file_stand_in_one_order(path):
 def test_every_recipe_goes_with_every_preset(path, model_type):
     model = load(ROOT / path, options=[f"model.model_type={model_type}"]).model
     for branch in model.branches.values():
-        steps = num_steps(branch.encoder.config.media_spec())
+        steps = branch.encoder.config.media_spec().num_steps
         assert fold_shapes(branch, steps)[-1].width == WIDTHS[model_type]
 
 
@@ -95,7 +95,7 @@ def test_only_what_the_recipe_names_learns(path):
 def test_slots_and_text_fit_the_context(path):
     model = load(ROOT / path).model
     slots = sum(
-        fold_shapes(branch, num_steps(branch.encoder.config.media_spec()))[-1].num_slots
+        fold_shapes(branch, branch.encoder.config.media_spec().num_steps)[-1].num_slots
         for branch in model.branches.values()
     )
     assert slots < model.max_txt_len <= model.decoder.config.architecture["max_position_embeddings"]

@@ -20,7 +20,6 @@ from video_llama.common.registry import registry, unknown_name
 from video_llama.common.schema import Config, ModelConfig
 from video_llama.datasets.base import NUM_PROBED, DatasetReader
 from video_llama.datasets.mixture import unfit_media
-from video_llama.models.branch import num_steps
 from video_llama.models.decoders.readiness import why_not_ready
 from video_llama.models.loading import unfilled_parts
 from video_llama.models.sources import (
@@ -119,7 +118,7 @@ def misfits(model: VideoLLM, readers: Mapping[str, DatasetReader]) -> list[str]:
 def _overflows(model: VideoLLM) -> list[str]:
     """Say where slots, `max_txt_len` and the decoder's context do not go together."""
     specs = model.branch_specs().values()
-    slots = sum(spec.slots(num_steps(spec.spec)) for spec in specs)
+    slots = sum(spec.slots(spec.spec.num_steps) for spec in specs)
     budget, context = model.config.max_txt_len, model.max_context
     problems = []
     if slots >= budget:

@@ -17,7 +17,6 @@ from video_llama.apps.checks import meta_model
 from video_llama.common.schema import Config
 from video_llama.common.types import BranchSpec, MediaKind
 from video_llama.datasets.base import DatasetReader
-from video_llama.models.branch import num_steps
 from video_llama.models.costs import Cost, CostMeter, Recomputing, add_flops
 
 
@@ -174,4 +173,4 @@ def _steps_of_branches(
     for name, spec in specs.items():
         taken = set(spec.media) if kinds is None else set(spec.media) & set(kinds)
         if taken:
-            yield name, 1 if taken == {"image"} else num_steps(spec.spec)
+            yield name, 1 if taken == {"image"} else spec.spec.num_steps

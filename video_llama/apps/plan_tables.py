@@ -24,7 +24,6 @@ from video_llama.apps.plan_memory import (
 from video_llama.apps.plan_run import Machine, RunTime
 from video_llama.apps.plan_steps import StepCost
 from video_llama.common.schema import Config
-from video_llama.models.branch import num_steps
 from video_llama.models.video_llm import VideoLLM
 
 MUCH = 0.3
@@ -51,7 +50,7 @@ def show_slots(model: VideoLLM, *, console: Console) -> None:
     table = _table("slots", "branch", "takes", "steps", "slots")
     slots = 0
     for name, spec in model.branch_specs().items():
-        steps = num_steps(spec.spec)
+        steps = spec.spec.num_steps
         slots += spec.slots(steps)
         table.add_row(name, ", ".join(spec.media), str(steps), str(spec.slots(steps)))
     console.print(table)

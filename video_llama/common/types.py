@@ -19,6 +19,9 @@ MediaKind = Literal["image", "video", "audio"]
 Role = Literal["system", "user", "assistant"]
 Form = Literal["caption", "instruct", "chat"]
 
+MEDIA_KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
+"""In the order in which they stand before a text and number its modality."""
+
 IGNORE_INDEX = -100
 """Label of a position that is not supervised, as torch's cross entropy defines it."""
 
@@ -40,6 +43,16 @@ class VideoSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     frame_policy: str = "segment_start"
+
+    @property
+    def num_steps(self) -> int:
+        """T, the most steps an encoder is fed."""
+        return self.num_frames
+
+    @property
+    def step_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one step."""
+        return (3, self.image_size, self.image_size)
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,16 @@ class AudioSpec:
     mean: float
     std: float
     clip_policy: str = "clips"
+
+    @property
+    def num_steps(self) -> int:
+        """T, the most steps an encoder is fed."""
+        return self.num_clips
+
+    @property
+    def step_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of one step."""
+        return (1, self.num_mel_bins, self.num_mel_frames)
 
 
 MediaSpec = VideoSpec | AudioSpec

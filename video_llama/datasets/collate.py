@@ -18,17 +18,15 @@ from torch import Tensor
 
 from video_llama.common.types import (
     IGNORE_INDEX,
-    AudioSpec,
     Batch,
     BatchItem,
     BranchInput,
     BranchSpec,
     MediaItem,
-    MediaSpec,
 )
 from video_llama.datasets.feature_cache import FileStamp
 from video_llama.datasets.padding import Padding, stack_steps
-from video_llama.datasets.routing import max_steps, num_steps
+from video_llama.datasets.routing import num_steps
 from video_llama.datasets.trace import SampleTrace, trace_of
 
 
@@ -233,7 +231,7 @@ def _branch_input(items: Sequence[MediaItem], spec: BranchSpec) -> BranchInput:
     cached_rows = [row for row, item in enumerate(items) if item.features is not None]
     raw, raw_mask = stack_steps(
         [_raw(items[row]) for row in raw_rows],
-        shape=(max_steps(spec.spec), *_step_shape(spec.spec)),
+        shape=(spec.spec.num_steps, *spec.spec.step_shape),
     )
     result = BranchInput(raw=raw, raw_mask=raw_mask, raw_rows=torch.tensor(raw_rows).long())
     if cached_rows:
@@ -244,13 +242,6 @@ def _branch_input(items: Sequence[MediaItem], spec: BranchSpec) -> BranchInput:
         )
         result.cached_rows = torch.tensor(cached_rows).long()
     return result
-
-
-def _step_shape(spec: MediaSpec) -> tuple[int, int, int]:
-    """Return the shape of one frame, or of one clip's mel picture."""
-    if isinstance(spec, AudioSpec):
-        return (1, spec.num_mel_bins, spec.num_mel_frames)
-    return (3, spec.image_size, spec.image_size)
 
 
 def _raw(item: MediaItem) -> Tensor:

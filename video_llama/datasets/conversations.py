@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from video_llama.common.types import MediaKind, Role
+from video_llama.common.types import MEDIA_KINDS, MediaKind, Role
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -23,10 +23,9 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
 PARTS: Mapping[str, MediaKind] = {
-    **{kind: kind for kind in KINDS},
-    **{f"{kind}_url": kind for kind in KINDS},
+    **{kind: kind for kind in MEDIA_KINDS},
+    **{f"{kind}_url": kind for kind in MEDIA_KINDS},
     "input_audio": "audio",
 }
 """Types of parts that name a file."""
@@ -56,7 +55,7 @@ def read_turns(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise BadRow(f"no list 'messages' or 'conversations' (it has: {', '.join(fields)})")
     turns = [_turn(message, where=f"message {n}") for n, message in enumerate(messages, start=1)]
-    _place(turns, {kind: _listed(fields, kind) for kind in KINDS})
+    _place(turns, {kind: _listed(fields, kind) for kind in MEDIA_KINDS})
     for number, turn in enumerate(turns, start=1):
         if len(turns) > 1 and turn["role"] != "user" and _media(turn):
             raise BadRow(f"message {number} of the {turn['role']} holds media; only questions can")
@@ -97,7 +96,7 @@ def _parts(content: object, *, where: str) -> Iterator[Part | Mark]:
 
 def _split(text: str) -> Iterator[str | Mark]:
     """Take a text apart at its marks."""
-    marks: dict[str, MediaKind] = {f"<{kind}>": kind for kind in KINDS}
+    marks: dict[str, MediaKind] = {f"<{kind}>": kind for kind in MEDIA_KINDS}
     for piece in re.split(f"({'|'.join(marks)})", text):
         if piece in marks:
             yield Mark(marks[piece])
@@ -176,7 +175,7 @@ def _place(
     for turn in turns:
         turn["parts"] = [next(left[p.kind]) if isinstance(p, Mark) else p for p in turn["parts"]]
     opening = next((turn for turn in turns if turn["role"] != "system"), turns[0])
-    opening["parts"] = [*(file for kind in KINDS for file in left[kind]), *opening["parts"]]
+    opening["parts"] = [*(file for kind in MEDIA_KINDS for file in left[kind]), *opening["parts"]]
 
 
 def _media(turn: Mapping[str, Any]) -> list[dict[str, Any]]:

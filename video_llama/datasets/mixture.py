@@ -24,7 +24,7 @@ from video_llama.common.types import BranchSpec, Sample
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.collate import EncodedSample, Skip
 from video_llama.datasets.fills import Record, candidates
-from video_llama.datasets.routing import branch_of, max_steps, route
+from video_llama.datasets.routing import branch_of, route
 from video_llama.datasets.sample_encoder import SampleEncoder
 from video_llama.datasets.stream import SampleRef
 from video_llama.processors.media import Augment
@@ -181,7 +181,7 @@ def unfit_media(
         branches = [branch_of(kind, routes=route(specs), dataset=reader.name) for kind in kinds]
     except ConfigError as error:
         return error.problems
-    slots = sum(specs[name].slots(max_steps(specs[name].spec)) for name in branches)
+    slots = sum(specs[name].slots(specs[name].spec.num_steps) for name in branches)
     if slots >= max_len:
         return [
             f"model.max_txt_len: {max_len} decoder positions, the media of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from video_llama.common.errors import ConfigError
-from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, MediaKind, MediaSpec
+from video_llama.common.types import BranchSpec, MediaItem, MediaKind
 
 
 def route(specs: Mapping[str, BranchSpec]) -> dict[MediaKind, str]:
@@ -53,8 +53,3 @@ def num_steps(item: MediaItem) -> int:
     raw = item.pixels if item.pixels is not None else item.mel
     assert raw is not None, f"{item.path} was not loaded"
     return raw.shape[0]
-
-
-def max_steps(spec: MediaSpec) -> int:
-    """Return T, the frames or sound clips an encoder is fed at most."""
-    return spec.num_clips if isinstance(spec, AudioSpec) else spec.num_frames

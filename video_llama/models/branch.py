@@ -20,7 +20,7 @@ from torch import nn
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
 from video_llama.common.schema import BranchConfig, ModelConfig, PartConfig
-from video_llama.common.types import AudioSpec, BranchInput, BranchSpec, Features, Shape
+from video_llama.common.types import BranchInput, BranchSpec, Features, Shape
 from video_llama.models.layers import recompute_where_asked
 from video_llama.models.precision import own_dtype
 from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
@@ -54,7 +54,7 @@ def check_branches(config: ModelConfig, *, width: int) -> None:
     problems = []
     claimed: dict[str, str] = {}
     for name, branch in config.branches.items():
-        steps = num_steps(branch.encoder.config.media_spec())
+        steps = branch.encoder.config.media_spec().num_steps
         try:
             last = fold_shapes(branch, steps)[-1]
         except ConfigError as error:
@@ -89,7 +89,7 @@ class Branch(nn.Module):
         self.config = config
         self.name = name
         self.spec = config.encoder.config.media_spec()
-        shapes = fold_shapes(config, num_steps(self.spec))
+        shapes = fold_shapes(config, self.spec.num_steps)
         self.encoder = _build("encoder", config.encoder)
         self.stages = nn.ModuleDict(
             {
@@ -235,11 +235,6 @@ class BranchOutput:
 
     features: Features
     frontier: Features
-
-
-def num_steps(spec: object) -> int:
-    """Return T, the number of frames or sound clips an encoder is fed."""
-    return spec.num_clips if isinstance(spec, AudioSpec) else spec.num_frames  # type: ignore[attr-defined]
 
 
 def to_device(branch_input: BranchInput, device: torch.device) -> BranchInput:

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from video_llama.common.errors import VideoLlamaError
 from video_llama.common.schema import Precision
-from video_llama.common.types import AudioSpec, BranchInput, MediaSpec
-from video_llama.models.branch import Branch, num_steps
+from video_llama.common.types import BranchInput
+from video_llama.models.branch import Branch
 from video_llama.models.cost_counter import Counter, replace_by_fakes
-from video_llama.models.layers import HasLayers, LearningForward
+from video_llama.models.layers import HasLayers, learning_forward
 from video_llama.models.precision import autocast
 from video_llama.models.trainable import learns
 from video_llama.models.video_llm import VideoLLM
@@ -87,7 +87,7 @@ class CostMeter:
             replace_by_fakes(model)
         model.train()
         forwards = [
-            _forward_of(layer)
+            learning_forward(layer)
             for part in model.modules()
             if isinstance(part, HasLayers)
             for layer in part.repeated_layers()
@@ -118,11 +118,11 @@ class CostMeter:
             steps: real ones among the T of a row, None for all of them.
         """
         branch = self._branches()[name]
-        most, front = num_steps(branch.spec), branch.frontier_shape
+        most, front = branch.spec.num_steps, branch.frontier_shape
 
         def run() -> Tensor:
             media = BranchInput(
-                raw=torch.empty(raw, most, *_step_shape(branch.spec)),
+                raw=torch.empty(raw, most, *branch.spec.step_shape),
                 raw_mask=torch.ones(raw, most, dtype=torch.bool),
                 raw_rows=torch.arange(raw),
             )
@@ -148,7 +148,7 @@ class CostMeter:
 
     def num_steps(self, name: str) -> int:
         """Return T, the most steps a branch's encoder is fed."""
-        return num_steps(self._branches()[name].spec)
+        return self._branches()[name].spec.num_steps
 
     def _branches(self) -> dict[str, Branch]:
         found = self._model.branches.items()
@@ -175,17 +175,3 @@ class CostMeter:
             kept_bytes=kept,
             peak_bytes=counter.most_alive,
         )
-
-
-def _step_shape(spec: MediaSpec) -> tuple[int, ...]:
-    """Return the shape of one frame or one sound clip as an encoder is fed it."""
-    if isinstance(spec, AudioSpec):
-        return (1, spec.num_mel_bins, spec.num_mel_frames)
-    return (3, spec.image_size, spec.image_size)
-
-
-def _forward_of(layer: nn.Module) -> LearningForward:
-    """Return what stands in place of a layer's `forward`, put there if need be."""
-    if not isinstance(layer.forward, LearningForward):
-        layer.forward = LearningForward(layer)
-    return layer.forward

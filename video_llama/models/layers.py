@@ -89,7 +89,7 @@ def recompute_where_asked(module: nn.Module, part: PartConfig, *, where: str) ->
             "recomputed; take the key out"
         )
     for layer in layers:
-        _learning_forward(layer).recomputes = True
+        learning_forward(layer).recomputes = True
 
 
 def compile_backend(run: RunConfig, *, device: str) -> CompileBackend | None:
@@ -121,7 +121,7 @@ def compile_layers(model: nn.Module, *, backend: CompileBackend) -> None:
     limits.recompile_limit = max(limits.recompile_limit, MAX_VARIANTS)
     layers = [layer for part in _parts_with_layers(model) for layer in part.repeated_layers()]
     for layer in layers:
-        _learning_forward(layer).compiled = _compiled(type(layer).forward, backend)
+        learning_forward(layer).compiled = _compiled(type(layer).forward, backend)
     get_logger().info("%d layers are compiled (%s) when they first learn", len(layers), backend)
 
 
@@ -139,7 +139,7 @@ def _require_compiler(kind: str) -> None:
         )
 
 
-def _learning_forward(layer: nn.Module) -> LearningForward:
+def learning_forward(layer: nn.Module) -> LearningForward:
     """Return what stands in place of a layer's `forward`, put there if need be."""
     if not isinstance(layer.forward, LearningForward):
         layer.forward = LearningForward(layer)

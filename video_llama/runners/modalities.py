@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from video_llama.common.types import Batch, LossOutput, MediaKind
-
-KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
+from video_llama.common.types import MEDIA_KINDS, Batch, LossOutput
 
 MODALITIES = tuple(
-    "+".join(kind for place, kind in enumerate(KINDS) if number >> place & 1) or "text"
-    for number in range(2 ** len(KINDS))
+    "+".join(kind for place, kind in enumerate(MEDIA_KINDS) if number >> place & 1) or "text"
+    for number in range(2 ** len(MEDIA_KINDS))
 )
 """By the sum of 2 ** place over a sample's kinds: text, image, video, image+video, audio, ..."""
 
@@ -69,7 +67,7 @@ def modality_of(batch: Batch) -> list[int]:
     numbers = [0] * len(batch.keys)
     for item in batch.items:
         if item.kind is not None:
-            numbers[item.sample] |= 1 << KINDS.index(item.kind)
+            numbers[item.sample] |= 1 << MEDIA_KINDS.index(item.kind)
     return numbers
 
 
