@@ -1,8 +1,9 @@
-"""A media file that is opened once, however much is read from it.
+"""A media file that PyAV opens once, however much is read from it.
 
 Pictures, sound, limits and identity of a clip come from the same open container. Packets of a
 short stream are kept from the first reading on; a long one is read again, or jumped into, but not
-opened again. Which frames and samples are wanted is decided in `video` and `audio`.
+opened again. Decord and Pillow open the file for themselves. Which frames and samples are wanted is
+decided in `video` and `audio`.
 """
 
 from __future__ import annotations
