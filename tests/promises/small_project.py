@@ -1,4 +1,4 @@
-"""A project of clips, pictures, sounds and texts, small enough to be trained in a moment.
+"""A project of clips, sounds and texts, small enough to be trained in a moment.
 
 Made to be uneven: answers of 1 to 15 words, clips with sound and without, batches without any
 media, one clip that cannot be read.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,12 @@ def write_project(folder: Path, *, iters: int, batch_size: int) -> Path:
 def conversations() -> list[dict[str, Any]]:
     """Return rows about a clip, a sound, both, or nothing at all."""
     media = ([], ["video"], ["audio"], ["video", "audio"])
-    rows = []
-    for number in range(NUM_CLIPS):
-        kinds = media[number % len(media)]
-        parts = [{"type": kind, kind: "page/1.mp4"} for kind in kinds]
-        question = [*parts, {"type": "text", "text": f"What moves {number}?"}]
-        answer = {"role": "assistant", "content": sentence(number)}
-        rows.append({"messages": [{"role": "user", "content": question}, answer], "id": number})
-    return rows
+    return [conversation(number, kinds=media[number % len(media)]) for number in range(NUM_CLIPS)]
+
+
+def conversation(number: int, *, kinds: Sequence[str], path: str = "page/1.mp4") -> dict[str, Any]:
+    """Return a row about a file, told by its kinds of media; none asks about nothing."""
+    parts = [{"type": kind, kind: path} for kind in kinds]
+    question = [*parts, {"type": "text", "text": f"What moves {number}?"}]
+    answer = {"role": "assistant", "content": sentence(number % NUM_CLIPS)}
+    return {"messages": [{"role": "user", "content": question}, answer], "id": number}

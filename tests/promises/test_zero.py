@@ -12,9 +12,10 @@ from functools import partial
 import pytest
 import torch
 import yaml
+from PIL import Image
 from promises.launch import as_torchrun, run_ranks
 from promises.recorded_task import samples_in_order
-from promises.small_project import write_project
+from promises.small_project import conversation, conversations, write_project
 from promises.zero_worker import QUESTIONED, Job, ask, run_jobs, train_job
 from safetensors.torch import load_file
 
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.slow
 NUM_STEPS, HALF = 20, 10
 TOLERANCE = 1e-5
 STAGES = (1, 2, 3)
+KINDS = ("text", "video", "audio", "both") * 2 + ("image", "image", "text", "text")
+"""Of the rows of `own`."""
 
 
 def zero(stage: int, **offload: str) -> tuple[str, ...]:
@@ -63,6 +66,17 @@ JOBS = [
 ]
 
 
+def add_pictures(run_file):
+    """Let `own` have two rows about a picture and two more of text."""
+    Image.new("RGB", (20, 12), (200, 10, 10)).save(run_file.parent / "clips" / "picture.png")
+    more = [
+        conversation(number, kinds=[KINDS[number]] if number < 10 else [], path="picture.png")
+        for number in range(8, len(KINDS))
+    ]
+    rows = map(json.dumps, conversations() + more)
+    (run_file.parent / "own.jsonl").write_text("\n".join(rows))
+
+
 def freeze(run_file):
     """Freeze the encoders, and the decoder but for its adapters, as in the recipes."""
     tree = yaml.safe_load(run_file.read_text())
@@ -77,6 +91,8 @@ def freeze(run_file):
     # Three samples for two ranks: one of them has a batch less.
     tree["datasets"]["valid"] = {**own, "split": "valid", "max_samples": 3}
     tree["run"] |= {
+        # Of which the batches below come.
+        "seed": 4,
         "batch_size_eval": 1,
         "valid_freq": 2,
         "save_freq": f"{HALF} steps",
@@ -95,6 +111,7 @@ def project(tmp_path_factory):
     """Return the run file, with all jobs done in folders beside it."""
     run_file = write_project(tmp_path_factory.mktemp("zero"), iters=4, batch_size=1)
     freeze(run_file)
+    add_pictures(run_file)
     logs = run_file.parent / "logs"
     run_ranks(partial(run_jobs, run_file, JOBS), worlds=as_torchrun(2), logs=logs)
     return run_file
@@ -221,16 +238,17 @@ def test_the_batches_were_different(project):
         (project.parent / "zero_3" / "record" / f"rank{rank}.jsonl").read_text().splitlines()
         for rank in (0, 1)
     ]
-    kinds = ("text", "video", "audio", "both")
     met = set()
     for left, right in zip(*ranks, strict=True):
         dataset, first = json.loads(left)
         _, second = json.loads(right)
         if dataset == "own":
-            met.add((kinds[int(first) % 4], kinds[int(second) % 4]))
+            met.add((KINDS[int(first)], KINDS[int(second)]))
         else:
             met.add((dataset, dataset))
-    assert {"text", "video", "audio", "both"} <= {kind for pair in met for kind in pair}
+    assert set(KINDS) <= {kind for pair in met for kind in pair}
+    assert ("text", "text") in met
+    assert {("video", "both"), ("both", "video")} & met
     assert {("both", "both"), ("silent", "silent")} <= met
     assert any("audio" in pair and set(pair) & {"text", "video"} for pair in met)
     assert samples_in_order(project.parent / "zero_3" / "record") == samples_in_order(
