@@ -12,26 +12,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
 from video_llama.apps.console import wide_console
-from video_llama.apps.loading import load_model, pick_device
+from video_llama.apps.loading import pick_device
 from video_llama.apps.replay_files import save_batches
+from video_llama.apps.run_parts import build_parts
 from video_llama.common.config import load
 from video_llama.common.dist import World
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger, start_logging
-from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.fills import read_record
-from video_llama.datasets.sample_encoder import TextSettings
 from video_llama.datasets.trace import SampleTrace
-from video_llama.runners.data import RunData, open_readers
-from video_llama.runners.engines import build_engine
+from video_llama.runners.data import open_readers
 from video_llama.runners.folder import CONFIG_FILE, SKIPPED_FILE, RunFolder
 from video_llama.runners.ledger import Entry, SampleEntry, read_entry, samples_of
-from video_llama.runners.optim import LearningRate, build_optimizer, lr_scales
+from video_llama.runners.optim import LearningRate
 from video_llama.runners.replay import (
     Replay,
     as_one_process,
@@ -114,32 +111,21 @@ def build_replay(
     layout = layout_of(config, entry=entry, state=start.state)
     alone = as_one_process(config, layout=layout, device=device)
     device = pick_device(alone.run)
-    # As a run starts, see `train`: a replay may begin before the first checkpoint.
-    torch.manual_seed(config.run.seed)
-    loaded = load_model(alone, device=device)
-    data = RunData(
+    # As a run starts: a replay may begin before the first checkpoint.
+    parts = build_parts(
         alone,
         readers=open_readers(alone),
-        specs=loaded.model.branch_specs(fingerprint=alone.run.feature_cache is not None),
-        text=TextSettings(loaded.template, loaded.tokenizer, max_len=config.model.max_txt_len),
+        record=read_record(folder / SKIPPED_FILE),
         world=World(),
         device=device,
-        record=read_record(folder / SKIPPED_FILE),
     )
-    engine = build_engine(
-        loaded.model,
-        optimizer=build_optimizer(loaded.model, alone.run, scales=lr_scales(alone)),
-        run=alone.run,
-        world=World(),
-        device=torch.device(device),
-    )
-    RunFolder(folder, start=start).load(engine)
+    RunFolder(folder, start=start).load(parts.engine)
     return Replay(
         alone,
-        model=loaded.model,
-        task=registry.get_task_class(config.run.task)(),
-        data=data,
-        engine=engine,
+        model=parts.model,
+        task=parts.task,
+        data=parts.data,
+        engine=parts.engine,
         learning_rate=LearningRate(config.run, compat=config.model.compat),
         layout=layout,
     )

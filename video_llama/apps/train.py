@@ -12,27 +12,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from video_llama.apps.checks import check_start
-from video_llama.apps.loading import load_model, log_parts, pick_device
+from video_llama.apps.loading import pick_device
 from video_llama.apps.main import add_config_arguments
 from video_llama.apps.plan import show_plan
+from video_llama.apps.run_parts import build_parts
 from video_llama.common.config import load
-from video_llama.common.dist import World, is_main, process_group, read_world
+from video_llama.common.dist import World, process_group, read_world
 from video_llama.common.heap import keep_freed_memory
 from video_llama.common.logger import get_logger, start_logging
-from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.base import DatasetReader
-from video_llama.datasets.sample_encoder import TextSettings
-from video_llama.models.layers import compile_backend, compile_layers
-from video_llama.runners.data import RunData, open_readers
-from video_llama.runners.engines import build_engine, model_device, refuse_unusable
+from video_llama.runners.data import open_readers
+from video_llama.runners.engines import refuse_unusable
 from video_llama.runners.flop_rate import measure_flop_rate
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.goal import check_goal
-from video_llama.runners.optim import build_optimizer, lr_scales
 from video_llama.runners.resume import plan_start
 from video_llama.runners.runner import Runner, RunSummary
 from video_llama.runners.sanity import StartCheck
@@ -128,39 +123,21 @@ def build_runner(
         world: this process among the others.
         device: of this process.
     """
-    scales = lr_scales(config)
-    backend = compile_backend(config.run, device=device)
-    # Parts that start from random weights are the same on every rank and in every start.
-    torch.manual_seed(config.run.seed)
-    loaded = load_model(config, device=model_device(config.run, device=device))
-    if backend is not None:
-        compile_layers(loaded.model, backend=backend)
-    if is_main():
-        log_parts(loaded.model)
-    data = RunData(
+    parts = build_parts(
         config,
         readers=readers,
-        specs=loaded.model.branch_specs(fingerprint=config.run.feature_cache is not None),
-        text=TextSettings(loaded.template, loaded.tokenizer, max_len=config.model.max_txt_len),
+        record=folder.record,
         world=world,
         device=device,
-        record=folder.record,
+        shows_parts=True,
     )
-    engine = build_engine(
-        loaded.model,
-        optimizer=build_optimizer(loaded.model, config.run, scales=scales),
-        run=config.run,
-        world=world,
-        device=torch.device(device),
-    )
-    task = registry.get_task_class(config.run.task)()
     return Runner(
         config,
-        model=loaded.model,
-        task=task,
-        data=data,
-        engine=engine,
+        model=parts.model,
+        task=parts.task,
+        data=parts.data,
+        engine=parts.engine,
         folder=folder,
-        start_check=StartCheck(loaded.model),
+        start_check=StartCheck(parts.model),
         flop_rate=measure_flop_rate(config, device=device),
     )
