@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from video_llama.common.media_specs import AudioSpec as AudioSpec
+from video_llama.common.media_specs import MediaSpec as MediaSpec
+from video_llama.common.media_specs import VideoSpec as VideoSpec
+
 if TYPE_CHECKING:
     # Importing this module stays free.
     from torch import Tensor
@@ -24,73 +28,6 @@ MEDIA_KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
 
 IGNORE_INDEX = -100
 """Label of a position that is not supervised, as torch's cross entropy defines it."""
-
-
-@dataclass(frozen=True)
-class VideoSpec:
-    """What an encoder of pictures must be fed; an image is a video of one frame.
-
-    Attributes:
-        num_frames: frames chosen from a clip, T.
-        image_size: side of the square input in pixels.
-        mean: per channel (red, green, blue), on the 0..1 scale.
-        std: per channel, on the 0..1 scale.
-        frame_policy: which frames are chosen, a name in `processors.video.FRAME_POLICIES`.
-    """
-
-    num_frames: int
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    frame_policy: str = "segment_start"
-
-    @property
-    def num_steps(self) -> int:
-        """T, the most steps an encoder is fed."""
-        return self.num_frames
-
-    @property
-    def step_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one step."""
-        return (3, self.image_size, self.image_size)
-
-
-@dataclass(frozen=True)
-class AudioSpec:
-    """What an encoder of sound must be fed: log-mel pictures of short clips.
-
-    Attributes:
-        num_clips: clips cut from a track, T.
-        clip_s: length of one clip in seconds.
-        sample_rate_hz: rate the track is resampled to.
-        num_mel_bins: rows of a mel picture.
-        num_mel_frames: columns of a mel picture; shorter ones are padded with zeros.
-        mean: of log-mel values over the pretraining data.
-        std: of log-mel values over the pretraining data.
-        clip_policy: where clips start, a name in `processors.audio.CLIP_POLICIES`.
-    """
-
-    num_clips: int
-    clip_s: float
-    sample_rate_hz: int
-    num_mel_bins: int
-    num_mel_frames: int
-    mean: float
-    std: float
-    clip_policy: str = "clips"
-
-    @property
-    def num_steps(self) -> int:
-        """T, the most steps an encoder is fed."""
-        return self.num_clips
-
-    @property
-    def step_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of one step."""
-        return (1, self.num_mel_bins, self.num_mel_frames)
-
-
-MediaSpec = VideoSpec | AudioSpec
 
 
 @dataclass(frozen=True)
