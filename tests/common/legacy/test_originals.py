@@ -25,6 +25,7 @@ LOCATIONS = re.compile(
 ALLOWED = {
     "run.device": "cuda, where ours takes whatever there is",
     "run.log_freq": "lines in the log",
+    "run.save_freq": "ours loses less when it is killed",
 }
 ALLOWED_IN_SERVING = {
     "datasets": "ours asks a set of questions too, the original evaluates nothing",
