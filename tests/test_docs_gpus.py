@@ -7,6 +7,8 @@ import re
 import subprocess
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 from pages import PAGES, ROOT, blocks, table
 
 from video_llama.common.config import load
@@ -47,7 +49,11 @@ def options_of(page):
 
 @pytest.mark.parametrize("options", options_of(PAGE), ids=" ".join)
 def test_the_options_of_the_page_are_understood(options):
-    load(RECIPE, options=[option.replace("'", "") for option in options])
+    told = dict(option.replace("'", "").split("=", 1) for option in options)
+    config = load(RECIPE, options=[f"{key}={value}" for key, value in told.items()])
+    resolved = OmegaConf.create(config.resolved)
+    for key, value in told.items():
+        assert OmegaConf.select(resolved, key) == yaml.safe_load(value)
 
 
 @pytest.mark.parametrize("script", blocks(PAGE, "sh"), ids=["srun", "torchrun"])

@@ -219,6 +219,11 @@ class Batch:
     stage_text: Mapping[str, Tensor] | None = None
     meta: Sequence[Mapping[str, object]] = ()
 
+    @property
+    def num_targets(self) -> int:
+        """Supervised tokens; the first of a row has nothing to predict it."""
+        return int((self.labels[:, 1:] != IGNORE_INDEX).sum())
+
 
 @dataclass(frozen=True)
 class BranchSpec:

@@ -17,7 +17,7 @@ import torch
 from video_llama.common.gpus import recognise
 from video_llama.common.logger import get_logger
 from video_llama.common.schema import Config, Precision, RunConfig
-from video_llama.common.types import IGNORE_INDEX, Batch, BranchInput
+from video_llama.common.types import Batch, BranchInput
 from video_llama.models.costs import CostMeter, Uncountable
 from video_llama.models.precision import AUTOCAST_DTYPES
 from video_llama.models.video_llm import VideoLLM
@@ -67,10 +67,9 @@ class FlopRate:
     def flops(self, batch: Batch) -> float:
         """Return the operations of one batch, forward and backward."""
         rows, length = batch.input_ids.shape
-        targets = int((batch.labels[:, 1:] != IGNORE_INDEX).sum())
         decoder = rows * length * (self.per_position + length * self.per_pair)
         branches = sum(self.branches[name](media) for name, media in batch.media.items())
-        return decoder + targets * self.per_target + branches
+        return decoder + batch.num_targets * self.per_target + branches
 
 
 def measure_flop_rate(config: Config, *, device: str) -> FlopRate | None:

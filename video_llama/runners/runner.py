@@ -18,7 +18,7 @@ from typing import cast
 from torch import nn
 
 from video_llama.common import dist
-from video_llama.common.cadence import parse_cadence
+from video_llama.common.cadence import Cadence, parse_cadence
 from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
@@ -156,7 +156,7 @@ class Runner:
                 break
             self.window.add(record)
             bar.advance(self.state.step)
-            if is_due(self.run.log_freq, at=self.state.step, last=self.num_steps):
+            if self._is_due(Cadence(self.run.log_freq, "step")):
                 values = train_numbers(
                     record,
                     window=self.window,
@@ -242,14 +242,16 @@ class Runner:
         A validation that was left is made up for by the run that goes on.
         """
         is_best = False
-        must_validate = self.state.validation_pending or self._is_due(self.goal.every)
+        must_validate = self.state.validation_pending or self._is_due(
+            parse_cadence(self.goal.every)
+        )
         if self.data.has_valid and must_validate:
             is_best = self._validate(request)
-        if is_best or self._is_due(self.run.save_freq):
+        if is_best or self._is_due(parse_cadence(self.run.save_freq)):
             self._save()
 
-    def _is_due(self, every: int | str) -> bool:
-        return parse_cadence(every).is_due(
+    def _is_due(self, every: Cadence) -> bool:
+        return every.is_due(
             self.state.step, steps_per_epoch=self.steps_per_epoch, num_steps=self.num_steps
         )
 
@@ -289,8 +291,3 @@ class Runner:
         self.data.flush()
         self.ledger.flush()
         self.folder.save(engine=self.engine, state=self.state, keep_last=self.run.keep_last)
-
-
-def is_due(every: int, *, at: int, last: int) -> bool:
-    """Tell whether something done every so often, and at the very end, is to be done now."""
-    return at % every == 0 or at == last

@@ -23,7 +23,7 @@ from torch import Tensor
 from video_llama.common import dist
 from video_llama.common.rng import fold
 from video_llama.common.schema import Config
-from video_llama.common.types import IGNORE_INDEX, Batch, LossOutput
+from video_llama.common.types import LossOutput
 from video_llama.datasets.collate import LoadedBatch
 from video_llama.runners.data import RunData
 from video_llama.runners.engine import Engine
@@ -141,7 +141,7 @@ class StepMaker:
         if request.on_any_rank or loaded is None:
             return None
         assert len(loaded) == self.run.accum_grad_iters, "the plan ended before the run"
-        num_targets = [count_targets(item.batch) for item in loaded]
+        num_targets = [item.batch.num_targets for item in loaded]
         total = int(dist.sum_over_ranks(self._on_device([sum(num_targets)]))[0])
         outputs: list[LossOutput] = []
         for index, item in enumerate(loaded):
@@ -221,8 +221,3 @@ def dropout_seed(seed: int, *, step: int, iteration: int, rank: int) -> int:
 def finite_or_none(value: float) -> float | None:
     """Return the number, None for what JSON has no word for."""
     return value if math.isfinite(value) else None
-
-
-def count_targets(batch: Batch) -> int:
-    """Count the supervised tokens of a batch; the first of a row has nothing to predict it."""
-    return int((batch.labels[:, 1:] != IGNORE_INDEX).sum())
