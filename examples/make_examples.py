@@ -2,6 +2,9 @@
 
     python examples/make_examples.py [folder]
 
+Files called `toy_...` are scenes of the toy world that are in none of its data sets, so the model
+that ships with the package can talk about them; the others show what else can be read.
+
 Byte-identical on every run with the same PyAV: one encoder thread, no dates, seeded noise.
 """
 
@@ -15,7 +18,49 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from video_llama.toy.codec import encode_mp4, write_jpg
+from video_llama.toy.codec import write_wav as write_toy_wav
+from video_llama.toy.render import FRAMES_PER_S, render_clip, render_frames
+from video_llama.toy.scenes import MIRROR_S, Event, Scene, Sound, Thing
+from video_llama.toy.sound import SAMPLE_RATE_HZ, synthesize
+
 Frames = list[NDArray[np.uint8]]
+
+SILENCE = Sound("silence", seed=1)
+BOUNCE = Scene(
+    key="examples-bounce",
+    kind="bounce",
+    split="test",
+    seed=0,
+    things=(Thing("circle", "purple", "right", x=30.0, y=36.0, radius=9.5, speed=18.0),),
+    event=Event("bounce", "late", time_s=1.42),
+    sound=Sound("pip", "high", 1000.0, "late", pip_time_s=1.42, seed=3),
+    background_seed=7,
+)
+CHANGE = Scene(
+    key="examples-change",
+    kind="change",
+    split="test",
+    seed=0,
+    things=(Thing("star", "yellow", "up", x=34.0, y=34.0, radius=10.0, speed=16.0),),
+    event=Event("colour_change", "early", time_s=0.33, colour="blue"),
+    sound=SILENCE,
+    background_seed=11,
+)
+PAIR = Scene(
+    key="examples-pair",
+    kind="pair",
+    split="test",
+    seed=0,
+    things=(
+        Thing("square", "green", "still", x=18.0, y=24.0, radius=8.8, speed=0.0),
+        Thing("triangle", "red", "still", x=44.0, y=42.0, radius=9.0, speed=0.0),
+    ),
+    event=None,
+    sound=SILENCE,
+    background_seed=5,
+)
+BEEPS = Sound("slow beeps", "low", 300.0, seed=9)
 
 
 def main() -> None:
@@ -36,6 +81,17 @@ def main() -> None:
     Image.fromarray(small[0]).save(folder / "picture.jpg", quality=85)
     write_gif(folder / "animation.gif", draw_scene(width=160, height=90, num_frames=12), fps=5)
     write_wav(folder / "sound.wav", chirp[: 2 * 48000 : 3], sample_rate_hz=16000)
+    write_toy_media(folder)
+
+
+def write_toy_media(folder: Path) -> None:
+    """Write a clip with sound, a silent clip, a picture and a sound of the toy world."""
+    bounce, change = (render_clip(scene) for scene in (BOUNCE, CHANGE))
+    clip = encode_mp4(bounce, frames_per_s=FRAMES_PER_S, waveform=synthesize(BOUNCE.sound))
+    (folder / "toy_bounce.mp4").write_bytes(clip)
+    (folder / "toy_silent.mp4").write_bytes(encode_mp4(change, frames_per_s=FRAMES_PER_S))
+    write_jpg(folder / "toy_picture.jpg", render_frames(PAIR, times_s=(MIRROR_S,))[0])
+    write_toy_wav(folder / "toy_sound.wav", synthesize(BEEPS), sample_rate_hz=SAMPLE_RATE_HZ)
 
 
 def draw_scene(*, width: int, height: int, num_frames: int) -> Frames:
