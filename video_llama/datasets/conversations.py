@@ -55,7 +55,7 @@ def read_turns(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise BadRow(f"no list 'messages' or 'conversations' (it has: {', '.join(fields)})")
     turns = [_turn(message, where=f"message {n}") for n, message in enumerate(messages, start=1)]
-    _place(turns, {kind: _listed(fields, kind) for kind in MEDIA_KINDS})
+    _place(turns, {kind: listed_files(fields, kind) for kind in MEDIA_KINDS})
     for number, turn in enumerate(turns, start=1):
         if len(turns) > 1 and turn["role"] != "user" and _media(turn):
             raise BadRow(f"message {number} of the {turn['role']} holds media; only questions can")
@@ -104,8 +104,16 @@ def _split(text: str) -> Iterator[str | Mark]:
             yield piece.strip()
 
 
-def _listed(fields: Mapping[str, Any], kind: MediaKind) -> list[dict[str, Any]]:
-    """Return the files a row lists beside its messages."""
+def listed_files(fields: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the files a row lists beside its messages, as `Part`s.
+
+    Args:
+        fields: of the row.
+        kind: of media; the key of the list is this or its plural.
+
+    Raises:
+        BadRow: an entry names no file.
+    """
     name = f"{kind}s" if f"{kind}s" in fields else kind
     value = fields.get(name) or []
     entries = value if isinstance(value, list) else [value]
@@ -117,9 +125,7 @@ def _listed(fields: Mapping[str, Any], kind: MediaKind) -> list[dict[str, Any]]:
     ]
 
 
-def _file(
-    entry: Mapping[str, Any], *, kind: MediaKind, value: object, where: str
-) -> dict[str, Any]:
+def _file(entry: Mapping[str, Any], *, kind: str, value: object, where: str) -> dict[str, Any]:
     """Return a file with its span.
 
     Args:
@@ -139,11 +145,15 @@ def _file(
             f"{where}: {path[:60]!r} is no file; download it into the folder of `media`, or pack "
             "such files into shards"
         )
-    return {"kind": kind, "path": path, **_span({**entry, **holder}, where=where)}
+    return {"kind": kind, "path": path, **read_span({**entry, **holder}, where=where)}
 
 
-def _span(entry: Mapping[str, Any], *, where: str) -> dict[str, float]:
-    """Return the seconds a file is cut to, those that are given."""
+def read_span(entry: Mapping[str, Any], *, where: str) -> dict[str, float]:
+    """Return the seconds a file is cut to, those that are given, as `start_s` and `end_s`.
+
+    Raises:
+        BadRow: they are no span.
+    """
     span = {}
     for name in ("start", "end"):
         value = entry.get(name)

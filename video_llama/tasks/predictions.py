@@ -1,11 +1,6 @@
-"""Predictions on disk: written chunk by chunk, found again by a run that was interrupted.
+"""What an evaluation asked and was told, on disk: `predictions.jsonl`, written by `resumable`.
 
-    output_dir/identity.json       what these predictions are predictions of
-    output_dir/parts/rank0.jsonl   one line per finished chunk, while the evaluation runs
-    output_dir/predictions.jsonl   one line per prediction, when everything is there
-
-Chunks are numbered by position in the question set, never by rank, so a run may go on with
-another number of processes. Does not know what a question or a model is.
+Does not know what a question or a model is.
 """
 
 from __future__ import annotations
@@ -17,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from video_llama.common import dist
-from video_llama.common.errors import ConfigError
+from video_llama.tasks.resumable import ResumableResults
 
-IDENTITY_FILE = "identity.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 NO_PROBE = "none"
 """Value of `Prediction.probe` for questions asked with their media as they are."""
@@ -89,89 +82,29 @@ class PredictionStore:
 
     def __init__(self, folder: Path, *, identity: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._identity = json.loads(json.dumps(identity))
-        self._check_identity()
-        self._parts = folder / "parts"
-        self._final = folder / PREDICTIONS_FILE
+        self._results = ResumableResults(
+            folder,
+            final=folder / PREDICTIONS_FILE,
+            identity=identity,
+            key="run.output_dir",
+            run="evaluation",
+        )
 
     def finished(self) -> set[int]:
         """Return the chunks that need not be computed again."""
-        return set(self._read_parts())
+        return self._results.finished()
 
     def is_complete(self) -> bool:
         """Say whether the final file is there."""
-        return self._final.is_file()
+        return self._results.is_complete()
 
     def add(self, chunk: int, predictions: Sequence[Prediction]) -> None:
         """Keep the predictions of one chunk; they survive a kill from here on."""
-        self._claim()
-        self._parts.mkdir(exist_ok=True)
-        path = self._parts / f"rank{dist.read_world().rank}.jsonl"
-        line = {"chunk": chunk, "predictions": [dataclasses.asdict(p) for p in predictions]}
-        # A killed run may have left half a line; a new line keeps the next one readable.
-        torn = path.exists() and not path.read_bytes().endswith(b"\n")
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + json.dumps(line) + "\n")
+        self._results.add({chunk: [dataclasses.asdict(p) for p in predictions]})
 
     def collect(self) -> list[Prediction]:
-        """Wait for all ranks, write the final file once, and return every prediction.
-
-        The order is that of the chunks, whatever rank computed them.
-        """
-        dist.barrier()
-        if dist.is_main() and not self.is_complete():
-            self._claim()
-            parts = self._read_parts()
-            predictions = [p for chunk in sorted(parts) for p in parts[chunk]]
-            text = "".join(json.dumps(p) + "\n" for p in predictions)
-            unfinished = self._final.with_suffix(".unfinished")
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(self._final)
-            for part in self._parts.glob("*.jsonl"):
-                part.unlink()
-        dist.barrier()
-        return read_predictions(self._final)
-
-    def _check_identity(self) -> None:
-        """Accept a fresh folder or our own, refuse anybody else's."""
-        path = self.folder / IDENTITY_FILE
-        if not path.is_file():
-            return
-        known, wanted = json.loads(path.read_text(encoding="utf-8")), self._identity
-        differing = [
-            f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} now"
-            for key in sorted({*known, *wanted})
-            if known.get(key) != wanted.get(key)
-        ]
-        if differing:
-            raise ConfigError(
-                "run.output_dir: it holds the predictions of another evaluation ("
-                + "; ".join(differing)
-                + "); choose another run.output_dir or delete the folder",
-                where=str(self.folder),
-            )
-
-    def _claim(self) -> None:
-        """Say whose folder it is; several ranks may do so at once, with the same words."""
-        path = self.folder / IDENTITY_FILE
-        if path.is_file():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".rank{dist.read_world().rank}")
-        unfinished.write_text(json.dumps(self._identity, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-
-    def _read_parts(self) -> dict[int, list[dict[str, Any]]]:
-        """Return the plain predictions of every finished chunk; half lines are skipped."""
-        chunks = {}
-        for path in sorted(self._parts.glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                chunks[entry["chunk"]] = entry["predictions"]
-        return chunks
+        """Wait for all ranks, write the final file once, and return every prediction."""
+        return [_parse(row) for row in self._results.collect()]
 
 
 def read_predictions(path: Path) -> list[Prediction]:
