@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.schema import PartConfig
-from video_llama.models.beams import search_beams, stream_answer
+from video_llama.models.answers import answer_rows
+from video_llama.models.beams import search_beams
 from video_llama.models.decoders.causal_lm import CausalLM
 
 END = 2
@@ -37,11 +38,14 @@ def decoder_of(vocabulary, seed):
 
 
 def answer(decoder, embeds, *, stop=None, **choices):
+    cache = decoder.new_cache()
+    choices = GenerationSettings(**choices)
     return search_beams(
         decoder,
-        embeds,
-        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.bool),
-        settings=GenerationSettings(**choices),
+        logits=decoder.step(embeds, attention_mask=None, cache=cache),
+        cache=cache,
+        limit=choices.max_new_tokens,
+        settings=choices,
         stop=stop,
     )
 
@@ -108,11 +112,11 @@ def test_one_beam_is_the_greedy_answer():
     decoder = decoder_of(12, 5)
     embeds = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(5))
     mask = torch.ones(1, 4, dtype=torch.bool)
-    greedy = stream_answer(
+    greedy = answer_rows(
         decoder, embeds, attention_mask=mask, settings=GenerationSettings(max_new_tokens=6)
     )
     beams = answer(decoder, embeds, max_new_tokens=6, num_beams=1)
-    assert list(greedy) == beams
+    assert greedy == [beams]
 
 
 @pytest.mark.parametrize(

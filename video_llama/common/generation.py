@@ -1,8 +1,33 @@
-"""How an answer is generated, said once for chat, evaluation and the model."""
+"""What is answered and how, said once for chat, evaluation and the model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt laid out for a decoder: L positions of text and of media.
+
+    Attributes:
+        input_ids: L token ids; 0 at media positions.
+        slots: 0 for text, k for a token of `media[k - 1]`; L of them. Where a prompt was cut there
+            are fewer places than tokens, and the last tokens stand in them.
+        media: float[S, H] per item.
+        media_keys: identity of each item's tokens, by which a cache knows them again: equal keys
+            must mean equal tokens, so a key also tells how the file was sampled. By default the
+            tokens' own bytes are compared.
+    """
+
+    input_ids: Sequence[int]
+    slots: Sequence[int]
+    media: Sequence[Tensor] = ()
+    media_keys: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,3 +78,20 @@ class GenerationSettings:
                 f"num_beams is {self.num_beams} and temperature {self.temperature}; beams are not "
                 "drawn, set temperature to 0 or num_beams to 1."
             )
+
+
+def finish_reason(
+    ids: Sequence[int], *, end_ids: Collection[int], stop: Callable[[int, Sequence[int]], bool]
+) -> Literal["stop", "length"]:
+    """Say why an answer that nobody broke off is over.
+
+    Args:
+        ids: of the whole answer, as generated.
+        end_ids: ids by which the decoder ends an answer.
+        stop: the rule it was generated with; asked as row 0.
+
+    Returns:
+        "stop" if the model ended it or a stop mark did, "length" if there was no room for more: in
+        `max_new_tokens` or in the decoder's context.
+    """
+    return "stop" if ids and (ids[-1] in end_ids or stop(0, ids)) else "length"

@@ -1,23 +1,24 @@
-"""The answer to one prompt: token by token, or by beam search.
+"""Beam search for the answer to one prompt.
 
 The search is that of transformers 4.28 (generation/beam_search.py, BeamSearchScorer) as Video-LLaMA
 uses it: of the continuations of all beams the best go on, one that ends is kept aside, and a stop
-rule is asked about the best beam only.
+rule is asked about the best beam only. Beams are of equal length, so nothing is padded.
 
-Shapes: R beams, L prompt, H decoder width, V vocabulary.
+Shapes: R beams, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from video_llama.common.generation import GenerationSettings
 from video_llama.models.decoders.base import Decoder
-from video_llama.models.generation import StopRule, adjust_scores, stream_ids
+from video_llama.models.generation import StopRule, adjust_scores
 
 
 @dataclass(frozen=True)
@@ -58,41 +59,13 @@ class _Finished:
         return len(self.best) == self.capacity and self.best[-1][0] >= beam.score(self.penalty)
 
 
-def stream_answer(
-    decoder: Decoder,
-    embeds: Tensor,
-    *,
-    attention_mask: Tensor,
-    settings: GenerationSettings,
-    stop: StopRule | None = None,
-) -> Iterator[int]:
-    """Yield the ids of one answer as they are chosen; those of beams come when the search is over.
-
-    Args:
-        decoder: in eval mode.
-        embeds: float[1, L, H], one prompt.
-        attention_mask: bool[1, L].
-        settings: how they are chosen.
-        stop: called with row 0 and its ids after each token.
-    """
-    if settings.num_beams > 1:
-        yield from search_beams(
-            decoder, embeds, attention_mask=attention_mask, settings=settings, stop=stop
-        )
-        return
-    for ids in stream_ids(
-        decoder, embeds, attention_mask=attention_mask, settings=settings, stop=stop
-    ):
-        if ids[0] is not None:
-            yield ids[0]
-
-
 @torch.no_grad()
 def search_beams(
     decoder: Decoder,
-    embeds: Tensor,
     *,
-    attention_mask: Tensor,
+    logits: Tensor,
+    cache: Cache,
+    limit: int,
     settings: GenerationSettings,
     stop: StopRule | None = None,
 ) -> list[int]:
@@ -100,17 +73,15 @@ def search_beams(
 
     Args:
         decoder: in eval mode.
-        embeds: float[1, L, H], one prompt.
-        attention_mask: bool[1, L].
-        settings: beams, length, penalties.
+        logits: float[1, V], behind the prompt.
+        cache: holds the prompt; becomes the beams'.
+        limit: most ids of the answer, at least one.
+        settings: beams, penalties.
         stop: called with row 0 and the ids of the best beam after each token.
     """
     beams = [Beam((), 0.0)]
     finished = _Finished(settings.length_penalty, capacity=settings.num_beams)
-    cache = decoder.new_cache()
-    room = max(decoder.max_context - embeds.shape[1], 0)
-    for _ in range(min(settings.max_new_tokens, room)):
-        logits = decoder.step(embeds, attention_mask=attention_mask, cache=cache)
+    while True:
         running, ended = _continue(beams, logits, settings=settings, end_ids=decoder.end_ids)
         for beam in ended:
             finished.add(Beam(beam.ids[:-1], beam.log_prob), end=beam.ids[-1:])
@@ -118,14 +89,11 @@ def search_beams(
         if not running or finished.beats(Beam(best.ids[:-1], best.log_prob)):
             return list(finished.best[0][1])
         beams = running
-        if stop is not None and stop(0, beams[0].ids):
+        if len(beams[0].ids) == limit or (stop is not None and stop(0, beams[0].ids)):
             break
-        parents = torch.tensor([beam.parent for beam in beams], device=embeds.device)
-        cache.reorder_cache(parents)  # type: ignore[arg-type]
-        attention_mask = attention_mask[parents]
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(beams), 1)], dim=1)
-        last = torch.tensor([[beam.ids[-1]] for beam in beams], device=embeds.device)
-        embeds = decoder.embed(last)
+        cache.reorder_cache(torch.tensor([beam.parent for beam in beams]))  # type: ignore[arg-type]
+        last = torch.tensor([[beam.ids[-1]] for beam in beams])
+        logits = decoder.step(decoder.embed(last), attention_mask=None, cache=cache)
     for beam in beams:
         finished.add(beam)
     return list(finished.best[0][1])
@@ -140,7 +108,7 @@ def _continue(
     scores = adjust_scores(
         logits.float().log_softmax(dim=-1), rows, settings=settings, end_ids=end_ids
     )
-    scores += torch.tensor([[beam.log_prob] for beam in beams])
+    scores += torch.tensor([[beam.log_prob] for beam in beams], device=scores.device)
     # Twice as many, so that enough go on even if every beam has one that ends.
     best, places = scores.flatten().topk(min(2 * num_beams, scores.numel()))
     running: list[Beam] = []

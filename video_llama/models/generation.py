@@ -1,9 +1,9 @@
-"""From prompts to answers: the decoding loop, greedy or seeded nucleus sampling.
+"""The decoding loop: from logits to ids, greedy or by seeded nucleus sampling.
 
-Stopping on text is the caller's business; here a row ends with the decoder's end token, with a
-rule on its ids, or with the context.
+What reads the ids is handed in, so that one loop serves a conversation and a padded batch. Every
+row is on its own: what it says depends on no neighbour. Stopping on text is the caller's business.
 
-Shapes: B batch, L prompt, H decoder width, V vocabulary.
+Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from video_llama.common.generation import GenerationSettings
-from video_llama.models.decoders.base import Decoder
 
 StopRule = Callable[[int, Sequence[int]], bool]
 """Tells by row index and the ids generated so far whether a row is finished."""
@@ -22,41 +21,44 @@ StopRule = Callable[[int, Sequence[int]], bool]
 
 @torch.no_grad()
 def stream_ids(
-    decoder: Decoder,
-    embeds: Tensor,
+    logits: Tensor,
     *,
-    attention_mask: Tensor,
+    read: Callable[[list[int]], Tensor],
+    limits: Sequence[int],
     settings: GenerationSettings,
+    end_ids: Collection[int],
     stop: StopRule | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield one new id per row at a time, None for rows that are finished.
 
+    An id is yielded before it is read, and the last one of all is never read.
+
     Args:
-        decoder: in eval mode.
-        embeds: float[B, L, H], prompts padded on the left.
-        attention_mask: bool[B, L], false on padding.
-        settings: length, temperature, seed.
+        logits: float[B, V], behind the prompts.
+        read: reads one id per row and returns the next logits; those of finished rows are ignored.
+        limits: most ids of each row, at least one.
+        settings: temperature, penalties, seed; every row draws as if it were alone.
+        end_ids: ids that end an answer.
         stop: called with a row and its ids after each token.
     """
-    rows: list[list[int]] = [[] for _ in embeds]
+    rows: list[list[int]] = [[] for _ in limits]
     done = [False] * len(rows)
-    cache = decoder.new_cache()
-    generator = torch.Generator(device="cpu").manual_seed(settings.seed)
-    room = max(decoder.max_context - embeds.shape[1], 0)
-    for _ in range(min(settings.max_new_tokens, room)):
-        logits = decoder.step(embeds, attention_mask=attention_mask, cache=cache)
-        scores = adjust_scores(logits, rows, settings=settings, end_ids=decoder.end_ids)
-        ids = sample_next(scores, settings=settings, generator=generator)
-        new = [None if done[index] else token for index, token in enumerate(ids)]
+    generators = [torch.Generator().manual_seed(settings.seed) for _ in rows]
+    while True:
+        scores = adjust_scores(logits, rows, settings=settings, end_ids=end_ids)
+        ids = sample_next(scores, settings=settings, generators=generators)
+        new = [None if over else token for over, token in zip(done, ids, strict=True)]
         for index, token in enumerate(new):
             if token is not None:
-                rows[index].append(token)
-                done[index] = token in decoder.end_ids or bool(stop and stop(index, rows[index]))
+                row = rows[index]
+                row.append(token)
+                done[index] = (
+                    token in end_ids or bool(stop and stop(index, row)) or len(row) == limits[index]
+                )
         yield new
         if all(done):
             return
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(rows), 1)], dim=1)
-        embeds = decoder.embed(torch.as_tensor(ids, device=embeds.device)[:, None])
+        logits = read(ids)
 
 
 def adjust_scores(
@@ -75,42 +77,51 @@ def adjust_scores(
         end_ids: ids that end an answer.
 
     Returns:
-        float32[B, V] on the CPU; the argument is not changed.
+        float32[B, V] where the logits are; the argument is not changed.
     """
-    scores = logits.detach().float().cpu()
+    scores = logits.detach().float()
     if settings.repetition_penalty != 1.0:
         scores = _penalise(scores, rows, penalty=settings.repetition_penalty)
     # Rows that go on are the longest.
     if max(map(len, rows)) < settings.min_new_tokens:
-        scores = scores.index_fill(1, torch.tensor(sorted(end_ids), dtype=torch.int64), -torch.inf)
+        ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=scores.device)
+        scores = scores.index_fill(1, ends, -torch.inf)
     return scores
 
 
 def sample_next(
-    scores: Tensor, *, settings: GenerationSettings, generator: torch.Generator
+    scores: Tensor, *, settings: GenerationSettings, generators: Sequence[torch.Generator]
 ) -> list[int]:
     """Choose the next id of every row.
 
     Args:
         scores: float32[B, V], as `adjust_scores` gave them.
         settings: temperature 0 is greedy; otherwise top-p sampling (Holtzman et al. 2020).
-        generator: on the CPU, so that a seed gives the same answer on every device.
+        generators: one a row, on the CPU, so that a seed draws the same on every device.
     """
     if settings.temperature == 0:
-        return [int(index) for index in scores.argmax(dim=-1)]
-    probabilities = (scores / settings.temperature).softmax(dim=-1)
-    ordered, order = probabilities.sort(dim=-1, descending=True)
-    # The token that crosses top_p stays in, so that at least one is left.
-    outside = ordered.cumsum(dim=-1) - ordered >= settings.top_p
-    drawn = torch.multinomial(ordered.masked_fill(outside, 0.0), 1, generator=generator)
-    return [int(index) for index in order.gather(-1, drawn)[:, 0]]
+        chosen = scores.argmax(dim=-1)
+    else:
+        # Below the highest score, so that no temperature makes a score infinite.
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / settings.temperature
+        ordered, order = scores.softmax(dim=-1).sort(dim=-1, descending=True)
+        # The token that crosses top_p stays in, so that at least one is left.
+        inside = ordered.cumsum(dim=-1) - ordered < settings.top_p
+        upto = ordered.masked_fill(~inside, 0.0).cumsum(dim=-1)
+        draws = torch.stack([torch.rand(1, generator=generator) for generator in generators])
+        place = (upto <= draws.to(upto.device) * upto[:, -1:]).sum(dim=-1, keepdim=True)
+        # Rounding may carry a draw of almost one past the last token inside.
+        place = place.minimum(inside.sum(dim=-1, keepdim=True) - 1)
+        chosen = order.gather(-1, place)[:, 0]
+    ids: list[int] = chosen.tolist()
+    return ids
 
 
 def _penalise(scores: Tensor, rows: Sequence[Sequence[int]], *, penalty: float) -> Tensor:
     """Make ids that were generated before less likely."""
     scores = scores.clone()
     for score, ids in zip(scores, rows, strict=True):
-        seen = torch.tensor(sorted(set(ids)), dtype=torch.int64)
+        seen = torch.tensor(sorted(set(ids)), dtype=torch.int64, device=score.device)
         values = score[seen]
         score[seen] = torch.where(values > 0, values / penalty, values * penalty)
     return scores

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from video_llama.common.errors import ContextOverflow
-from video_llama.common.generation import GenerationSettings
+from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
 from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
-from video_llama.models.beams import stream_answer
+from video_llama.models.answers import answer_prompts, answer_rows, stream_answer
 from video_llama.models.branch import Branch, BranchOutput, check_branches, to_device
-from video_llama.models.decoders.base import TokenLosses
-from video_llama.models.generation import StopRule, stream_ids
+from video_llama.models.generation import StopRule
 from video_llama.models.layers import recompute_where_asked
+from video_llama.models.losses import fresh_frontier, sum_up
 from video_llama.models.placing import place_tokens
 from video_llama.models.pretrained import Pretrained
+from video_llama.models.prompt_cache import PromptCache
 from video_llama.models.trainable import PartRow, part_row, set_mode, set_trainable
 
 
@@ -116,7 +117,7 @@ class VideoLLM(Pretrained):
             attention_mask=batch.attention_mask.to(self.device),
             labels=batch.labels.to(self.device),
         )
-        return _sum_up(loss, size=len(batch.keys), frontier=_frontier_by_key(batch, outputs))
+        return sum_up(loss, size=len(batch.keys), frontier=fresh_frontier(batch, outputs))
 
     @torch.no_grad()
     def score(self, prompts: Batch, *, continuations: Batch, rows: Sequence[int]) -> LossOutput:
@@ -148,7 +149,7 @@ class VideoLLM(Pretrained):
             labels=continuations.labels.to(self.device),
             cache=cache,
         )
-        return _sum_up(loss, size=len(rows), frontier=_frontier_by_key(prompts, outputs))
+        return sum_up(loss, size=len(rows), frontier=fresh_frontier(prompts, outputs))
 
     def embed(self, batch: Batch, outputs: Mapping[str, BranchOutput]) -> Tensor:
         """Embed the text and write every item's tokens into its slots.
@@ -184,16 +185,13 @@ class VideoLLM(Pretrained):
         """
         if settings.num_beams > 1:
             raise ValueError("beams answer one prompt at a time; use `stream_prompt`")
-        rows: list[list[int]] = [[] for _ in batch.keys]
-        embeds = self.embed(batch, self._run_branches(batch.media))
-        mask = batch.attention_mask.to(self.device)
-        for ids in stream_ids(
-            self.decoder, embeds, attention_mask=mask, settings=settings, stop=stop
-        ):
-            for row, token in zip(rows, ids, strict=True):
-                if token is not None:
-                    row.append(token)
-        return rows
+        return answer_rows(
+            self.decoder,
+            self.embed(batch, self._run_branches(batch.media)),
+            attention_mask=batch.attention_mask.to(self.device),
+            settings=settings,
+            stop=stop,
+        )
 
     @torch.no_grad()
     def encode_items(self, items: Sequence[MediaItem]) -> list[Tensor]:
@@ -216,6 +214,15 @@ class VideoLLM(Pretrained):
             tokens.append(features.tokens[features.mask])
         return tokens
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Token ids by which the decoder ends an answer."""
+        return self.decoder.end_ids
+
+    def new_prompt_cache(self) -> PromptCache:
+        """Return an empty memory of what was read, for one conversation; see `stream_prompt`."""
+        return PromptCache(self.decoder)
+
     @torch.no_grad()
     def stream_prompt(
         self,
@@ -225,28 +232,46 @@ class VideoLLM(Pretrained):
         media: Sequence[Tensor],
         settings: GenerationSettings,
         stop: StopRule | None = None,
+        media_keys: Sequence[str] | None = None,
+        cache: PromptCache | None = None,
     ) -> Iterator[int]:
         """Yield the ids of an answer one by one, until it ends; beams all at the end.
 
         Args:
-            input_ids: one prompt of L ids; 0 at media positions.
-            slots: 0 for text, k for a token of `media[k - 1]`; L of them. Where a prompt was cut
-                there are fewer places than tokens, and the last tokens stand in them.
+            input_ids: one prompt, as in `Prompt`.
+            slots: as there.
             media: float[S, H] per item, as `encode_items` gave them.
             settings: length, temperature, seed.
             stop: called with row 0 and its ids after each token; by default only the decoder's
                 end token and the limit end an answer.
+            media_keys: identity of each item's tokens, as in `Prompt`.
+            cache: what was read before; what this prompt begins with alike is not read again.
         """
-        embeds = self.decoder.embed(torch.tensor([input_ids], device=self.device)).clone()
-        places = torch.tensor(slots, device=self.device)
-        for number, tokens in enumerate(media, start=1):
-            is_here = places == number
-            first = len(tokens) - int(is_here.sum())
-            embeds[0, is_here] = tokens[first:].to(embeds.dtype)
-        mask = torch.ones(1, len(input_ids), dtype=torch.bool, device=self.device)
-        yield from stream_answer(
-            self.decoder, embeds, attention_mask=mask, settings=settings, stop=stop
-        )
+        if cache is None:
+            cache, media_keys = self.new_prompt_cache(), [str(k) for k in range(len(media))]
+        assert cache.decoder is self.decoder, "a cache serves the model that made it"
+        prompt = Prompt(input_ids, slots, media, media_keys)
+        yield from stream_answer(prompt, cache=cache, settings=settings, stop=stop)
+
+    @torch.no_grad()
+    def answer_prompts(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        settings: GenerationSettings,
+        stop: StopRule | None = None,
+    ) -> list[list[int]]:
+        """Answer prompts side by side, each as `stream_prompt` would alone.
+
+        Args:
+            prompts: independent of each other, of any lengths.
+            settings: length, temperature, seed; beams are searched prompt by prompt.
+            stop: called with the number of a prompt and its ids after each token.
+
+        Returns:
+            The new ids of each, its stop tokens included.
+        """
+        return answer_prompts(self.decoder, prompts, settings=settings, stop=stop)
 
     def _check_length(self, length: int, *, keys: Sequence[str]) -> None:
         """Refuse what the decoder's context does not hold."""
@@ -266,31 +291,3 @@ class VideoLLM(Pretrained):
         return {
             name: branch for name, branch in self.branches.items() if isinstance(branch, Branch)
         }
-
-
-def _sum_up(loss: TokenLosses, *, size: int, frontier: dict[str, Tensor]) -> LossOutput:
-    """Sum the losses of `size` samples, one by one and all together."""
-    device = loss.token_loss.device
-    return LossOutput(
-        loss_sum=loss.token_loss.sum(),
-        num_targets=torch.tensor(loss.token_loss.numel(), device=device),
-        sample_loss=torch.zeros(size, device=device).index_add_(
-            0, loss.sample_index, loss.token_loss.detach()
-        ),
-        sample_targets=torch.bincount(loss.sample_index, minlength=size),
-        frontier=frontier,
-    )
-
-
-def _frontier_by_key(batch: Batch, outputs: Mapping[str, BranchOutput]) -> dict[str, Tensor]:
-    """Collect the fresh frontier features of items that want to be cached, valid steps only."""
-    found = {}
-    for name, output in outputs.items():
-        raw_rows = batch.media[name].raw_rows.tolist()
-        place = {row: index for index, row in enumerate(raw_rows)}
-        for item in batch.items:
-            if item.branch == name and item.feature_key is not None and item.row in place:
-                index = place[item.row]
-                steps = output.frontier.mask[index].any(dim=-1)
-                found[item.feature_key] = output.frontier.tokens[index][steps].detach()
-    return found

@@ -44,7 +44,7 @@ class Decoder(Protocol):
     end_ids: frozenset[int]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Look up int64[B, L], giving float[B, L, H]."""
+        """Look up int64[B, L] on any device, giving float[B, L, H] on the decoder's own."""
 
     def loss(
         self,
@@ -59,7 +59,7 @@ class Decoder(Protocol):
     def new_cache(self) -> Cache:
         """Return an empty cache for `step`."""
 
-    def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor, cache: Cache) -> Tensor:
+    def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor | None, cache: Cache) -> Tensor:
         """Read float[B, L, H] behind what the cache holds; return next-token logits."""
 
 

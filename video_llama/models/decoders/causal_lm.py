@@ -143,12 +143,13 @@ class CausalLM(nn.Module):
         return check_directory(self.model, directory, adapted=lora.targets if lora else ())
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Look up int64[B, L], giving float[B, L, H]."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        """Look up int64[B, L] on any device, giving float[B, L, H] on the decoder's own."""
+        table = self.model.get_input_embeddings()
+        embedded: Tensor = table(ids.to(next(table.parameters()).device))
         return embedded
 
     def forward(
-        self, inputs_embeds: Tensor, *, attention_mask: Tensor, cache: Cache | None = None
+        self, inputs_embeds: Tensor, *, attention_mask: Tensor | None, cache: Cache | None = None
     ) -> Tensor:
         """Run the transformer.
 
@@ -156,14 +157,17 @@ class CausalLM(nn.Module):
 
         Args:
             inputs_embeds: float[B, L, H].
-            attention_mask: bool[B, P + L], false on padding; P positions are in the cache.
+            attention_mask: bool[B, P + L], false on padding; P positions are in the cache. None
+                where nothing is padded, which is faster.
             cache: what was read before; grows by L.
 
         Returns:
             Hidden states float[B, L, H] behind the last norm.
         """
-        mask = attention_mask.long()
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        mask = positions = None
+        if attention_mask is not None:
+            mask = attention_mask.long()
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         with own_dtype(self.model):
             output = self.model.get_decoder()(
                 inputs_embeds=inputs_embeds.to(self.model.dtype),
@@ -225,12 +229,13 @@ class CausalLM(nn.Module):
         """Return an empty cache for `step`."""
         return DynamicCache(config=self.model.config)
 
-    def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor, cache: Cache) -> Tensor:
+    def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor | None, cache: Cache) -> Tensor:
         """Read on and predict the next token; the first call reads the whole prompt.
 
         Args:
             inputs_embeds: float[B, L, H], what the cache does not hold yet; padding on the left.
-            attention_mask: bool[B, P + L] over the cache and the new positions.
+            attention_mask: bool[B, P + L] over the cache and the new positions; None where nothing
+                is padded.
             cache: from `new_cache`; grows by L.
 
         Returns:
