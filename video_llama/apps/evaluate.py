@@ -25,9 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from video_llama.apps.checks import check_start
 from video_llama.apps.console import wide_console
+from video_llama.apps.devices import pick_device
 from video_llama.apps.evaluate_identity import identity_of
 from video_llama.apps.evaluate_table import accuracy_table
-from video_llama.apps.loading import LoadedModel, load_model, pick_device
+from video_llama.apps.loading import LoadedModel, load_model
 from video_llama.apps.main import add_config_arguments
 from video_llama.common.config import load
 from video_llama.common.dist import barrier, is_main, process_group

@@ -16,7 +16,7 @@ import torch
 
 from video_llama.apps.chat import TOY_RUN_FILE
 from video_llama.apps.checks import missing_weights
-from video_llama.apps.loading import pick_device
+from video_llama.apps.devices import pick_device
 from video_llama.common.config import SHIPPED_RUN_FILES, list_presets, load, load_preset
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from video_llama.apps.checks import missing_weights
 from video_llama.apps.console import wide_console
+from video_llama.apps.devices import pick_device
 from video_llama.apps.plan_tables import show_parts
 from video_llama.apps.vocabulary import check_vocabulary, load_model_tokenizer
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
-from video_llama.common.schema import Config, RunConfig
+from video_llama.common.schema import Config
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
@@ -44,32 +43,6 @@ class LoadedModel:
     model: VideoLLM
     tokenizer: Tokenizer
     template: Template
-
-
-def pick_device(run: RunConfig) -> str:
-    """Return a torch device for `run.device`; auto takes a GPU if there is one.
-
-    Raises:
-        ConfigError: the device is not there, or cannot compute in `run.precision`.
-    """
-    name = run.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = name.split(":")[0]
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(kind, False):
-        there = ", ".join(device for device, is_there in available.items() if is_there)
-        raise ConfigError(f"run.device: '{name}' is not there; found: {there}")
-    if run.precision == "fp16" and kind != "cuda":
-        raise ConfigError(
-            f"run.precision: fp16 needs a CUDA GPU and the device is '{name}', which computes "
-            "float16 far slower than float32, if at all; set run.precision: bf16 or fp32"
-        )
-    return name
 
 
 def load_model(config: Config, *, device: str | None = None) -> LoadedModel:

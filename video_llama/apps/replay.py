@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.table import Table
 
 from video_llama.apps.console import wide_console
-from video_llama.apps.loading import pick_device
+from video_llama.apps.devices import pick_device
 from video_llama.apps.replay_files import save_batches
 from video_llama.apps.run_parts import build_parts
 from video_llama.common.config import load

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from video_llama.apps.checks import check_start
-from video_llama.apps.loading import pick_device
+from video_llama.apps.devices import pick_device
 from video_llama.apps.main import add_config_arguments
 from video_llama.apps.plan import show_plan
 from video_llama.apps.run_parts import build_parts

@@ -17,6 +17,11 @@ Precision = Literal["bf16", "fp16", "fp32"]
 CompileBackend = Literal["inductor", "aot_eager", "eager"]
 """Of torch.compile; the last two trace layers and leave them uncompiled, to find what cannot be."""
 
+LowResource = Literal["none", "8bit", "4bit"]
+"""What the linear layers of a decoder are kept in: their own dtype, int8, or nf4."""
+
+DeviceMap = Literal["none", "auto"] | dict[str, str]
+"""Where a decoder's modules go: to the model's device, spread over the GPUs, or one by one."""
 
 FRESH = "fresh"
 """In place of a file of weights: the part starts from random values, whatever `ckpt` holds."""
@@ -93,6 +98,8 @@ class ModelConfig:
         ckpt_2: a second one, read after `ckpt` (the audio branch, as published).
         compat: `released` gives the published quirks of training, media and chat, `corrected`
             does not; see docs/parity.md.
+        low_resource: keep the linear layers of the decoder in 8 or 4 bits; for talking to a model,
+            and for training what lies before or beside them.
         paths: the preset's own keys for files, e.g. `llama_model`.
     """
 
@@ -107,6 +114,7 @@ class ModelConfig:
     ckpt: str | None = None
     ckpt_2: str | None = None
     compat: Literal["corrected", "released"] = "corrected"
+    low_resource: LowResource = "none"
     paths: dict[str, Any] = field(default_factory=dict)
 
 
@@ -156,7 +164,9 @@ class RunConfig:
         accum_grad_iters: iterations per optimizer step.
         grad_clip_norm: largest gradient norm, None for no clipping.
         seed: everything random is a function of it.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1, mps, xpu.
+        device_map: spread the decoder over devices, for talking to a model that one GPU does not
+            hold; branches stay on `device`.
         precision: what the parts that learn compute in; frozen parts keep their own dtype.
         compile: torch.compile the layers that gradients pass; true is inductor.
         log_freq: optimizer steps between log lines.
@@ -208,6 +218,7 @@ class RunConfig:
     grad_clip_norm: float | None = 1.0
     seed: int = 42
     device: str = "auto"
+    device_map: DeviceMap = "none"
     precision: Precision = "fp32"
     compile: bool | CompileBackend = False
     log_freq: int = 10

@@ -59,6 +59,13 @@ def test_a_size_reaches_its_part(option, place, value):
     assert getattr(config, key) == value
 
 
+@pytest.mark.parametrize(
+    ("value", "bits"), [("False", "none"), ("True", "8bit"), ("8bit", "8bit"), ("4bit", "4bit")]
+)
+def test_low_resource_is_eight_bits_and_four_can_be_asked_for(value, bits):
+    assert load(SERVE, options=[f"model.low_resource={value}"]).model.low_resource == bits
+
+
 def test_recomputing_the_encoder_is_a_key_of_every_part():
     branch = load(VISION_1, options=["model.use_grad_checkpoint=True"]).model.branches["video"]
     assert branch.encoder.gradient_checkpointing
@@ -291,7 +298,7 @@ def test_data_sets_in_tars_are_read_from_their_pattern(name):
         (VISION_1, ["run.evaluate=True"], "run.evaluate: expected False, found True; evaluate.py"),
         (VISION_1, ["run.train_splits=[val]"], "run.train_splits: expected ['train']"),
         (VISION_1, ["run.runner=runner_iter"], "run.runner: expected 'runner_base'"),
-        (VISION_1, ["model.low_resource=True"], "model.low_resource: expected False"),
+        (VISION_1, ["model.low_resource=2bit"], "model.low_resource: expected true or false"),
         (VISION_1, ["model.freeze_vit=maybe"], "model.freeze_vit: expected true or false"),
         (VISION_1, ["model.frozen_video_Qformer=0"], "frozen_video_Qformer: expected true or"),
         (VISION_1, ["model.max_txt_len=long"], "model.max_txt_len: expected an integer"),

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from video_llama.common.legacy.original import AUDIO, VIDEO, VIT_FILE
+from video_llama.common.schema import LowResource
 
 UNREAD = "the original never reads it"
 TORCHRUN = "torchrun says it"
@@ -75,6 +76,13 @@ def _vit_file(value: Any) -> str:
 def _half_or_single(value: Any) -> str:
     """Turn vit_precision, of which only fp16 means something, into a dtype."""
     return "bfloat16" if value == "fp16" else "float32"
+
+
+def _bits(value: Any) -> str:
+    """Turn low_resource, which is true or false there, into bits."""
+    if value not in (True, False, *get_args(LowResource)):
+        raise ValueError(f"expected true or false, {' or '.join(get_args(LowResource))}")
+    return {True: "8bit", False: "none"}.get(value, value)
 
 
 def _to(*ours: str, convert: Callable[[Any], Any] = _same, note: str = "") -> Rule:
@@ -161,8 +169,8 @@ MODEL = {
         "more) with conversations, 2048 for chat",
         shared=True,
     ),
-    "low_resource": _checked(False, why="an 8-bit decoder is not built here"),
-    "device_8bit": _unread("the GPU of an 8-bit decoder"),
+    "low_resource": _kept("model.low_resource", _bits, "true is `8bit`; `4bit` is ours"),
+    "device_8bit": _unread("the decoder goes to `run.device` like the rest"),
     "prompt": _unread(),
     "fusion_header_type": _unread(),
     "fusion_head_layers": _unread(f"{UNREAD}: two layers whatever it says"),
