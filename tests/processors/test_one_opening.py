@@ -10,7 +10,7 @@ from PIL import Image
 
 from video_llama.common.errors import MediaError
 from video_llama.common.types import MediaItem
-from video_llama.processors import containers, media_file
+from video_llama.processors import containers, media_file, survey
 from video_llama.processors.media import MediaLimits, MediaLoader, Request
 
 SPECS = {"video": VIDEO, "audio": AUDIO}
@@ -87,7 +87,7 @@ def test_read_together_is_read_alone(clip, span, storage, monkeypatch):
     if storage == "on the disk":
         # So are files that are too long to be kept.
         monkeypatch.setattr(containers, "HELD_BYTES", 0)
-        monkeypatch.setattr(media_file, "KEPT_BYTES", 0)
+        monkeypatch.setattr(survey, "KEPT_BYTES", 0)
     together = MediaLoader(SPECS).load_all([requests[i] for i in there])
     for i, item in zip(there, together, strict=True):
         assert_same(item, alone[i])

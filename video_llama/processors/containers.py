@@ -8,6 +8,7 @@ a subtitle file can neither be read as a clip nor make us open another file or a
 from __future__ import annotations
 
 import io
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,12 +121,21 @@ def name_of(source: Source) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Raise a `MediaError` that names the fault if `path` is no file with content in it."""
-    if path.is_dir():
+    """Raise a `MediaError` that names the fault if `path` is no file with content in it.
+
+    Pipes and devices are refused without being opened: reading one may never end.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise MediaError("no such file", path=str(path)) from error
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})", path=str(path)) from error
+    if stat.S_ISDIR(found.st_mode):
         raise MediaError("this is a folder, expected a media file", path=str(path))
-    if not path.exists():
-        raise MediaError("no such file", path=str(path))
-    if path.stat().st_size == 0:
+    if not stat.S_ISREG(found.st_mode):
+        raise MediaError("this is a pipe or a device, expected a media file", path=str(path))
+    if found.st_size == 0:
         raise MediaError("the file is empty (0 bytes)", path=str(path))
 
 

@@ -19,9 +19,11 @@ from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, VideoSpec
 from video_llama.processors.audio import MeanRemoval, clip_starts, log_mel, read_audio
 from video_llama.processors.containers import Source
 from video_llama.processors.identity import content_hash
+from video_llama.processors.limits import MediaLimits
 from video_llama.processors.media_file import MediaFile
 from video_llama.processors.pictures import read_picture
-from video_llama.processors.probe import MediaInfo, probe
+from video_llama.processors.probe import probe
+from video_llama.processors.readings import MediaInfo
 from video_llama.processors.shard_files import ShardFiles
 from video_llama.processors.tracks import Channels
 from video_llama.processors.transforms import (
@@ -45,19 +47,6 @@ __all__ = [
 ]
 
 Augment = Literal["none", "random_crop"]
-
-
-@dataclass(frozen=True)
-class MediaLimits:
-    """What is refused before it is decoded; None is no limit.
-
-    Attributes:
-        max_duration_s: longest clip or sound, in seconds.
-        max_pixels: largest picture or frame, width times height.
-    """
-
-    max_duration_s: float | None = None
-    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,12 +151,21 @@ class MediaLoader:
             item = requests[together[0]].item
             try:
                 with MediaFile(self._source(requests[together[0]])) as media:
-                    self._check_limits(media)
+                    self._limits.check(media, start_s=item.start_s, end_s=item.end_s)
                     for i in together:
                         loaded[i] = self._load(requests[i], media=media, spec=specs[i])
             except MediaError as error:
                 raise MediaError(error.reason, path=item.path) from error
         return [loaded[i] for i in range(len(requests))]
+
+    def load_from(self, media: MediaFile, *, request: Request) -> MediaItem:
+        """Decode one item from a file that is open; limits are the caller's affair.
+
+        Args:
+            media: what the item's path or data name.
+            request: see `load_all`, which also tells what is raised.
+        """
+        return self._load(request, media=media, spec=self._spec_of(request))
 
     def _spec_of(self, request: Request) -> BranchSpec:
         """Return a request's branch; refuse what cannot be made for it."""
@@ -248,23 +246,6 @@ class MediaLoader:
         else:
             frames = resize(frames, image_size=square)
         return replace(item, pixels=normalise(frames, spec), times_s=times_s, crop=crop)
-
-    def _check_limits(self, media: MediaFile) -> None:
-        if self._limits == MediaLimits():
-            return
-        info = probe(media)
-        longest_s, most_pixels = self._limits.max_duration_s, self._limits.max_pixels
-        if longest_s is not None and (info.duration_s or 0.0) > longest_s:
-            raise MediaError(
-                f"{info.duration_s:.1f} s long, at most {longest_s:g} s are allowed; cut it first",
-                path=media.name,
-            )
-        if most_pixels is not None and info.width * info.height > most_pixels:
-            raise MediaError(
-                f"{info.width} x {info.height} pixels, at most {most_pixels} are allowed; "
-                "make it smaller first",
-                path=media.name,
-            )
 
 
 def _by_file(requests: Sequence[Request]) -> list[list[int]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import av
 
@@ -26,6 +26,8 @@ from video_llama.processors.containers import (
     name_of,
     open_container,
 )
+from video_llama.processors.pictures import FOLDER_FPS
+from video_llama.processors.survey import StreamKind, Survey, key_before
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -36,36 +38,10 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-StreamKind = Literal["video", "audio"]
-
-KEPT_BYTES = 32 << 20
-"""Packets of a stream that are kept; one with more is read from the file again."""
-
 REWINDABLE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 """Formats whose index leads back to their very first picture; others have to be opened again."""
 
 _LONG_BEFORE = -(1 << 40)
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What the container says of a picture before it is decoded."""
-
-    pts: int | None
-    is_keyframe: bool
-
-
-@dataclass
-class Survey:
-    """One reading of a file from end to end.
-
-    Attributes:
-        marks: of the pictures to be shown, in file order.
-        kept: packets by stream, of streams that are short enough.
-    """
-
-    marks: list[Mark] = field(default_factory=list)
-    kept: dict[StreamKind, list[av.Packet[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,15 +56,18 @@ class MediaFile:
 
     Args:
         source: a file, or the content of one.
+        folder_fps: pictures a second, if it is a folder of them.
 
     Attributes:
         source: as given.
+        folder_fps: likewise.
         name: for errors.
         is_cut_off: it could not be read to its end.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, folder_fps: float = FOLDER_FPS) -> None:
         self.source = source
+        self.folder_fps = folder_fps
         self.name = name_of(source)
         self.is_cut_off = False
         self._opened: _Opened | None = None
@@ -165,7 +144,7 @@ class MediaFile:
             yield from self._read(kind)
         else:
             self._stream(kind).codec_context.flush_buffers()
-            yield from kept[_key_before(kept, from_pts) :]
+            yield from kept[key_before(kept, from_pts) :]
 
     def _stream(self, kind: StreamKind) -> VideoStream | AudioStream:
         stream = self.video if kind == "video" else self.audio
@@ -173,23 +152,14 @@ class MediaFile:
         return stream
 
     def _read_all(self) -> Survey:
-        survey = Survey()
         kinds: list[StreamKind] = ["video"] if self.video is not None else []
         kinds += ["audio"] if self.audio is not None else []
         # Of both streams, only a file just opened is sure to give the very first packets.
         self._go_to(kinds[-1], None)
         kind_of = {self._stream(kind).index: kind for kind in kinds}
-        survey.kept = {kind: [] for kind in kinds}
-        num_bytes = dict.fromkeys(kinds, 0)
+        survey = Survey(kept={kind: [] for kind in kinds})
         for packet in self._read(*kinds):
-            kind = kind_of[packet.stream.index]
-            if kind == "video" and packet.size and not packet.is_discard:
-                survey.marks.append(Mark(packet.pts, packet.is_keyframe))
-            num_bytes[kind] += packet.size
-            if num_bytes[kind] > KEPT_BYTES:
-                survey.kept.pop(kind, None)
-            if kind in survey.kept:
-                survey.kept[kind].append(packet)
+            survey.add(packet, kind=kind_of[packet.stream.index])
         return survey
 
     def _read(self, *kinds: StreamKind) -> Iterator[av.Packet[Any]]:
@@ -284,14 +254,3 @@ def zero_pts_s(media: MediaFile) -> Fraction:
     if stream is None or stream.start_time is None or stream.time_base is None:
         return Fraction(0)
     return stream.start_time * stream.time_base
-
-
-def _key_before(packets: list[av.Packet[Any]], pts: int | None) -> int:
-    """Return the index of the last key frame that is shown at `pts` or before; 0 if none is."""
-    if pts is None:
-        return 0
-    for i in range(len(packets) - 1, -1, -1):
-        at = packets[i].pts
-        if packets[i].is_keyframe and at is not None and at <= pts:
-            return i
-    return 0

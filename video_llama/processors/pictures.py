@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ _PILLOW_FAULTS = (
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """What counts as a frame in a folder; a single file is judged by its content instead."""
+
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
+"""What Pillow may open; it knows more, some of which start other programs (EPS, WMF)."""
 
 Movement = Literal["still", "animation", "clip"]
 """A picture; pictures that only Pillow can play; whatever is left to FFmpeg."""
@@ -80,12 +83,17 @@ def open_picture(source: Source) -> Image.Image:
     """Open a picture without decoding it.
 
     Raises:
-        MediaError: missing, a folder, empty, or no picture.
+        MediaError: missing, a folder, empty, no picture, or one of absurd size.
     """
     if not isinstance(source, bytes):
         check_file(Path(source))
+    target = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return Image.open(target, formats=PICTURE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise MediaError(
+            f"the picture is too large to be unpacked ({error})", path=name_of(source)
+        ) from error
     except _PILLOW_FAULTS as error:
         raise MediaError(
             f"no picture Pillow can read; supported are {SUPPORTED_FORMATS}", path=name_of(source)
@@ -116,13 +124,47 @@ def picture_files(folder: Path) -> list[Path]:
     Raises:
         MediaError: there is none.
     """
-    files = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})", path=str(folder)) from error
+    files = [path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES]
     if not files:
         raise MediaError(
-            f"a folder without pictures (looked for {', '.join(sorted(PICTURE_SUFFIXES))})",
+            f"a folder without pictures: looked for {', '.join(sorted(PICTURE_SUFFIXES))}, "
+            f"there is {_names_of(paths)}",
             path=str(folder),
         )
     return sorted(files, key=_by_number)
+
+
+def is_folder(source: Source) -> TypeGuard[str | Path]:
+    """Whether a source is a folder, of pictures as we hope."""
+    try:
+        return not isinstance(source, bytes) and Path(source).is_dir()
+    except OSError:
+        # A name no disk takes; whoever opens it says so.
+        return False
+
+
+def animation_s(source: Source) -> float:
+    """Return how long an animated WebP lasts, without decoding it.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})", path=name_of(source)) from error
+    # A RIFF file: chunks of a name, a length, and content padded to an even number of bytes.
+    length_s, at = 0.0, 12
+    while at + 24 <= len(content):
+        if content[at : at + 4] == b"ANMF":
+            length_s += int.from_bytes(content[at + 20 : at + 23], "little") / 1000 or UNTIMED_S
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return length_s
 
 
 def shrunk_shape(shape: tuple[int, int], *, max_side: int | None) -> tuple[int, int]:
@@ -159,16 +201,17 @@ class PictureReader:
 
     Args:
         source: a picture, the content of one, or a folder.
+        fps: pictures a second of a folder.
 
     Raises:
         MediaError: a folder without pictures.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, fps: float = FOLDER_FPS) -> None:
         self._sources: Sequence[Source] = [source]
-        if not isinstance(source, bytes) and Path(source).is_dir():
+        if is_folder(source):
             self._sources = picture_files(Path(source))
-        self.fps = FOLDER_FPS
+        self.fps = fps
         self.times_s = [i / self.fps for i in range(len(self._sources))]
         self.num_damaged = 0
 
@@ -229,3 +272,12 @@ def _by_number(path: Path) -> list[tuple[int, str]]:
     """Sort key under which frame_10 comes after frame_9."""
     parts = re.findall(r"\d+|\D+", path.name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _names_of(paths: Sequence[Path]) -> str:
+    """Say what is in a folder, at some length."""
+    if not paths:
+        return "nothing"
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in paths)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -1,11 +1,12 @@
 """What a file is, judged by its content and never by its name.
 
-Headers are read, and the first frame of a video, which alone knows how it is turned.
+Headers are read, and the first frame of a video, which alone knows how it is turned. How long a
+file is, is asked apart, for where its header does not say it is read to the end.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,33 +14,18 @@ from video_llama.common.errors import MediaError
 from video_llama.common.types import MediaKind
 from video_llama.processors.containers import Source
 from video_llama.processors.media_file import MediaFile, TolerantDecoder, opened
-from video_llama.processors.pictures import movement_of, open_picture, picture_files
+from video_llama.processors.pictures import (
+    animation_s,
+    is_folder,
+    movement_of,
+    open_picture,
+    picture_files,
+)
+from video_llama.processors.readings import MediaInfo
+from video_llama.processors.survey import FORMATS_WITHOUT_STAMPS, Survey
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
-
-
-@dataclass(frozen=True)
-class MediaInfo:
-    """What a file is, judged by its content.
-
-    Attributes:
-        kind: "video" for anything that moves (a GIF, a folder of pictures), "image", or "audio".
-        has_video: there are pictures in it.
-        has_audio: there is a sound track in it.
-        duration_s: length in seconds, None if the container does not say.
-        width: of the pictures as shown, in pixels; 0 for sound.
-        height: of the pictures as shown, in pixels; 0 for sound.
-        fps: mean frames per second, None for pictures and sound.
-    """
-
-    kind: MediaKind
-    has_video: bool
-    has_audio: bool
-    duration_s: float | None
-    width: int
-    height: int
-    fps: float | None
 
 
 def probe(source: Source | MediaFile) -> MediaInfo:
@@ -55,14 +41,56 @@ def probe(source: Source | MediaFile) -> MediaInfo:
         MediaError: missing, empty or nothing we can read; the supported formats are listed.
     """
     with opened(source) as media:
-        content = media.content
-        if not isinstance(content, bytes) and Path(content).is_dir():
-            info = _probe_picture(picture_files(Path(content))[0])
+        source = media.source
+        if is_folder(source):
+            info = _probe_picture(picture_files(Path(source))[0])
             return replace(info, kind="video", duration_s=None)
-        movement = movement_of(content)
+        movement = movement_of(media.content)
         if movement == "clip":
             return _probe_streams(media)
-        return replace(_probe_picture(content), kind="image" if movement == "still" else "video")
+        kind: MediaKind = "image" if movement == "still" else "video"
+        return replace(_probe_picture(media.content), kind=kind)
+
+
+def length_s(media: MediaFile) -> float | None:
+    """Return how long a file is, by its packets and not its header, without decoding it.
+
+    Args:
+        media: the file, the content of one, or a folder of pictures.
+
+    Returns:
+        Seconds; the header's only if packets tell nothing. None for a picture.
+
+    Raises:
+        MediaError: missing, empty, or no media.
+    """
+    source = media.source
+    if is_folder(source):
+        return len(picture_files(Path(source))) / media.folder_fps
+    movement = movement_of(media.content)
+    if movement != "clip":
+        return animation_s(media.content) if movement == "animation" else None
+    with opened(media):
+        if media.video is None and media.audio is None:
+            return None
+        header_s = media.container.duration
+        survey = media.survey()
+        found_s = max(survey.sound_s, _shown_s(media, survey))
+        return found_s or (None if header_s is None else header_s / 1e6)
+
+
+def _shown_s(media: MediaFile, survey: Survey) -> float:
+    """Return the seconds from the first picture to the last one's end."""
+    stream = media.video
+    if stream is None or not survey.marks:
+        return 0.0
+    rate = stream.average_rate or stream.guessed_rate
+    picture_s = float(1 / rate) if rate else 0.0
+    stamps = [mark.pts for mark in survey.marks if mark.pts is not None]
+    if media.container.format.name in FORMATS_WITHOUT_STAMPS or not stamps:
+        return picture_s * len(survey.marks)
+    tick_s = float(stream.time_base or 0)
+    return (max(stamps) - min(stamps)) * tick_s + picture_s
 
 
 def _probe_streams(media: MediaFile) -> MediaInfo:

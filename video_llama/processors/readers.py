@@ -23,6 +23,7 @@ from video_llama.common.errors import ConfigError, MediaError
 from video_llama.processors.containers import Source, check_file, name_of
 from video_llama.processors.media_file import MediaFile, TolerantDecoder
 from video_llama.processors.pictures import Picture, Size, fit, shrunk_shape
+from video_llama.processors.survey import FORMATS_WITHOUT_STAMPS
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -31,9 +32,6 @@ StampRule = Literal["read", "count"]
 
 MIN_SEEK_FRAMES = 48
 """Fewer frames than this are decoded and thrown away rather than jumped over: a seek costs more."""
-
-FORMATS_WITHOUT_STAMPS = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"})
-"""Demuxers that make time stamps up, wrong for reordered frames; these are counted instead."""
 
 DECORD_BROKEN_WIDTHS = frozenset({16, 24, 32, 48, 72, 96, 144})
 """Output widths at which decord (0.6 or decord2 3.4) fails with "size must exactly match"."""

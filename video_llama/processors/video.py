@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,7 +19,13 @@ from numpy.typing import NDArray
 from video_llama.common.errors import MediaError
 from video_llama.processors.containers import Source
 from video_llama.processors.media_file import MediaFile, opened
-from video_llama.processors.pictures import AnimationReader, PictureReader, Size, movement_of
+from video_llama.processors.pictures import (
+    AnimationReader,
+    PictureReader,
+    Size,
+    is_folder,
+    movement_of,
+)
 from video_llama.processors.readers import (
     DECORD_BROKEN_WIDTHS,
     DecordReader,
@@ -219,8 +224,8 @@ def read_frames(
 
 def _open_reader(media: MediaFile, *, reader: ReaderName, size: Size) -> FrameReader:
     source = media.source
-    if not isinstance(media.content, bytes) and Path(media.content).is_dir():
-        return PictureReader(source)
+    if is_folder(source):
+        return PictureReader(source, fps=media.folder_fps)
     try:
         if (
             reader == "decord"
