@@ -1,0 +1,136 @@
+"""What the verbs that talk to a model in a terminal have in common: which one, how it loads."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from typing import TYPE_CHECKING
+
+from video_llama.apps.devices import add_device_arguments, device_choice
+from video_llama.apps.main import add_config_arguments
+from video_llama.common.config import load
+from video_llama.common.errors import ConfigError
+from video_llama.common.logger import CONSOLE, get_logger
+from video_llama.common.yaml_files import assignments
+
+if TYPE_CHECKING:
+    from video_llama.conversation.chat import Chat
+    from video_llama.conversation.layouts import Template
+    from video_llama.processors.limits import MediaLimits
+
+TOY_RUN_FILE = "eval_configs/toy/shipped.yaml"
+"""What is loaded unless told otherwise: the small model that comes with the package."""
+
+FAMILIES = {"vicuna": "vicuna", "llama_v2": "llama_2"}
+"""Published values of `--model_type`, and how the names of their templates begin."""
+
+
+def add_talk_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model is talked to, and where it computes."""
+    add_config_arguments(parser, default=TOY_RUN_FILE)
+    parser.add_argument(
+        "--model-path",
+        metavar="DIR|ID",
+        help="a run's folder, a model's own folder, or a fetched hub id, instead of --cfg-path",
+    )
+    parser.add_argument(
+        "--model_type",
+        choices=sorted(FAMILIES),
+        help="prompt family; only checked, the checkpoint knows its own",
+    )
+    add_device_arguments(parser)
+    parser.add_argument(
+        "--verbose", action="store_true", help="tell on stderr what is loaded from where"
+    )
+
+
+def open_chat(
+    args: argparse.Namespace,
+    *,
+    limits: MediaLimits | None = None,
+    device: str | None = None,
+    decode_timeout_s: float | None = None,
+) -> Chat:
+    """Load the model that the flags of `add_talk_arguments` name.
+
+    Args:
+        args: of the command line.
+        limits: of what may be shown to it; None for files one trusts.
+        device: where it computes, if not where the flags say.
+        decode_timeout_s: seconds a file may take to be decoded, in a process of its own; None
+            decodes in this one.
+
+    Raises:
+        VideoLlamaError: it cannot be loaded, or is not of the family that was named.
+    """
+    from video_llama.apps.loading import load_chat
+
+    log_to_stderr(verbose=args.verbose)
+    if args.model_path is not None and args.cfg_path != TOY_RUN_FILE:
+        raise ConfigError("--model-path and --cfg-path both name a model; give one of them")
+    options = list(assignments(args.options))
+    if args.model_path is None and args.model_type is not None:
+        config = load(args.cfg_path, options=options)
+        check_family(args.model_type, template=config.model.template)
+    choice = device_choice(args)
+    chat = load_chat(
+        args.model_path or args.cfg_path,
+        options=options,
+        limits=limits,
+        device=device or choice.device,
+        low_resource=choice.low_resource,
+        decode_timeout_s=decode_timeout_s,
+    )
+    check_family(args.model_type, template=chat.template.name)
+    return chat
+
+
+def check_family(model_type: str | None, *, template: str) -> None:
+    """Refuse a `--model_type` that is not the checkpoint's.
+
+    Raises:
+        ConfigError: they disagree.
+    """
+    if model_type is not None and not template.startswith(FAMILIES[model_type]):
+        raise ConfigError(
+            f"--model_type {model_type}: the model was trained with the template '{template}'; "
+            "leave the flag out, or choose another model"
+        )
+
+
+def system_text(template: Template) -> str:
+    """Return the system text of a served conversation."""
+    return template.chat.system
+
+
+def with_system(template: Template, text: str) -> Template:
+    """Return a template with another system text; marks in it are made harmless.
+
+    Args:
+        template: of a model.
+        text: "" gives none.
+    """
+    from video_llama.conversation.templates import neutralise
+
+    clean = neutralise(text, marks=template.forgeable)
+    return dataclasses.replace(
+        template, chat=dataclasses.replace(template.chat, system=clean, systems={})
+    )
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """Send the log to stderr, without what went well unless it is asked for.
+
+    Standard output is for answers.
+    """
+    logger = get_logger()
+    if any(handler.get_name() == CONSOLE for handler in logger.handlers):
+        return
+    handler = logging.StreamHandler()
+    handler.set_name(CONSOLE)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
