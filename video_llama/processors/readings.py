@@ -50,3 +50,18 @@ class Reading:
     branches: tuple[str, ...]
     num_frames: int | None
     notes: tuple[str, ...]
+
+    def is_sound(self) -> bool:
+        """Whether it is what its annotations say, wherever it comes from."""
+        return (
+            isinstance(self.info, MediaInfo)
+            and _all(MediaItem, self.items)
+            and _all(str, self.branches)
+            and _all(str, self.notes)
+            and isinstance(self.num_frames, int | None)
+            and len(self.items) == len(self.branches)
+        )
+
+
+def _all(kind: type, values: object) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, kind) for value in values)

@@ -1,9 +1,10 @@
 """Decoding in a child process that may crash, hang or run out of memory without taking us along.
 
 Whatever a file does to its decoder becomes a `MediaError` of that file; the next file finds a new
-child. Works around any picklable reader of media, in a training process, in its data workers, and
-in a server. What comes back is unpickled from a list of known classes alone, so that a decoder
-somebody took over by a prepared file cannot run code outside its process.
+child. `Supervisor` is the machinery, `SupervisedLoader` reads samples with it in a training process
+and its data workers; `SupervisedUploads` of `uploads` reads what people hand over. What comes back
+is unpickled from a list of known classes alone, so that a decoder somebody took over by a prepared
+file cannot run code outside its process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import threading
 import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -46,6 +47,10 @@ ORPHAN_S = 5.0
 """How long after the time limit a child ends itself, should nobody be left to do it."""
 
 
+Work = Callable[[Any], object]
+"""A picklable function of one argument, e.g. a method of a reader."""
+
+
 class Reader(Protocol):
     """What reads media, e.g. `processors.media.MediaLoader`; it must be picklable."""
 
@@ -63,31 +68,19 @@ class SupervisedLoader:
     Args:
         reader: does the work; sent to the child, not used here.
         timeout_s: seconds of the clock that one call may take.
-        memory_gib: what the child may take beside what it starts with, None for no limit;
-            kept on Linux.
+        memory_gib: see `Supervisor`.
     """
 
     def __init__(
         self, reader: Reader, *, timeout_s: float, memory_gib: float | None = MEMORY_GIB
     ) -> None:
         self.reader = reader
-        self.timeout_s = timeout_s
-        self.memory_gib = memory_gib
-        self._lock = threading.Lock()
-        self._child: Child | None = None
-        self._pid = 0
-        self._answers = Inbox()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("reader", "timeout_s", "memory_gib")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self._supervisor = Supervisor(reader.load_all, timeout_s=timeout_s, memory_gib=memory_gib)
 
     @property
     def pid(self) -> int | None:
         """Process id of the child, None while there is none."""
-        return None if self._child is None else self._child.pid
+        return self._supervisor.pid
 
     def load_all(self, requests: Sequence[Request]) -> list[MediaItem]:
         """Decode the items of one sample, see `MediaLoader.load_all`; none asks nobody.
@@ -98,35 +91,88 @@ class SupervisedLoader:
         """
         if not requests:
             return []
+        files = ", ".join(dict.fromkeys(request.item.path for request in requests))
+        return cast("list[MediaItem]", self._supervisor.call(requests, files=files))
+
+    def close(self) -> None:
+        """End the child, if there is one; a later call starts another."""
+        self._supervisor.close()
+
+
+class Supervisor:
+    """Does one kind of work in a child process, call by call, from any thread.
+
+    Can be sent to other processes, where it starts a child of its own.
+
+    Args:
+        work: takes a call and returns what `wire.VALUES` knows; sent to the child, not used here.
+        timeout_s: seconds of the clock that one call may take.
+        memory_gib: what the child may take beside what it starts with, None for no limit;
+            kept on Linux.
+    """
+
+    def __init__(
+        self, work: Work, *, timeout_s: float, memory_gib: float | None = MEMORY_GIB
+    ) -> None:
+        self.work = work
+        self.timeout_s = timeout_s
+        self.memory_gib = memory_gib
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._pid = 0
+        self._answers = Inbox()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("work", "timeout_s", "memory_gib")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        return None if self._child is None else self._child.pid
+
+    def call(self, request: object, *, files: str) -> object:
+        """Let the child do its work; calls of several threads are done one after the other.
+
+        Args:
+            request: what the work takes.
+            files: names of the files at work, for errors.
+
+        Raises:
+            MediaError: a file cannot be read, its decoder crashed, or took too long.
+            VideoLlamaError: whatever else the work refuses.
+        """
+        call = pickle.dumps(request)
         with self._lock:
-            reply = self._ask(requests)
+            reply = self._ask(call, files=files)
         if reply.outcome == "done":
-            return cast("list[MediaItem]", reply.value)
+            return reply.value
         if reply.outcome == "refused":
             raise cast(VideoLlamaError, reply.value)
-        raise MediaError(f"the decoder crashed ({reply.value})", path=_files(requests))
+        raise MediaError(f"the decoder crashed ({reply.value})", path=files)
 
     def close(self) -> None:
         """End the child, if there is one; a later call starts another."""
         with self._lock:
             self._end()
 
-    def _ask(self, requests: Sequence[Request]) -> Reply:
-        """Let the child read; it is ended if it does not answer, or as it should not."""
-        call = pickle.dumps(requests)
+    def _ask(self, call: bytes, *, files: str) -> Reply:
+        """Let the child work; it is ended if it does not answer, or as it should not."""
         try:
             child = self._told(call)
             reply = self._answers.receive(child.socket)
         except TimeoutError as error:
             self._end()
             reason = f"not decoded within {self.timeout_s:g} s"
-            raise MediaError(reason, path=_files(requests)) from error
+            raise MediaError(reason, path=files) from error
         except (EOFError, ConnectionError) as error:
             ended = self._end(patience_s=PATIENCE_S)
-            raise MediaError(f"the decoder crashed ({ended})", path=_files(requests)) from error
+            raise MediaError(f"the decoder crashed ({ended})", path=files) from error
         except MalformedReply as error:
             self._end()
-            raise MediaError(f"the decoder crashed ({error})", path=_files(requests)) from error
+            raise MediaError(f"the decoder crashed ({error})", path=files) from error
         except BaseException:
             # Half a call, or an answer still to come, must not become part of the next one.
             self._end()
@@ -153,11 +199,12 @@ class SupervisedLoader:
             self._child.socket.close()
             self._child = None
         if self._child is None:
-            self._child = start_child(_Work(self.reader, self.timeout_s, self.memory_gib))
+            self._child = start_child(_Service(self.work, self.timeout_s, self.memory_gib))
             self._child.socket.settimeout(self.timeout_s)
             self._pid, self._answers = os.getpid(), Inbox()
-            # A loader nobody holds any more takes its child along; at the very end all go anyway.
-            weakref.finalize(self, _release, self._child, self._pid).atexit = False
+            # One that nobody holds any more takes its child along; at the very end all go anyway.
+            self._release = weakref.finalize(self, _release, self._child, self._pid)
+            self._release.atexit = False
         return self._child
 
     def _end(self, *, patience_s: float = 0.0) -> str:
@@ -165,20 +212,21 @@ class SupervisedLoader:
         child, self._child = self._child, None
         if child is None or self._pid != os.getpid():
             return ""
+        self._release.detach()
         return child.end(patience_s=patience_s)
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Service:
     """What a child does: answers calls until nobody asks any more.
 
     Attributes:
-        reader: whose methods are called.
+        work: what is done.
         timeout_s: seconds after which the parent gives a call up.
-        memory_gib: see `SupervisedLoader`.
+        memory_gib: see `Supervisor`.
     """
 
-    reader: Reader
+    work: Work
     timeout_s: float
     memory_gib: float | None
 
@@ -213,7 +261,7 @@ class _Work:
     def _answer(self, call: bytes) -> Reply:
         """Do one call."""
         try:
-            return Reply("done", self.reader.load_all(pickle.loads(call)))
+            return Reply("done", self.work(pickle.loads(call)))
         except VideoLlamaError as error:
             return Reply("refused", error)
         except ImportError as error:
@@ -224,11 +272,6 @@ def _release(child: Child, owner: int) -> None:
     """End a child, unless it is that of the process this one was forked from."""
     if os.getpid() == owner:
         child.end()
-
-
-def _files(requests: Sequence[Request]) -> str:
-    """Name the files at work."""
-    return ", ".join(dict.fromkeys(request.item.path for request in requests))
 
 
 def _described(error: Exception) -> str:

@@ -2,18 +2,18 @@
 
 What it is, is decided by its content. Whatever a branch of the model takes of it is read; what
 has to be left out is said in notes. Limits are checked before anything is decoded. Files are
-opened and decoded by `MediaFile` and `MediaLoader`, as in training; for the same in a child
-process that may die, see `SupervisedUploads` in `supervised`.
+opened and decoded by `MediaFile` and `MediaLoader`, as in training.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import cast
 
-from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, MediaKind, VideoSpec
 from video_llama.processors.limits import MediaLimits
 from video_llama.processors.media import MediaCompat, MediaLoader, Request
@@ -21,10 +21,17 @@ from video_llama.processors.media_file import MediaFile
 from video_llama.processors.pictures import is_folder
 from video_llama.processors.probe import length_s, probe
 from video_llama.processors.readings import MediaInfo, Reading
+from video_llama.processors.supervised import MEMORY_GIB, Supervisor
+from video_llama.processors.upload_request import UploadRequest
 from video_llama.processors.video import ReaderName
+
+__all__ = ["ReadUpload", "SupervisedUploads", "UploadReader", "UploadRequest"]
 
 MAX_FRAMES = 128
 """Frames of one clip, however many are asked for."""
+
+TIMEOUT_S = 60.0
+"""Seconds of the clock that an upload may take by default."""
 
 UPLOAD_FOLDER_FPS = 1.0
 """Pictures a second of a folder whose `fps` is not given."""
@@ -34,48 +41,6 @@ _WORDS: Mapping[MediaKind, str] = {
     "video": "moving pictures",
     "audio": "sound",
 }
-
-
-@dataclass(frozen=True)
-class UploadRequest:
-    """What a person hands over, and what of it is wanted.
-
-    Attributes:
-        source: path of a file or of a folder of frames, or a label if there is `data`.
-        data: the content of a file.
-        start_s: first second to use, None for the beginning.
-        end_s: last second to use, None for the end.
-        frames: frames of a clip, None for as many as the model was trained with.
-        fps: frames a second of the chosen span in place of `frames`; of a folder of frames, how
-            many of them are shown a second.
-        sound: false leaves the sound track of a clip out; a sound alone is heard anyway.
-
-    Raises:
-        ConfigError: a number that means nothing.
-    """
-
-    source: str
-    data: bytes | None = field(default=None, repr=False)
-    start_s: float | None = None
-    end_s: float | None = None
-    frames: int | None = None
-    fps: float | None = None
-    sound: bool = True
-
-    def __post_init__(self) -> None:
-        problems = []
-        for name in ("start_s", "end_s", "fps"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                problems.append(f"{name}: {value}, expected a number of at least 0")
-        if self.fps == 0:
-            problems.append("fps: 0, expected a number above 0")
-        if self.frames is not None and self.frames < 1:
-            problems.append(f"frames: {self.frames}, expected at least 1")
-        if self.end_s is not None and not problems and self.end_s <= (self.start_s or 0.0):
-            problems.append(f"end_s: {self.end_s:g}, expected more than start_s")
-        if problems:
-            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
@@ -257,6 +222,49 @@ class UploadReader:
                     f"hears {spec.num_clips * spec.clip_s:g} s at most."
                 ]
         return []
+
+
+class SupervisedUploads:
+    """Reads uploads in a child process, which a file may crash or hang; see `supervised`.
+
+    Safe for many threads: they are served one after the other, and a file that hangs holds the
+    others up for `timeout_s` and no longer. Can be sent to other processes.
+
+    Args:
+        reader: does the work in the child.
+        timeout_s: seconds of the clock that one upload may take.
+        memory_gib: what the child may take beside what it starts with, None for no limit.
+    """
+
+    def __init__(
+        self,
+        reader: UploadReader,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        memory_gib: float | None = MEMORY_GIB,
+    ) -> None:
+        self.reader = reader
+        self._supervisor = Supervisor(reader.reading, timeout_s=timeout_s, memory_gib=memory_gib)
+
+    def read(self, request: UploadRequest) -> ReadUpload:
+        """Read all that the model takes of an upload, see `UploadReader.read`.
+
+        Raises:
+            MediaError: likewise, or it crashed its decoder, or took too long.
+        """
+        if request.data is not None:
+            # Before it is copied to the child.
+            self.reader.limits.check_content(request.data, name=request.source)
+        reading = cast(Reading, self._supervisor.call(request, files=request.source))
+        if not self.reader.specs.keys() >= set(reading.branches):
+            # Nothing but a decoder that somebody took over answers so.
+            names = ", ".join(reading.branches)
+            raise MediaError(f"the decoder answered for '{names}'", path=request.source)
+        return self.reader.assembled(reading)
+
+    def close(self) -> None:
+        """End the child, if there is one; a later call starts another."""
+        self._supervisor.close()
 
 
 def _with_frames(branch: BranchSpec, num_frames: int | None) -> BranchSpec:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from video_llama.common.errors import VideoLlamaError
 from video_llama.common.types import MediaItem
+from video_llama.processors.readings import Reading
 
 SIZE = struct.Struct("<Q")
 MESSAGE_BYTES = 1 << 16
@@ -33,9 +34,10 @@ ALIGNMENT = 64
 """Bytes; a tensor in shared memory begins at a multiple of them."""
 
 KNOWN_MODULES = frozenset(
-    f"video_llama.common.{name}" for name in ("errors", "members", "types")
-) | {__name__}
-"""Where the classes and functions are defined that a reply may name."""
+    f"video_llama.{name}"
+    for name in ("common.errors", "common.members", "common.types", "processors.readings")
+)
+"""Where the classes are defined that a reply may name, beside `Reply`."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,21 @@ class Reply:
 
     Attributes:
         outcome: "done"; "refused" by an error of ours; "failed" by any other.
-        value: what the reader returned, the error, or its text.
+        value: what the work returned, the error, or its text.
     """
 
     outcome: Literal["done", "refused", "failed"]
     value: Any
 
 
-VALUES: Mapping[str, type] = {"done": list, "refused": VideoLlamaError, "failed": str}
-"""What belongs to an outcome."""
+REPLY = (Reply.__module__, Reply.__qualname__)
+
+VALUES: Mapping[str, tuple[type, ...]] = {
+    "done": (list, Reading),
+    "refused": (VideoLlamaError,),
+    "failed": (str,),
+}
+"""What belongs to an outcome; a list is one of media."""
 
 
 def send_message(target: socket.socket, content: bytes, *, descriptors: Sequence[int] = ()) -> None:
@@ -79,14 +87,15 @@ def receive_message(source: socket.socket) -> Message:
         EOFError: the other side is gone.
         TimeoutError: it sends nothing for as long as the socket's time limit.
     """
-    data, descriptors, _, _ = socket.recv_fds(source, MESSAGE_BYTES, 4)
+    first, descriptors, _, _ = socket.recv_fds(source, MESSAGE_BYTES, 4)
+    data = bytearray(first)
     missing = 0
     while len(data) < SIZE.size or (missing := SIZE.size + SIZE.unpack_from(data)[0] - len(data)):
         more = source.recv(min(max(missing, SIZE.size), MESSAGE_BYTES)) if data else b""
         if not more:
             raise EOFError("the other side is gone")
         data += more
-    return Message(data[SIZE.size :], tuple(descriptors))
+    return Message(bytes(memoryview(data)[SIZE.size :]), tuple(descriptors))
 
 
 class MalformedReply(Exception):
@@ -176,7 +185,7 @@ class _Unpickler(pickle.Unpickler):
         self._memory = memory
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in KNOWN_MODULES and "." not in name:
+        if "." not in name and (module in KNOWN_MODULES or (module, name) == REPLY):
             found = super().find_class(module, name)
             if getattr(found, "__module__", None) == module:
                 return found
@@ -201,10 +210,12 @@ def _require_sendable(reply: object) -> None:
         raise MalformedReply(f"it answered with {type(reply).__name__}")
     if not isinstance(reply.value, VALUES[reply.outcome]):
         raise MalformedReply(f"it answered '{reply.outcome}' with {type(reply.value).__name__}")
-    if isinstance(reply.value, list):
-        for item in reply.value:
-            if not isinstance(item, MediaItem):
-                raise MalformedReply(f"it answered with a {type(item).__name__} among media")
+    value = reply.value
+    if isinstance(value, Reading) and not value.is_sound():
+        raise MalformedReply("it answered with a reading of something else")
+    for item in value if isinstance(value, list) else []:
+        if not isinstance(item, MediaItem):
+            raise MalformedReply(f"it answered with a {type(item).__name__} among media")
 
 
 def _padded(size: int) -> int:
