@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from torch import Tensor
 
-from video_llama.common.generation import GenerationSettings
+from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, Shape, VideoSpec
-from video_llama.conversation.chat import Chat
+from video_llama.conversation.chat import Chat, Shared
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.stopping import StopRule
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
-from video_llama.processors.media import MediaLoader
+from video_llama.processors.uploads import UploadReader
 
 LLAMA = Path(__file__).parent / "goldens" / "conversation" / "llama"
 VIDEO = BranchSpec(
@@ -52,6 +53,20 @@ class Heard:
     settings: GenerationSettings
 
 
+class ParrotCache:
+    """Remembers the prompt that was read last, as a model's cache does."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[object, int]] = []
+        self.num_reused = 0
+
+    def read(self, places: list[tuple[object, int]]) -> None:
+        """Count how much of a prompt is known; its last position is always read."""
+        pairs = zip(self.held, places[:-1], strict=False)
+        self.num_reused = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self.held = places
+
+
 class Parrot:
     """Gives one token per frame or sound clip, its mean, and repeats `says` to every prompt."""
 
@@ -82,11 +97,35 @@ class Parrot:
         media: Sequence[Tensor],
         settings: GenerationSettings,
         stop: StopRule,
+        media_keys: Sequence[str] = (),
+        cache: ParrotCache | None = None,
     ) -> Iterator[int]:
         self.heard.append(Heard(list(input_ids), list(slots), list(media), settings))
+        if cache is not None:
+            keys = [None, *media_keys]
+            cache.read([(keys[k], i) for k, i in zip(slots, input_ids, strict=True)])
         for token_id in self.tokenizer.encode_run(self.says).ids[: settings.max_new_tokens]:
             self.spoken += 1
             yield token_id
+
+    def new_prompt_cache(self) -> ParrotCache:
+        return ParrotCache()
+
+    def answer_prompts(
+        self, prompts: Sequence[Prompt], *, settings: GenerationSettings, stop: StopRule
+    ) -> list[list[int]]:
+        return [
+            list(
+                self.stream_prompt(
+                    input_ids=prompt.input_ids,
+                    slots=prompt.slots,
+                    media=prompt.media,
+                    settings=settings,
+                    stop=stop,
+                )
+            )
+            for prompt in prompts
+        ]
 
     def chat(
         self,
@@ -94,15 +133,17 @@ class Parrot:
         template: str = "vicuna_v0",
         max_new_tokens: int = 100,
         compat: ChatCompat | None = None,
+        shared: Shared | None = None,
     ) -> Chat:
         """Open a conversation with it."""
         return Chat(
             self,
             tokenizer=self.tokenizer,
             template=get_template(template),
-            loader=MediaLoader(self.branch_specs()),
+            reader=UploadReader(self.branch_specs()),
             settings=GenerationSettings(max_new_tokens=max_new_tokens),
             compat=compat,
+            shared=shared,
         )
 
     def last_prompt(self) -> str:

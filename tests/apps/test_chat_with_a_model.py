@@ -19,6 +19,7 @@ from video_llama.datasets.collate import collate
 from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.media import MediaLoader
+from video_llama.processors.uploads import UploadReader
 
 QFORMER = {"type": "qformer", "width": 16, "num_heads": 2, "ffn_width": 32, "num_layers": 1}
 PROJECTION = {"type": "projection", "width": 24, "trainable": True}
@@ -96,7 +97,7 @@ def open_chat(model: VideoLLM) -> Chat:
         model,
         tokenizer=TOKENIZER,
         template=TEMPLATE,
-        loader=MediaLoader(model.branch_specs()),
+        reader=UploadReader(model.branch_specs()),
         settings=SETTINGS,
     )
 

@@ -65,14 +65,14 @@ def test_a_broken_sound_track_does_not_hide_the_pictures(
     sounding_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = Parrot("a boat###").chat()
-    load = MediaLoader.load
+    load_from = MediaLoader.load_from
 
-    def deaf(self, item, **options):
-        if item.kind == "audio":
-            raise MediaError("no packet can be decoded", path=item.path)
-        return load(self, item, **options)
+    def deaf(self, media, *, request):
+        if request.item.kind == "audio":
+            raise MediaError("no packet can be decoded", path=request.item.path)
+        return load_from(self, media, request=request)
 
-    monkeypatch.setattr(MediaLoader, "load", deaf)
+    monkeypatch.setattr(MediaLoader, "load_from", deaf)
     upload = chat.upload(sounding_clip)
     assert [item.kind for item in upload.items] == ["video"]
     assert upload.notes == ("Left out: its sound (no packet can be decoded).",)

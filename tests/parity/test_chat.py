@@ -18,12 +18,13 @@ from tiny_released import shared_model
 
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import VideoSpec
-from video_llama.conversation.chat import Chat
+from video_llama.conversation.chat import Chat, Shared
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.templates import get_template
 from video_llama.models.encoders.eva_vit_g import CLIP_MEAN, CLIP_STD
-from video_llama.processors.media import MediaCompat, MediaLoader
+from video_llama.processors.media import MediaCompat
 from video_llama.processors.transforms import normalise
+from video_llama.processors.uploads import UploadReader, UploadRequest
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 MEDIA = GOLDENS / "processors"
@@ -33,15 +34,19 @@ FRAMES_PER_S = 12.0
 INDICES = (0, 5, 10, 15, 21, 26, 31, 36)
 
 
-class RecordedMedia(MediaLoader):
-    """Loads the clip's frames and sound as they were when the conversations were recorded."""
+class RecordedMedia(UploadReader):
+    """Reads the clip's frames and sound as they were when the conversations were recorded."""
 
-    def load(self, item, *, branch, data=None):
+    def read(self, request):
+        read = super().read(request)
+        return dataclasses.replace(read, items=tuple(map(self._recorded, read.items)))
+
+    def _recorded(self, item):
         if item.kind == "audio":
-            recorded = dataclasses.replace(item, path=str(MEDIA / "clip_audio.flac"))
-            return super().load(recorded, branch=branch)
+            request = UploadRequest(str(MEDIA / "clip_audio.flac"))
+            return super().read(request).items[0]
         if item.kind == "image":
-            return super().load(item, branch=branch)
+            return item
         frames = load_file(MEDIA / "processors_picture.safetensors")["clip.n8_hw56.u8"]
         spec = VideoSpec(num_frames=8, image_size=56, mean=CLIP_MEAN, std=CLIP_STD)
         pixels = normalise(frames.permute(1, 2, 3, 0).numpy(), spec)
@@ -56,6 +61,7 @@ class Overheard:
         self.model = model
         self.max_context = model.max_context
         self.branch_specs = model.branch_specs
+        self.new_prompt_cache = model.new_prompt_cache
         self.media = {}
         self.fed = []
         self.said = []
@@ -108,9 +114,11 @@ def replay(tokenizer):
             model,
             tokenizer=tokenizer,
             template=get_template(style, system=recorded["system"]),
-            loader=RecordedMedia(model.branch_specs(), compat=MediaCompat.released()),
+            reader=RecordedMedia(model.branch_specs(), compat=MediaCompat.released()),
             settings=settings_of(recorded["kwargs"]),
             compat=dataclasses.replace(ChatCompat.released(), max_length=length),
+            # The published chat reads everything again.
+            shared=Shared(num_caches=0),
         )
         chat.upload(MEDIA / ("image.png" if name == "vicuna_image" else "clip.mp4"))
         answers = [chat.ask(turn["question"]) for turn in recorded["turns"]]
@@ -164,9 +172,10 @@ def test_the_corrected_chat_forgets_whole_rounds_and_keeps_the_media(tokenizer):
         model,
         tokenizer=tokenizer,
         template=get_template("vicuna_v0_released", system=""),
-        loader=RecordedMedia(model.branch_specs()),
+        reader=RecordedMedia(model.branch_specs()),
         settings=GenerationSettings(max_new_tokens=24),
         compat=ChatCompat(max_length=120),
+        shared=Shared(num_caches=0),
     )
     chat.upload(MEDIA / "clip.mp4")
     for turn in recorded["turns"]:

@@ -27,7 +27,8 @@ from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.models.decoders.attention import require_attention
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
-from video_llama.processors.media import MediaCompat, MediaLimits, MediaLoader
+from video_llama.processors.media import MediaCompat, MediaLimits
+from video_llama.processors.uploads import UploadReader
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def load_chat(
         loaded.model,
         tokenizer=loaded.tokenizer,
         template=loaded.template,
-        loader=MediaLoader(loaded.model.branch_specs(), compat=media_compat, limits=limits),
+        reader=UploadReader(loaded.model.branch_specs(), compat=media_compat, limits=limits),
         compat=ChatCompat.named(config.model.compat),
     )
 

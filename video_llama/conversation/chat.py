@@ -1,92 +1,42 @@
 """A conversation about pictures, clips and sounds with a model that is handed in.
 
-Files are read by the same loader and text is laid out by the same renderer as in training. An
-upload is encoded once and its tokens are kept. One `Chat` is one conversation of one person;
-several may share a model, but only one of them should generate at a time.
+Files are read as in training and text is laid out by the same renderer. An upload is encoded once;
+what the decoder has read of a conversation is not read again. One `Chat` is one conversation of
+one person; `another` opens one for somebody else, and any number of them may be used from as many
+threads, since they wait for each other at the turnstile in `Shared`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.generation import GenerationSettings
-from video_llama.common.types import BranchSpec, MediaItem, MediaKind, Message, Sample
+from video_llama.common.types import Message
+from video_llama.conversation.chat_model import ChatModel, Reader
 from video_llama.conversation.compat import ChatCompat
-from video_llama.conversation.encode import Encoded, encode
 from video_llama.conversation.layouts import Template
-from video_llama.conversation.stopping import AnswerStream, StopRule
+from video_llama.conversation.prompts import PromptWriter
+from video_llama.conversation.rounds import Conversation, Question, Round, Upload, Usage
+from video_llama.conversation.saving import SavedChat, read_saved, write_saved
+from video_llama.conversation.shared import Shared
+from video_llama.conversation.speaking import Speaker
+from video_llama.conversation.stopping import StopRule, answer_text
 from video_llama.conversation.tokenizer import Tokenizer
-from video_llama.processors.media import MediaLoader, probe
+from video_llama.conversation.uploading import (
+    IN_MEMORY,
+    check_room,
+    content_of,
+    encode_upload,
+    received,
+)
+from video_llama.processors.uploads import UploadRequest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
-
-class ChatModel(Protocol):
-    """What a chat asks of a model, in eval mode; nothing here keeps a graph."""
-
-    @property
-    def max_context(self) -> int:
-        """Decoder positions there are, prompt and answer together."""
-
-    def branch_specs(self) -> Mapping[str, BranchSpec]:
-        """Return the branches by name; no kind of media is taken by two of them."""
-
-    def encode_items(self, items: Sequence[MediaItem]) -> list[Tensor]:
-        """Run loaded media items through the branches that take their kinds.
-
-        Args:
-            items: with `pixels` or `mel`; a short clip has fewer steps than its branch's spec.
-
-        Returns:
-            Per item float[S, H]: S decoder positions of width H.
-        """
-
-    def stream_prompt(
-        self,
-        *,
-        input_ids: Sequence[int],
-        slots: Sequence[int],
-        media: Sequence[Tensor],
-        settings: GenerationSettings,
-        stop: StopRule,
-    ) -> Iterator[int]:
-        """Yield the ids of an answer one by one, until it ends or the limit is reached.
-
-        Args:
-            input_ids: int[L] of one prompt; 0 at media positions.
-            slots: int[L], 0 for text, k for a token of `media[k - 1]`; fewer than it has tokens
-                where the prompt was cut, then for its last ones.
-            media: float[S, H] per item, as `encode_items` returned them.
-            settings: length, temperature, seed.
-            stop: called with row 0 and its ids after each token.
-
-        Yields:
-            Token ids; closing the iterator ends the generation.
-        """
-
-
-@dataclass(frozen=True)
-class Upload:
-    """What became of an uploaded file.
-
-    Attributes:
-        items: as the model sees and hears them, with pixels or mel and their seconds.
-        specs: of the branch of each item.
-        notes: what the person should know, in full sentences.
-    """
-
-    items: tuple[MediaItem, ...]
-    specs: tuple[BranchSpec, ...]
-    notes: tuple[str, ...] = ()
+__all__ = ["Chat", "ChatModel", "Question", "Shared", "Upload", "Usage"]
 
 
 class Chat:
@@ -96,10 +46,17 @@ class Chat:
         model: anything that speaks `ChatModel`.
         tokenizer: of the decoder.
         template: the prompt format the model was trained with.
-        loader: reads media for the model's branches.
+        reader: reads uploads for the model's branches.
         settings: of answers, unless a question brings its own; by default greedy, with at most
             the published 300 tokens, or a quarter of a context that is short.
         compat: quirks to keep for released weights.
+        shared: what this conversation has in common with others; None makes one of its own.
+
+    Attributes:
+        settings: may be replaced between questions.
+        template: as given.
+        shared: as given.
+        max_context: decoder positions for the conversation and its longest answer.
     """
 
     def __init__(
@@ -108,30 +65,44 @@ class Chat:
         *,
         tokenizer: Tokenizer,
         template: Template,
-        loader: MediaLoader,
+        reader: Reader,
         settings: GenerationSettings | None = None,
         compat: ChatCompat | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._compat = compat or ChatCompat()
-        self._max_context = min(model.max_context, self._compat.max_length or model.max_context)
+        self.max_context = min(model.max_context, self._compat.max_length or model.max_context)
         self.settings = settings or GenerationSettings(
-            max_new_tokens=max(1, min(300, self._max_context // 4))
+            max_new_tokens=max(1, min(300, self.max_context // 4))
         )
+        self.template = template
+        self.shared = shared or Shared()
         self._model = model
         self._tokenizer = tokenizer
-        self.template = template
-        self._loader = loader
-        self._branches = {
-            kind: spec for spec in model.branch_specs().values() for kind in spec.media
-        }
-        self._tokens: dict[tuple[str, str], Tensor] = {}
-        self._stopped = threading.Event()
-        self.reset()
+        self._reader = reader
+        writer = PromptWriter(template, tokenizer, self.max_context, self._compat.overflow)
+        self._speaker = Speaker(model, writer=writer, shared=self.shared)
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """All turns so far; media stand where they were uploaded, without their pixels."""
-        return tuple(self._messages)
+        """All turns so far; media stand where they were shown, without their pixels."""
+        conversation = self._speaker.conversation
+        return tuple(conversation.messages(conversation.rounds))
+
+    @property
+    def uploads(self) -> tuple[Upload, ...]:
+        """What belongs to the next question, without pixels."""
+        return tuple(self._speaker.conversation.waiting)
+
+    @property
+    def last_usage(self) -> Usage | None:
+        """What the last answer took, None before the first."""
+        return self._speaker.last_usage
+
+    @property
+    def position(self) -> int | None:
+        """How many stand before this conversation at the turnstile; None if it does not wait."""
+        return self.shared.line.position(self._speaker)
 
     def another(self) -> Chat:
         """Return a fresh conversation with the same model, for another person."""
@@ -139,184 +110,189 @@ class Chat:
             self._model,
             tokenizer=self._tokenizer,
             template=self.template,
-            loader=self._loader,
+            reader=self._reader,
             settings=self.settings,
             compat=self._compat,
+            shared=self.shared,
         )
 
     def reset(self) -> None:
         """Forget the conversation and its media."""
-        self.stop()
-        self._messages: list[Message] = []
-        self._uploads: list[MediaItem] = []
-        self._notes: list[str] = []
-        self._num_dropped = 0
-        self._tokens.clear()
+        self._speaker.begin_anew(Conversation())
 
     def stop(self) -> None:
-        """End the answer being generated after the next token; may be called from any thread."""
-        self._stopped.set()
+        """End the answers on their way after the next token; may be called from any thread."""
+        self._speaker.stop()
 
     def take_notes(self) -> list[str]:
         """Return what the person should be told since the last call, e.g. forgotten turns."""
-        notes, self._notes = self._notes, []
+        with self._speaker.lock:
+            conversation = self._speaker.conversation
+            notes, conversation.notes = conversation.notes, []
         return notes
 
-    def upload(self, source: str | Path | bytes | Image) -> Upload:
+    def upload(
+        self,
+        source: str | Path | bytes | Image,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        sound: bool = True,
+    ) -> Upload:
         """Show the model a file; it belongs to the next question.
 
         What it is, is decided by its content. A video with sound is seen and heard if the model
         has a branch for each, otherwise the missing half is named in the notes.
 
         Args:
-            source: a file, the content of one, or a PIL image.
+            source: a file, a folder of frames, the content of a file, or a PIL image.
+            start_s: first second to use, None for the beginning.
+            end_s: last second to use, None for the end.
+            frames: how many are taken from a clip, None for as many as the model was trained with.
+            fps: take so many a second instead; of a folder, how fast its frames follow.
+            sound: false leaves the sound track of a clip out.
 
         Raises:
             MediaError: it cannot be read, or the model takes nothing that is in it.
+            ContextOverflow: the media of the conversation alone no longer fit the decoder.
         """
-        data = _content(source)
-        path = "upload" if data is not None else str(source)
-        kinds, notes = self._kinds_in(path if data is None else data, path=path)
-        items: list[MediaItem] = []
-        for kind in kinds:
-            try:
-                items.append(
-                    self._loader.load(MediaItem(kind, path), branch=self._branches[kind], data=data)
-                )
-            except MediaError as error:
-                # A broken track must not hide the pictures, but it is said.
-                if kind != "audio" or not items:
-                    raise
-                notes.append(f"Left out: its sound ({error.reason}).")
-        self._encode_new(items)
-        self._uploads += [dataclasses.replace(item, pixels=None, mel=None) for item in items]
-        specs = tuple(self._branches[item.kind] for item in items)
-        return Upload(items=tuple(items), specs=specs, notes=tuple(notes))
+        data = None if isinstance(source, str | Path) else content_of(source)
+        request = UploadRequest(
+            str(source) if data is None else IN_MEMORY,
+            data=data,
+            start_s=start_s,
+            end_s=end_s,
+            frames=frames,
+            fps=fps,
+            sound=sound,
+        )
+        conversation = self._speaker.conversation
+        upload = self._receive(request, conversation)
+        with self._speaker.lock:
+            conversation.waiting.append(upload.without_pixels())
+        return upload
 
-    def ask(self, question: str, *, settings: GenerationSettings | None = None) -> str:
+    def ask(self, question: Question, *, settings: GenerationSettings | None = None) -> str:
         """Ask and wait for the whole answer; see `stream`."""
         return "".join(self.stream(question, settings=settings))
 
-    def stream(self, question: str, *, settings: GenerationSettings | None = None) -> Iterator[str]:
+    def stream(
+        self, question: Question, *, settings: GenerationSettings | None = None
+    ) -> Iterator[str]:
         """Ask and return the answer's pieces as they are generated.
 
         The question joins the files uploaded since the last one. If the conversation no longer
-        fits the decoder, whole old rounds are left out (their media stay), and a note says so.
+        fits the decoder, whole old rounds are left out (their media stay), and a note says so. An
+        answer that is stopped, or that nobody reads on, stays as far as it was shown; one that
+        fails is taken back together with its question.
 
         Args:
-            question: any text; template marks in it are made harmless.
+            question: any text; template marks in it are made harmless. Or texts and uploads in
+                the order in which they are to be read; uploads that are not named stand in front.
             settings: for this answer only.
 
         Raises:
             ConfigError: the question is empty, or no room is left for an answer.
             ContextOverflow: the media and this question alone do not fit.
         """
-        question = question.strip()
-        if not question:
-            raise ConfigError("the question is empty; type one, or upload a file first")
+        answer = self._speaker.expect(question, settings=settings or self.settings)
+        return self._speaker.answer(answer)
+
+    def regenerate(self, *, settings: GenerationSettings | None = None) -> Iterator[str]:
+        """Answer the last question again; the old answer goes when the new one begins.
+
+        Raises:
+            ConfigError: nothing was asked yet.
+        """
+        answer = self._speaker.expect(None, settings=settings or self.settings)
+        return self._speaker.answer(answer)
+
+    def undo(self) -> str | None:
+        """Take the last round back; its media wait for the next question again.
+
+        Returns:
+            The words of its question, None if there is no round.
+        """
+        with self._speaker.lock:
+            self._speaker.end_running()
+            last = self._speaker.conversation.take_back()
+        return None if last is None else last.question
+
+    def remember(self, question: Question, answer: str) -> None:
+        """Add a round that was held elsewhere, without asking the model.
+
+        Args:
+            question: as in `stream`; uploads that wait belong to it.
+            answer: what was said.
+
+        Raises:
+            ConfigError: the question is empty.
+        """
+        with self._speaker.lock:
+            content = self._speaker.compose(question)
+            self._speaker.conversation.enter(Round(content, answer.strip()))
+
+    def ask_many(
+        self, questions: Sequence[Question], *, settings: GenerationSettings | None = None
+    ) -> list[str]:
+        """Ask several questions side by side, each on its own after the conversation so far.
+
+        The conversation stays as it is; uploads that wait stand before every question.
+
+        Raises:
+            ConfigError: a question is empty, or no room is left for an answer.
+            ContextOverflow: a question does not fit.
+        """
         settings = settings or self.settings
-        asked = Message("user", [*self._uploads, question])
-        prompt = self._prompt([*self._messages, asked], settings=settings)
-        self._stopped.clear()
-        return self._answer(asked, prompt, settings)
+        with self._speaker.lock:
+            contents = [self._speaker.compose(question) for question in questions]
+            laid = [self._speaker.lay_out(content, settings=settings) for content in contents]
+        if not laid:
+            return []
+        stop = StopRule(self._tokenizer, self.template.stop)
+        with self.shared.line.turn(self._speaker):
+            prompts = [each.prompt for each in laid]
+            rows = self._model.answer_prompts(prompts, settings=settings, stop=stop)
+        return [answer_text(ids, tokenizer=self._tokenizer, stop=stop.stop) for ids in rows]
 
-    def _answer(
-        self, asked: Message, prompt: Encoded, settings: GenerationSettings
-    ) -> Iterator[str]:
-        """Generate; the turn enters the history with what was said until the end or a stop."""
-        answer = AnswerStream(tokenizer=self._tokenizer, stop=self.template.stop)
-        messages = self._messages  # `reset` starts another list, which this turn must not enter
-        said: str | None = None
-        ids = self._model.stream_prompt(
-            input_ids=prompt.input_ids,
-            slots=prompt.slots,
-            media=[self._tokens[_key(item)] for turn in [*messages, asked] for item in turn.media],
-            settings=settings,
-            stop=StopRule(self._tokenizer, self.template.stop),
+    def save(self, folder: str | Path) -> None:
+        """Write the conversation down; files stay where they are, other media are written too.
+
+        Args:
+            folder: made if need be; a conversation that is there is replaced.
+        """
+        with self._speaker.lock:
+            conversation = self._speaker.conversation
+            saved = SavedChat(
+                rounds=tuple(conversation.rounds),
+                waiting=tuple(conversation.waiting),
+                settings=self.settings,
+            )
+        write_saved(saved, folder=Path(folder))
+
+    def restore(self, folder: str | Path) -> None:
+        """Go on with a conversation that was saved, in place of this one; media are read again.
+
+        Raises:
+            ConfigError: there is no conversation in the folder, or not a whole one.
+            MediaError: a file it is about is missing or has changed; this one stays as it is.
+        """
+        conversation = Conversation()
+        saved = read_saved(
+            Path(folder), receive=lambda request: self._receive(request, conversation)
         )
-        try:
-            for token_id in ids:
-                piece = answer.push(token_id)
-                said = (said or "") + piece
-                if piece:
-                    yield piece
-                if answer.finished or self._stopped.is_set():
-                    break
-            rest = answer.close()
-            said = (said or "") + rest
-            if rest:
-                yield rest
-        finally:
-            # Also reached when the listener goes away in the middle of an answer.
-            if said is not None:
-                messages += [asked, Message("assistant", [said])]
-                if messages is self._messages:
-                    self._uploads = []
+        conversation.rounds, conversation.waiting = list(saved.rounds), list(saved.waiting)
+        self._speaker.begin_anew(conversation)
+        self.settings = saved.settings
 
-    def _prompt(self, messages: list[Message], *, settings: GenerationSettings) -> Encoded:
-        """Lay the conversation out and note what had to be left out."""
-        room = self._max_context - settings.max_new_tokens
-        if room < 1:
-            raise ConfigError(
-                f"max_new_tokens is {settings.max_new_tokens}, but the decoder's context holds "
-                f"{self._max_context} positions in all; lower it"
-            )
-        sample = Sample("conversation", messages, form="chat")
-        encoded = encode(
-            sample,
-            template=self.template,
-            tokenizer=self._tokenizer,
-            num_slots=[len(self._tokens[_key(item)]) for item in sample.media],
-            max_len=room,
-            generation_prompt=True,
-            overflow=self._compat.overflow,
-        )
-        if encoded.dropped_rounds > self._num_dropped:
-            self._notes.append(
-                f"The conversation no longer fits the model's {self._max_context} "
-                f"positions: its first {encoded.dropped_rounds} question(s) are forgotten."
-            )
-        self._num_dropped = encoded.dropped_rounds
-        return encoded
-
-    def _kinds_in(self, source: str | bytes, *, path: str) -> tuple[list[MediaKind], list[str]]:
-        """Say which kinds of items a file gives this model, pictures first, and what is lost."""
-        info = probe(source)
-        present: list[MediaKind] = [info.kind]
-        if info.kind == "video" and info.has_audio:
-            present.append("audio")
-        taken = [kind for kind in present if kind in self._branches]
-        if not taken:
-            takes = ", ".join(sorted(self._branches)) or "no media at all"
-            raise MediaError(
-                f"this is {' with '.join(present)}; the model takes {takes}", path=path
-            )
-        words = {"image": "picture", "video": "moving pictures", "audio": "sound"}
-        notes = [
-            f"Left out: its {words[kind]}, the model has no branch for {kind}."
-            for kind in present
-            if kind not in taken
-        ]
-        return taken, notes
-
-    def _encode_new(self, items: Sequence[MediaItem]) -> None:
-        """Turn items into tokens unless the very same content was uploaded before."""
-        new = [item for item in items if _key(item) not in self._tokens]
-        for item, tokens in zip(new, self._model.encode_items(new) if new else [], strict=True):
-            self._tokens[_key(item)] = tokens
-
-
-def _content(source: str | Path | bytes | Image) -> bytes | None:
-    """Return the bytes of what is not a file."""
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, str | Path):
-        return None
-    buffer = io.BytesIO()
-    source.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _key(item: MediaItem) -> tuple[str, str]:
-    """Identity of an item's tokens within one model."""
-    return item.kind, item.content_hash or item.path
+    def _receive(self, request: UploadRequest, conversation: Conversation) -> Upload:
+        """Read a file and see to its tokens."""
+        upload = received(self._reader.read(request), request=request)
+        check_room(upload, conversation=conversation, max_context=self.max_context)
+        with self.shared.line.turn(self._speaker):
+            held = encode_upload(upload, model=self._model, tokens=self.shared.tokens)
+        with self._speaker.lock:
+            conversation.tokens |= held
+        return upload

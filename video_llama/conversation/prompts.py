@@ -1,0 +1,83 @@
+"""A conversation and its next question laid out for a model, within its context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from video_llama.common.errors import ConfigError
+from video_llama.common.generation import GenerationSettings, Prompt
+from video_llama.common.types import Message, Sample
+from video_llama.conversation.encode import encode
+from video_llama.conversation.layouts import Template
+from video_llama.conversation.rounds import Content, Conversation, Round, items_in, keys_in
+from video_llama.conversation.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A question laid out behind what was said before.
+
+    Attributes:
+        rounds: what was said before.
+        content: of the question.
+        prompt: for the model.
+        num_forgotten: rounds that were left out to fit the context.
+    """
+
+    rounds: tuple[Round, ...]
+    content: Content
+    prompt: Prompt
+    num_forgotten: int
+
+    def is_for(self, content: Content, *, conversation: Conversation) -> bool:
+        """Say whether a question behind a conversation would be laid out just so."""
+        return (self.rounds, self.content) == (tuple(conversation.rounds), content)
+
+
+@dataclass(frozen=True)
+class PromptWriter:
+    """Lays questions out.
+
+    Attributes:
+        template: the prompt format.
+        tokenizer: of the decoder.
+        max_context: positions of prompt and longest answer together.
+        overflow: see `ChatCompat`.
+    """
+
+    template: Template
+    tokenizer: Tokenizer
+    max_context: int
+    overflow: Literal["drop_rounds", "cut_left"]
+
+    def write(
+        self, content: Content, *, conversation: Conversation, settings: GenerationSettings
+    ) -> Laid:
+        """Lay a question out behind a conversation, so that its longest answer fits too.
+
+        Raises:
+            ConfigError: no room is left for a prompt.
+            ContextOverflow: the media and the question alone do not fit.
+        """
+        room = self.max_context - settings.max_new_tokens
+        if room < 1:
+            raise ConfigError(
+                f"max_new_tokens is {settings.max_new_tokens}, but the decoder's context holds "
+                f"{self.max_context} positions in all; lower it"
+            )
+        rounds = tuple(conversation.rounds)
+        asked = Message("user", items_in(content))
+        keys = keys_in([*(entry.content for entry in rounds), content])
+        media = [conversation.tokens[key] for key in keys]
+        encoded = encode(
+            Sample("conversation", [*conversation.messages(rounds), asked], form="chat"),
+            template=self.template,
+            tokenizer=self.tokenizer,
+            num_slots=[len(tokens) for tokens in media],
+            max_len=room,
+            generation_prompt=True,
+            overflow=self.overflow,
+        )
+        prompt = Prompt(encoded.input_ids, encoded.slots, media=media, media_keys=keys)
+        return Laid(rounds, content, prompt, num_forgotten=encoded.dropped_rounds)

@@ -1,0 +1,166 @@
+"""A conversation on disk: what was said as JSON, media by path and identity.
+
+Files stay where they are; what came from memory is written beside the JSON. Tokens are not kept:
+who reads a conversation back has its media read again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.generation import GenerationSettings
+from video_llama.conversation.rounds import Content, Round, Upload
+from video_llama.processors.uploads import UploadRequest
+
+FILE = "conversation.json"
+MEDIA = "media"
+"""Folder of content that came from memory."""
+
+FORMAT = "video-llama-conversation-1"
+_REQUESTED = ("start_s", "end_s", "frames", "fps", "sound")
+
+
+@dataclass(frozen=True)
+class SavedChat:
+    """What is kept of a conversation."""
+
+    rounds: tuple[Round, ...]
+    waiting: tuple[Upload, ...]
+    settings: GenerationSettings
+
+
+def write_saved(saved: SavedChat, *, folder: Path) -> None:
+    """Write a conversation; one that is there stays whole until the new one is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uploads = {
+        upload.number: upload
+        for group in (*(entry.uploads for entry in saved.rounds), saved.waiting)
+        for upload in group
+    }
+    index = {number: i for i, number in enumerate(uploads)}
+    tree = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(saved.settings),
+        "media": [_describe(upload, folder=folder) for upload in uploads.values()],
+        "rounds": [
+            {
+                "question": [
+                    part if isinstance(part, str) else {"medium": index[part.number]}
+                    for part in entry.content
+                ],
+                "answer": entry.answer,
+            }
+            for entry in saved.rounds
+        ],
+        "waiting": [index[upload.number] for upload in saved.waiting],
+    }
+    partial = folder / f"{FILE}.partial"
+    partial.write_text(json.dumps(tree, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / FILE)
+
+
+def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> SavedChat:
+    """Read a conversation back.
+
+    Args:
+        folder: as `write_saved` left it.
+        receive: reads a medium again.
+
+    Raises:
+        ConfigError: there is no conversation, or not a whole one.
+        MediaError: a medium is missing or has changed.
+    """
+    file = folder / FILE
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"no conversation here ({error.strerror})", where=str(file)) from error
+    except ValueError as error:
+        raise ConfigError(f"not valid JSON ({error})", where=str(file)) from error
+    found = tree.get("format") if isinstance(tree, dict) else None
+    if found != FORMAT:
+        raise ConfigError(f"format is {found!r}, expected {FORMAT!r}", where=str(file))
+    try:
+        settings = GenerationSettings(**tree["settings"])
+        entries = [_request(entry, folder=folder) for entry in tree["media"]]
+        uploads = [_received(*entry, folder=folder, receive=receive) for entry in entries]
+        rounds = [
+            Round(_content(entry["question"], uploads=uploads), str(entry["answer"]))
+            for entry in tree["rounds"]
+        ]
+        waiting = [uploads[int(i)] for i in tree["waiting"]]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"not a whole conversation ({type(error).__name__}: {error}); save it again",
+            where=str(file),
+        ) from error
+    return SavedChat(tuple(rounds), tuple(waiting), settings)
+
+
+def _describe(upload: Upload, *, folder: Path) -> dict[str, Any]:
+    """Say where a medium is and what makes it the same; write it if it is nowhere else."""
+    request = upload.request
+    identity = [f"{item.kind} {item.content_hash}" for item in upload.items]
+    entry: dict[str, Any] = {"identity": identity, "name": upload.name}
+    if request.data is None:
+        entry["path"] = str(Path(request.source).resolve())
+    else:
+        # Named by how its tokens are known, which its content decides.
+        entry["stored"] = upload.keys[0]
+        (folder / MEDIA).mkdir(exist_ok=True)
+        (folder / MEDIA / upload.keys[0]).write_bytes(request.data)
+    return entry | {name: getattr(request, name) for name in _REQUESTED}
+
+
+def _request(entry: Mapping[str, Any], *, folder: Path) -> tuple[UploadRequest, list[str]]:
+    """Return how a medium is read again, and what it has to be."""
+    wanted = {name: entry[name] for name in _REQUESTED}
+    if "path" in entry:
+        return UploadRequest(str(entry["path"]), **wanted), list(entry["identity"])
+    stored = folder / MEDIA / Path(str(entry["stored"])).name
+    try:
+        data = stored.read_bytes()
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})", path=str(stored)) from error
+    return UploadRequest(str(entry["name"]), data=data, **wanted), list(entry["identity"])
+
+
+def _received(
+    request: UploadRequest,
+    identity: list[str],
+    *,
+    folder: Path,
+    receive: Callable[[UploadRequest], Upload],
+) -> Upload:
+    """Read a medium again and make sure that it is the same."""
+    try:
+        upload = receive(request)
+    except MediaError as error:
+        raise MediaError(
+            f"{error.reason}; the conversation saved in {folder} is about it", path=request.source
+        ) from error
+    found = [f"{item.kind} {item.content_hash}" for item in upload.items]
+    if found != identity:
+        kinds = [each.split()[0] for each in identity], [each.split()[0] for each in found]
+        what = (
+            "it has changed since"
+            if kinds[0] == kinds[1]
+            else f"it gave {' and '.join(kinds[0])} then, for this model {' and '.join(kinds[1])}"
+        )
+        raise MediaError(
+            f"not as in the conversation saved in {folder}: {what}; "
+            "put the file back, or load the model it was shown to",
+            path=request.source,
+        )
+    return upload.without_pixels()
+
+
+def _content(parts: list[str | dict[str, int]], *, uploads: list[Upload]) -> Content:
+    """Return a question with its uploads."""
+    return tuple(part if isinstance(part, str) else uploads[part["medium"]] for part in parts)

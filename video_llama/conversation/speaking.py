@@ -1,0 +1,203 @@
+"""The side of a conversation that speaks: questions become answers, one after the other.
+
+It decides when an answer begins, what ends it, and what the conversation is afterwards. Reading
+files, and all that a person may do besides asking, is the chat's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import weakref
+from collections.abc import Iterator
+
+from video_llama.common.errors import ConfigError
+from video_llama.common.generation import GenerationSettings, Prompt
+from video_llama.conversation.answering import Answer, generate
+from video_llama.conversation.chat_model import ChatModel
+from video_llama.conversation.prompts import Laid, PromptWriter
+from video_llama.conversation.rounds import (
+    Content,
+    Conversation,
+    Question,
+    Round,
+    Usage,
+    compose,
+)
+from video_llama.conversation.shared import CacheSlot, Shared
+from video_llama.conversation.turnstile import Turn
+
+
+class Speaker:
+    """Answers the questions of one conversation.
+
+    Args:
+        model: anything that speaks `ChatModel`.
+        writer: lays prompts out.
+        shared: what this conversation has in common with others.
+
+    Attributes:
+        conversation: the present one; `begin_anew` replaces it.
+        lock: guards it.
+        last_usage: what the last answer took, None before the first.
+    """
+
+    def __init__(self, model: ChatModel, *, writer: PromptWriter, shared: Shared) -> None:
+        self.conversation = Conversation()
+        # Re-entrant, because an answer may be thrown away, and end, at any moment.
+        self.lock = threading.RLock()
+        self.last_usage: Usage | None = None
+        self._model = model
+        self._writer = writer
+        self._shared = shared
+        self._cache = CacheSlot()
+        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+        self._running: Answer | None = None
+
+    def stop(self) -> None:
+        """End all answers on their way; those that wait are not begun."""
+        with self.lock:
+            answers = list(self._answers)
+        for answer in answers:
+            answer.stopped.set()
+        self._shared.line.wake()
+
+    def begin_anew(self, conversation: Conversation) -> None:
+        """Leave the conversation for another; answers on their way end in the old one."""
+        self.stop()
+        with self.lock:
+            self.conversation = conversation
+            self._cache.cache = None
+
+    def end_running(self) -> None:
+        """End an answer on its way now, in favour of what comes next."""
+        with self.lock:
+            running, self._running = self._running, None
+            if running is not None:
+                running.stopped.set()
+                self._finish(running)
+
+    def compose(self, question: Question) -> Content:
+        """Put a question and its uploads in text order, and hold on to their tokens.
+
+        Raises:
+            ConfigError: it is empty, or an upload is not known here.
+        """
+        return self._composed(question, conversation=self.conversation)
+
+    def expect(self, question: Question | None, *, settings: GenerationSettings) -> Answer:
+        """Prepare for an answer, and refuse what could not be asked now.
+
+        Args:
+            question: None for the last one again.
+            settings: of its generation.
+
+        Raises:
+            ConfigError: the question is empty, there is none, or no room is left for an answer.
+            ContextOverflow: the media and this question alone do not fit.
+        """
+        with self.lock:
+            answer = Answer(self.conversation, question=question, settings=settings)
+            if question is not None:
+                answer.laid = self.lay_out(self.compose(question), settings=settings)
+            elif not self.conversation.rounds and self._running is None:
+                raise ConfigError(_NOTHING_ASKED)
+            self._answers.add(answer)
+        return answer
+
+    def lay_out(self, content: Content, *, settings: GenerationSettings) -> Laid:
+        """Lay a question out behind the conversation so far; see `PromptWriter.write`."""
+        return self._writer.write(content, conversation=self.conversation, settings=settings)
+
+    def answer(self, answer: Answer) -> Iterator[str]:
+        """Generate when it is our turn, and let the round become part of the conversation."""
+        with self._shared.line.turn(self, given_up=answer.stopped.is_set) as turn:
+            answer.usage = dataclasses.replace(answer.usage, waited_s=turn.waited_s)
+            try:
+                if turn.granted:
+                    yield from self._speak(answer, turn)
+                elif answer.question is not None:
+                    answer.content = self._composed(
+                        answer.question, conversation=answer.conversation
+                    )
+            except Exception:
+                self._withdraw(answer)
+                raise
+            finally:
+                # Also reached when the listener goes away in the middle of an answer.
+                self._finish(answer)
+
+    def _speak(self, answer: Answer, turn: Turn) -> Iterator[str]:
+        """Generate, and lend our turn while somebody takes the pieces."""
+        prompt = self._begin(answer)
+        pieces = generate(
+            answer,
+            model=self._model,
+            prompt=prompt,
+            cache=self._shared.caches.take(self._cache, make=self._model.new_prompt_cache),
+            tokenizer=self._writer.tokenizer,
+            stop=self._writer.template.stop,
+        )
+        for piece in pieces:
+            with self._shared.line.lent(turn):
+                yield piece
+
+    def _begin(self, answer: Answer) -> Prompt:
+        """Settle what is asked, now that nothing else is; an earlier answer ends here."""
+        with self.lock:
+            self.end_running()
+            conversation = answer.conversation
+            if answer.question is not None:
+                answer.content = self._composed(answer.question, conversation=conversation)
+            else:
+                answer.replaced = conversation.take_back()
+                if answer.replaced is None:
+                    raise ConfigError(_NOTHING_ASKED)
+                answer.content = answer.replaced.content
+            laid = answer.laid
+            if laid is None or not laid.is_for(answer.content, conversation=conversation):
+                laid = self._writer.write(
+                    answer.content, conversation=conversation, settings=answer.settings
+                )
+            if laid.num_forgotten > conversation.num_forgotten:
+                conversation.notes.append(
+                    f"The conversation no longer fits the model's {self._writer.max_context} "
+                    f"positions: its first {laid.num_forgotten} question(s) are forgotten."
+                )
+            conversation.num_forgotten = laid.num_forgotten
+            self._running = answer
+        return laid.prompt
+
+    def _composed(self, question: Question, *, conversation: Conversation) -> Content:
+        content = compose(question, waiting=conversation.waiting)
+        for upload in Round(content, "").uploads:
+            for key in upload.keys:
+                tokens = conversation.tokens.get(key, self._shared.tokens.get(key))
+                if tokens is None:
+                    raise ConfigError(
+                        f"{upload.name}: was not uploaded to this conversation; upload it first"
+                    )
+                conversation.tokens[key] = tokens
+        return content
+
+    def _finish(self, answer: Answer) -> None:
+        """Let an answer become part of its conversation as far as it was shown."""
+        with self.lock:
+            if answer.is_over:
+                return
+            answer.is_over = True
+            if answer.content:
+                answer.conversation.enter(Round(answer.content, answer.said))
+            self.last_usage = answer.usage
+
+    def _withdraw(self, answer: Answer) -> None:
+        """Take an answer that failed back, so that the conversation is as before its question."""
+        with self.lock:
+            if answer.replaced is not None and not answer.is_over:
+                answer.conversation.enter(answer.replaced)
+            answer.is_over = True
+            # Whatever the model was doing, nothing half-read is used again.
+            self._cache.cache = None
+
+
+_NOTHING_ASKED = "there is no answer to give again; ask a question first"
