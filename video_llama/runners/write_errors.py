@@ -36,11 +36,12 @@ def explained(path: Path, *, what: str = "", advice: str = ADVICE) -> Iterator[N
         ) from error
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, *, key: str = "run.output_dir") -> None:
     """Look whether a folder can be written, or made, before anything else is done; make nothing.
 
     Args:
-        folder: `run.output_dir`.
+        folder: where results go.
+        key: config key or flag that names it.
 
     Raises:
         ConfigError: it cannot.
@@ -52,7 +53,7 @@ def require_writable(folder: Path) -> None:
         why = f"this user may not write into {nearest}"
     else:
         return
-    raise ConfigError(f"run.output_dir: {folder} cannot be written: {why}; name another folder")
+    raise ConfigError(f"{key}: {folder} cannot be written: {why}; name another folder")
 
 
 def _nearest(path: Path) -> Path:
