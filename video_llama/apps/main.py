@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "measure a model on held-out questions (also: python evaluate.py)",
     "chat": "talk to a picture, a clip or a sound in the terminal",
     "demo": "open the Gradio page (also: python demo_audiovideo.py)",
+    "serve": "answer over an OpenAI-compatible API",
     "toy": "make the toy world, its foundations, or run its whole recipe",
     "weights": "look at weight files, prove that they fit, write them out",
     "data": "read all data of a run file ahead and name what cannot be used",
