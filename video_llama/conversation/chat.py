@@ -54,6 +54,7 @@ class Chat:
 
     Attributes:
         settings: may be replaced between questions.
+        model: as given; `branch_specs` says what it takes.
         template: as given.
         shared: as given.
         max_context: decoder positions for the conversation and its longest answer.
@@ -77,7 +78,7 @@ class Chat:
         )
         self.template = template
         self.shared = shared or Shared()
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
         self._reader = reader
         writer = PromptWriter(template, tokenizer, self.max_context, self._compat.overflow)
@@ -107,7 +108,7 @@ class Chat:
     def another(self) -> Chat:
         """Return a fresh conversation with the same model, for another person."""
         return Chat(
-            self._model,
+            self.model,
             tokenizer=self._tokenizer,
             template=self.template,
             reader=self._reader,
@@ -231,6 +232,7 @@ class Chat:
             ConfigError: the question is empty.
         """
         with self._speaker.lock:
+            self._speaker.end_running()
             content = self._speaker.compose(question)
             self._speaker.conversation.enter(Round(content, answer.strip()))
 
@@ -254,7 +256,7 @@ class Chat:
         stop = StopRule(self._tokenizer, self.template.stop)
         with self.shared.line.turn(self._speaker):
             prompts = [each.prompt for each in laid]
-            rows = self._model.answer_prompts(prompts, settings=settings, stop=stop)
+            rows = self.model.answer_prompts(prompts, settings=settings, stop=stop)
         return [answer_text(ids, tokenizer=self._tokenizer, stop=stop.stop) for ids in rows]
 
     def save(self, folder: str | Path) -> None:
@@ -292,7 +294,7 @@ class Chat:
         upload = received(self._reader.read(request), request=request)
         check_room(upload, conversation=conversation, max_context=self.max_context)
         with self.shared.line.turn(self._speaker):
-            held = encode_upload(upload, model=self._model, tokens=self.shared.tokens)
+            held = encode_upload(upload, model=self.model, tokens=self.shared.tokens)
         with self._speaker.lock:
             conversation.tokens |= held
         return upload
