@@ -1,4 +1,4 @@
-"""`video-llama data check`: every sample of a run file read ahead of the run.
+"""`video-llama data`: `check` reads every sample ahead of a run; `features`: see `data_features`.
 
     video-llama data check --cfg-path train_configs/visionbranch_stage2_finetune.yaml
     video-llama data check --cfg-path ... --dataset webvid --every 100
@@ -24,9 +24,11 @@ from rich.table import Table
 
 from video_llama.apps.checks import meta_model, open_whole_readers
 from video_llama.apps.console import wide_console
+from video_llama.apps.data_features import compute_features, show_work
 from video_llama.apps.main import add_config_arguments
 from video_llama.apps.vocabulary import load_model_tokenizer
 from video_llama.common.config import load
+from video_llama.common.dist import is_main
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
 from video_llama.common.schema import Config
@@ -89,15 +91,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--report", type=Path, metavar="FILE", help=f"default: run.output_dir/{REPORT}"
     )
+    text = "compute the features of all media of a run file ahead, into run.feature_cache"
+    features = verbs.add_parser("features", help=text, description=text)
+    add_config_arguments(features)
+    features.add_argument(
+        "--dataset", action="append", metavar="NAME", help="only this one; may be repeated"
+    )
+    features.add_argument("--report", type=Path, metavar="FILE", help="JSON: how far it is")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check the data of a run file.
+    """Check the data of a run file, or compute its features.
 
     Raises:
         VideoLlamaError: the run file, or a data set as a whole, is wrong.
     """
     start_logging()
+    if args.verb == "features":
+        config = load(args.cfg_path, options=args.options)
+        names = args.dataset or list(config.datasets)
+        work = compute_features(config, names=names, report=args.report)
+        if is_main():
+            show_work(work)
+        return 1 if work.broken else 0
     if args.every < 1 or (args.limit is not None and args.limit < 1):
         raise ConfigError("--every, --limit: must be at least 1")
     if args.jobs is not None and args.jobs < 0:

@@ -24,7 +24,7 @@ class Job(Protocol):
     Attributes:
         name: what its bar is called.
         folder: where its console.log goes; it may not be there yet.
-        size: of the whole job, in steps or files.
+        size: of the whole job, in steps or files; may become known while it runs.
     """
 
     @property
@@ -82,7 +82,7 @@ def run_lanes(lanes: Sequence[Sequence[Job]], *, num_parallel: int = 2, num_rank
                         running[index] = (job, _start(job, num_ranks=num_ranks))
                 time.sleep(POLL_S)
                 for index, (job, process) in list(running.items()):
-                    progress.update(bars[id(job)], completed=job.done())
+                    progress.update(bars[id(job)], completed=job.done(), total=job.size)
                     if process.poll() is not None:
                         del running[index]
                         _check(job, process)

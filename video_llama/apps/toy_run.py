@@ -1,10 +1,10 @@
 """`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
 
 Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
-held-out clips, writes the report, and asks three questions about a clip nobody has seen. Stage 1
-of the vision branch trains beside the audio branch and the writing of the held-out clips, one core
-each; what comes after takes two ranks under torchrun. Whatever is finished is kept: a second call
-is quick, and a killed one goes on where it was.
+held-out clips, writes the report, and asks three questions about a clip nobody has seen. The vision
+branch trains beside the audio branch, one core each, with what can be done of the held-out clips
+behind the latter; what comes after takes two ranks under torchrun. Whatever is finished is kept: a
+second call is quick, and a killed one goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -145,6 +146,51 @@ class HeldOutClips:
         return ["toy", "world", "--out", str(self.world), "--workers", "1", *clips]
 
 
+@dataclass(frozen=True)
+class HeldOutFeatures:
+    """What the frozen encoders make of the clips that are asked about.
+
+    Attributes:
+        root: folder of everything.
+        options: where the run file finds it.
+    """
+
+    root: Path
+    options: tuple[str, ...]
+    name: str = "features of held-out clips"
+
+    @property
+    def folder(self) -> Path:
+        """Where its log and its report go."""
+        return self.root / "features"
+
+    @property
+    def size(self) -> int:
+        """Files to read, once the world is complete; one that is never there until then."""
+        return int(self._report().get("num_files", 1))
+
+    def kept(self) -> int:
+        """Return all if they were finished; the cache itself knows what is left."""
+        return self.size if self.done() == self.size else 0
+
+    def done(self) -> int:
+        """Return how many files are done, by the report that the verb writes now and then."""
+        return int(self._report().get("num_done", 0))
+
+    def words(self, *, num_ranks: int) -> list[str]:
+        """Return the command line; one process computes."""
+        assert num_ranks == 1, "there is one core to spare"
+        report = ["--report", str(self._path)]
+        return ["data", "features", "--cfg-path", EVALUATION, *report, "--options", *self.options]
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "held_out.json"
+
+    def _report(self) -> dict[str, Any]:
+        return json.loads(self._path.read_text()) if self._path.is_file() else {}
+
+
 def run_toy(
     folder: Path,
     *,
@@ -170,10 +216,13 @@ def run_toy(
     write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
-    beside: list[Job] = [*open_recipes(AUDIO, overrides), HeldOutClips(world, train_clips)]
-    run_lanes([open_recipes(VISION[:1], overrides), beside])
-    alone = open_recipes((*VISION[1:], *JOINT), overrides)
-    run_lanes([alone], num_parallel=1, num_ranks=NUM_RANKS)
+    beside: list[Job] = [
+        *open_recipes(AUDIO, overrides),
+        HeldOutClips(world, train_clips),
+        HeldOutFeatures(folder, (where,)),
+    ]
+    run_lanes([open_recipes(VISION, overrides), beside])
+    run_lanes([open_recipes(JOINT, overrides)], num_parallel=1, num_ranks=NUM_RANKS)
     call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")

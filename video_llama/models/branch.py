@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
 from video_llama.common.schema import BranchConfig, ModelConfig, PartConfig
-from video_llama.common.types import BranchInput, BranchSpec, Features, Shape
+from video_llama.common.types import BranchInput, BranchSpec, Features, MediaItem, Shape
 from video_llama.models.layers import recompute_where_asked
 from video_llama.models.precision import own_dtype
 from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
@@ -177,6 +177,19 @@ class Branch(nn.Module):
         for _, module, _ in list(self.parts())[max(self.num_frozen, 1) :]:
             features = _run_stage(module, features)
         return BranchOutput(features=features, frontier=raw_frontier)
+
+    def encode_frontier(self, item: MediaItem) -> Tensor:
+        """Return what a loaded item is at the cache frontier, float[T, N, D] of its valid steps.
+
+        Args:
+            item: with `pixels` or `mel`; no more steps than the branch's spec.
+        """
+        raw = item.pixels if item.pixels is not None else item.mel
+        assert raw is not None, f"{item.path} was not loaded"
+        mask = torch.ones(1, len(raw), dtype=torch.bool)
+        row = BranchInput(raw=raw[None], raw_mask=mask, raw_rows=torch.zeros(1).long())
+        features = self._run_frozen(to_device(row, next(self.parameters()).device))
+        return features.tokens[0][features.mask[0].any(dim=-1)]
 
     def _run_frozen(self, branch_input: BranchInput) -> Features:
         """Bring the raw rows to the frontier, item by item.

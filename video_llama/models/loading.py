@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.schema import FRESH, ModelConfig
 from video_llama.common.weights import KeyMap, LoadReport, check_weights, load_weights
+from video_llama.models.branch import Branch
 from video_llama.models.decoders.lora import ADAPTER_MARK
 from video_llama.models.released.recognise import explain
 from video_llama.models.sources import (
@@ -99,6 +100,53 @@ def build_model(config: ModelConfig) -> Loaded:
         raise ConfigError(problems)
     loaded.fresh = _fresh_parts(model, filled=loaded.origin.keys())
     return loaded
+
+
+def load_heads(config: ModelConfig) -> dict[str, Branch]:
+    """Build the branches and load what is frozen before their frontiers; no decoder is loaded.
+
+    Args:
+        config: the typed `model` section.
+
+    Returns:
+        The branches on the CPU, by name. What is behind a frontier may be on the meta device.
+
+    Raises:
+        ConfigError: a frozen part before a frontier has no weights.
+        CheckpointMismatch: a file and its part do not cover each other.
+    """
+    with torch.device("meta"):
+        model = VideoLLM(config)
+    heads = {name: Branch(branch, name=name) for name, branch in config.branches.items()}
+    model.branches = nn.ModuleDict(heads)
+    filled: set[str] = set()
+    for source in sources(config):
+        if source.key not in CHECKPOINT_KEYS:
+            filled |= _take(model, source, step=load_weights).filled
+    if _empty_heads(heads, filled=filled):
+        # A checkpoint may bring frozen parts too; one that is not trained yet need not be there.
+        for source in sources(config):
+            if source.key in CHECKPOINT_KEYS:
+                filled |= _take(model, source, step=load_weights).filled
+    problems = [
+        f"model.{name}: it is frozen and its weights come from no file; name one"
+        for name in _empty_heads(heads, filled=filled)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return heads
+
+
+def _empty_heads(heads: Mapping[str, Branch], *, filled: Collection[str]) -> list[str]:
+    """Return the parts before a frontier with parameters that no file filled."""
+    return [
+        f"branches.{name}.{part}"
+        for name, head in heads.items()
+        for part, module, _ in list(head.parts())[: head.num_frozen]
+        if any(
+            f"branches.{name}.{part}.{key}" not in filled for key, _ in module.named_parameters()
+        )
+    ]
 
 
 def check_model(config: ModelConfig, *, missing: Collection[str] = ()) -> tuple[Loaded, list[str]]:
