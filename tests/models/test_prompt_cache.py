@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.tiny_decoder import CONTEXT, WIDTH, clip, decoder_of, prompt_of
 
-from tests.models.tiny_decoder import CONTEXT, WIDTH, clip, decoder_of, prompt_of
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.models import prompt_cache
 from video_llama.models.answers import stream_answer

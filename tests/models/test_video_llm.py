@@ -8,8 +8,8 @@ from models.tiny_model import batch_of, build, frames, raw_input
 from torch.nn.utils.rnn import pad_sequence
 
 from video_llama.common.errors import ConfigError, ContextOverflow
-from video_llama.common.generation import GenerationSettings
-from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem, BranchInput
+from video_llama.common.generation import GenerationSettings, Prompt
+from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem, BranchInput, MediaItem
 
 
 def test_a_batch_gives_the_losses_of_its_samples_one_by_one():
@@ -322,3 +322,33 @@ def append(batch, token):
     longer.attention_mask = torch.cat([batch.attention_mask, torch.ones(1, 1).bool()], dim=1)
     longer.slots = torch.cat([batch.slots, torch.zeros(1, 1).int()], dim=1)
     return longer
+
+
+def test_a_second_turn_reads_only_what_is_new_and_says_the_same():
+    model = build().eval()
+    clip = MediaItem("video", "a.mp4", pixels=frames(1)[0])
+    tokens = model.encode_items([clip])
+    cache, settings = model.new_prompt_cache(), GenerationSettings(max_new_tokens=4)
+    ids, slots = [1, 0, 0, 5, 6], [0, 1, 1, 0, 0]
+    for _ in range(2):
+        turn = {"input_ids": ids, "slots": slots, "media": tokens, "settings": settings}
+        said = list(model.stream_prompt(**turn, media_keys=["a.mp4, 3 frames"], cache=cache))
+        assert said == list(model.stream_prompt(**turn))
+        num_new = len(ids) - cache.num_reused
+        ids, slots = [*ids, *said, 7], [*slots, *[0] * (len(said) + 1)]
+    assert num_new == 2
+
+
+def test_prompts_side_by_side_are_answered_as_one_by_one():
+    model = build().eval()
+    tokens = model.encode_items([MediaItem("video", "a.mp4", pixels=frames(1)[0])])
+    prompts = [Prompt([1, 0, 0, 5, 6, 7], [0, 1, 1, 0, 0, 0], tokens), Prompt([1, 9], [0, 0])]
+    settings = GenerationSettings(max_new_tokens=4)
+    assert model.answer_prompts(prompts, settings=settings) == [
+        list(
+            model.stream_prompt(
+                input_ids=p.input_ids, slots=p.slots, media=p.media, settings=settings
+            )
+        )
+        for p in prompts
+    ]

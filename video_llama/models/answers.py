@@ -60,6 +60,7 @@ def stream_answer(
             yield ids[0]
 
 
+@torch.no_grad()
 def answer_prompts(
     decoder: Decoder,
     prompts: Sequence[Prompt],
