@@ -9,6 +9,8 @@ threads, since they wait for each other at the turnstile in `Shared`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +19,14 @@ from video_llama.common.types import Message
 from video_llama.conversation.chat_model import ChatModel, Reader
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
-from video_llama.conversation.prompts import PromptWriter
+from video_llama.conversation.prompts import Laid, PromptWriter
 from video_llama.conversation.rounds import Conversation, Question, Round, Upload, Usage
 from video_llama.conversation.saving import SavedChat, read_saved, write_saved
 from video_llama.conversation.shared import Shared
+from video_llama.conversation.side_by_side import answer_laid
 from video_llama.conversation.speaking import Speaker
-from video_llama.conversation.stopping import StopRule, answer_text
 from video_llama.conversation.tokenizer import Tokenizer
-from video_llama.conversation.uploading import (
-    IN_MEMORY,
-    check_room,
-    content_of,
-    encode_upload,
-    received,
-)
+from video_llama.conversation.uploading import IN_MEMORY, content_of, received
 from video_llama.processors.uploads import UploadRequest
 
 if TYPE_CHECKING:
@@ -54,9 +50,7 @@ class Chat:
 
     Attributes:
         settings: may be replaced between questions.
-        model: as given; `branch_specs` says what it takes.
-        template: as given.
-        shared: as given.
+        model, tokenizer, shared: as given.
         max_context: decoder positions for the conversation and its longest answer.
     """
 
@@ -76,13 +70,17 @@ class Chat:
         self.settings = settings or GenerationSettings(
             max_new_tokens=max(1, min(300, self.max_context // 4))
         )
-        self.template = template
         self.shared = shared or Shared()
         self.model = model
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._reader = reader
         writer = PromptWriter(template, tokenizer, self.max_context, self._compat.overflow)
         self._speaker = Speaker(model, writer=writer, shared=self.shared)
+
+    @property
+    def template(self) -> Template:
+        """The prompt format, as given but for its system text."""
+        return self._speaker.writer.template
 
     @property
     def history(self) -> tuple[Message, ...]:
@@ -109,13 +107,21 @@ class Chat:
         """Return a fresh conversation with the same model, for another person."""
         return Chat(
             self.model,
-            tokenizer=self._tokenizer,
+            tokenizer=self.tokenizer,
             template=self.template,
             reader=self._reader,
             settings=self.settings,
             compat=self._compat,
             shared=self.shared,
         )
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Wait at the turnstile for the model, and hold it for the length of a `with` block."""
+        return self.shared.line.turn(self._speaker)
+
+    def set_system(self, text: str) -> None:
+        """Give what is asked from now on another system text; marks in it are made harmless."""
+        self._speaker.set_system(text)
 
     def reset(self) -> None:
         """Forget the conversation and its media."""
@@ -247,17 +253,19 @@ class Chat:
             ConfigError: a question is empty, or no room is left for an answer.
             ContextOverflow: a question does not fit.
         """
-        settings = settings or self.settings
+        laid = [self.lay_out(question, settings=settings) for question in questions]
+        return [answer.text for answer in answer_laid(laid, chat=self, settings=settings)]
+
+    def lay_out(self, question: Question, *, settings: GenerationSettings | None = None) -> Laid:
+        """Lay a question out behind the conversation so far, without asking it.
+
+        Raises:
+            ConfigError: the question is empty, or no room is left for an answer.
+            ContextOverflow: it does not fit.
+        """
         with self._speaker.lock:
-            contents = [self._speaker.compose(question) for question in questions]
-            laid = [self._speaker.lay_out(content, settings=settings) for content in contents]
-        if not laid:
-            return []
-        stop = StopRule(self._tokenizer, self.template.stop)
-        with self.shared.line.turn(self._speaker):
-            prompts = [each.prompt for each in laid]
-            rows = self.model.answer_prompts(prompts, settings=settings, stop=stop)
-        return [answer_text(ids, tokenizer=self._tokenizer, stop=stop.stop) for ids in rows]
+            content = self._speaker.compose(question)
+            return self._speaker.lay_out(content, settings=settings or self.settings)
 
     def save(self, folder: str | Path) -> None:
         """Write the conversation down; files stay where they are, other media are written too.
@@ -267,11 +275,8 @@ class Chat:
         """
         with self._speaker.lock:
             conversation = self._speaker.conversation
-            saved = SavedChat(
-                rounds=tuple(conversation.rounds),
-                waiting=tuple(conversation.waiting),
-                settings=self.settings,
-            )
+            rounds, waiting = tuple(conversation.rounds), tuple(conversation.waiting)
+            saved = SavedChat(rounds=rounds, waiting=waiting, settings=self.settings)
         write_saved(saved, folder=Path(folder))
 
     def restore(self, folder: str | Path) -> None:
@@ -282,9 +287,8 @@ class Chat:
             MediaError: a file it is about is missing or has changed; this one stays as it is.
         """
         conversation = Conversation()
-        saved = read_saved(
-            Path(folder), receive=lambda request: self._receive(request, conversation)
-        )
+        receive = partial(self._receive, conversation=conversation)
+        saved = read_saved(Path(folder), receive=receive)
         conversation.rounds, conversation.waiting = list(saved.rounds), list(saved.waiting)
         self._speaker.begin_anew(conversation)
         self.settings = saved.settings
@@ -292,9 +296,5 @@ class Chat:
     def _receive(self, request: UploadRequest, conversation: Conversation) -> Upload:
         """Read a file and see to its tokens."""
         upload = received(self._reader.read(request), request=request)
-        check_room(upload, conversation=conversation, max_context=self.max_context)
-        with self.shared.line.turn(self._speaker):
-            held = encode_upload(upload, model=self.model, tokens=self.shared.tokens)
-        with self._speaker.lock:
-            conversation.tokens |= held
+        self._speaker.take_in(upload, conversation=conversation)
         return upload

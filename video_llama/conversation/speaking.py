@@ -21,11 +21,14 @@ from video_llama.conversation.rounds import (
     Conversation,
     Question,
     Round,
+    Upload,
     Usage,
     compose,
 )
 from video_llama.conversation.shared import CacheSlot, Shared
+from video_llama.conversation.templates import with_system
 from video_llama.conversation.turnstile import Turn
+from video_llama.conversation.uploading import check_room, encode_upload
 
 
 class Speaker:
@@ -39,6 +42,7 @@ class Speaker:
     Attributes:
         conversation: the present one; `begin_anew` replaces it.
         lock: guards it.
+        writer: as given, but for the system text.
         last_usage: what the last answer took, None before the first.
     """
 
@@ -48,11 +52,17 @@ class Speaker:
         self.lock = threading.RLock()
         self.last_usage: Usage | None = None
         self._model = model
-        self._writer = writer
+        self.writer = writer
         self._shared = shared
         self._cache = CacheSlot()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
         self._running: Answer | None = None
+
+    def set_system(self, text: str) -> None:
+        """Change the system text; what was read with the old one is read again."""
+        with self.lock:
+            template = with_system(self.writer.template, text)
+            self.writer = dataclasses.replace(self.writer, template=template)
 
     def stop(self) -> None:
         """End all answers on their way; those that wait are not begun."""
@@ -107,7 +117,19 @@ class Speaker:
 
     def lay_out(self, content: Content, *, settings: GenerationSettings) -> Laid:
         """Lay a question out behind the conversation so far; see `PromptWriter.write`."""
-        return self._writer.write(content, conversation=self.conversation, settings=settings)
+        return self.writer.write(content, conversation=self.conversation, settings=settings)
+
+    def take_in(self, upload: Upload, *, conversation: Conversation) -> None:
+        """See to the tokens of an upload when it is our turn.
+
+        Raises:
+            ContextOverflow: the media of the conversation alone would not fit.
+        """
+        check_room(upload, conversation=conversation, max_context=self.writer.max_context)
+        with self._shared.line.turn(self):
+            held = encode_upload(upload, model=self._model, tokens=self._shared.tokens)
+        with self.lock:
+            conversation.tokens |= held
 
     def answer(self, answer: Answer) -> Iterator[str]:
         """Generate when it is our turn, and let the round become part of the conversation."""
@@ -135,8 +157,8 @@ class Speaker:
             model=self._model,
             prompt=prompt,
             cache=self._shared.caches.take(self._cache, make=self._model.new_prompt_cache),
-            tokenizer=self._writer.tokenizer,
-            stop=self._writer.template.stop,
+            tokenizer=self.writer.tokenizer,
+            stop=self.writer.template.stop,
         )
         for piece in pieces:
             with self._shared.line.lent(turn):
@@ -156,12 +178,12 @@ class Speaker:
                 answer.content = answer.replaced.content
             laid = answer.laid
             if laid is None or not laid.is_for(answer.content, conversation=conversation):
-                laid = self._writer.write(
+                laid = self.writer.write(
                     answer.content, conversation=conversation, settings=answer.settings
                 )
             if laid.num_forgotten > conversation.num_forgotten:
                 conversation.notes.append(
-                    f"The conversation no longer fits the model's {self._writer.max_context} "
+                    f"The conversation no longer fits the model's {self.writer.max_context} "
                     f"positions: its first {laid.num_forgotten} question(s) are forgotten."
                 )
             conversation.num_forgotten = laid.num_forgotten

@@ -56,6 +56,18 @@ def get_template(
     return template
 
 
+def with_system(template: Template, text: str) -> Template:
+    """Return a template that is served with another system text, its marks made harmless.
+
+    Args:
+        template: the prompt format.
+        text: "" gives none.
+    """
+    system = neutralise(text, marks=template.forgeable)
+    chat = dataclasses.replace(template.chat, system=system, systems={})
+    return dataclasses.replace(template, chat=chat)
+
+
 def neutralise(text: str, *, marks: Iterable[str]) -> str:
     """Make the marks of a template harmless in text that came from outside.
 
