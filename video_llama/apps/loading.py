@@ -6,29 +6,40 @@ for every verb.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from video_llama.apps.checks import missing_weights
+import torch
+
+from video_llama.apps.checks import meta_model, missing_weights
 from video_llama.apps.console import wide_console
 from video_llama.apps.devices import pick_device
+from video_llama.apps.opening import open_config
 from video_llama.apps.plan_tables import show_parts
 from video_llama.apps.vocabulary import check_vocabulary, load_model_tokenizer
-from video_llama.common.config import load
-from video_llama.common.errors import ConfigError
+from video_llama.common.dist import read_world
+from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger
-from video_llama.common.schema import Config
+from video_llama.common.schema import Config, LowResource
+from video_llama.common.yaml_files import assignments
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.models.decoders.attention import require_attention
+from video_llama.models.decoders.low_resource import require_bitsandbytes
+from video_llama.models.decoders.placement import Placement, check_placement, memory_for_decoder
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
-from video_llama.processors.media import MediaCompat, MediaLimits
-from video_llama.processors.uploads import UploadReader
+from video_llama.processors.limits import MediaLimits
+from video_llama.processors.media import MediaCompat
+from video_llama.processors.probe import probe
+from video_llama.processors.uploads import SupervisedUploads, UploadReader
+
+WORKING_BYTES = 3 * 2**30
+"""Left free on every GPU where a decoder is spread over several: for what is computed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
         device: None takes `run.device`.
 
     Raises:
-        ConfigError: files are missing; all of them are named.
+        ConfigError: files are missing, or something cannot be had here; all of it is named.
         CheckpointMismatch: a file does not fit its part.
     """
     problems = [str(file) for file in missing_weights(config.model)]
@@ -62,14 +73,15 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
         raise ConfigError(problems)
     run_device = pick_device(config.run)
     require_attention(config.model.decoder, device=run_device, precision=config.run.precision)
-    loaded = build_model(config.model)
+    placement = place(config, device=device or run_device)
+    loaded = build_model(config.model, placement=placement)
     for report in loaded.reports:
         get_logger().info("loaded %s", report)
     for text in loaded.replaced:
         get_logger().warning("replaced: %s", text)
     for part in loaded.fresh:
         get_logger().info("%s starts from random weights", part)
-    model = loaded.model.to(run_device if device is None else device)
+    model = loaded.model
     model.eval()
     tokenizer = load_model_tokenizer(config.model)
     check_vocabulary(tokenizer, rows=model.decoder.vocab_size, end_ids=model.decoder.end_ids)
@@ -85,25 +97,115 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
 
 
 def load_chat(
-    cfg_path: str | Path, *, options: Sequence[str] = (), limits: MediaLimits | None = None
+    cfg_path: str | Path,
+    *,
+    options: Sequence[str] = (),
+    limits: MediaLimits | None = None,
+    device: str | None = None,
+    low_resource: LowResource | None = None,
+    decode_timeout_s: float | None = None,
 ) -> Chat:
     """Load everything for a conversation.
 
     Args:
-        cfg_path: run file.
+        cfg_path: a run file; or a folder: a model's own, a run's, or a release, also by the name
+            on the hub of what was fetched from there.
         options: overrides.
         limits: of what may be uploaded; None for files one trusts.
+        device: in place of `run.device`.
+        low_resource: in place of `model.low_resource`.
+        decode_timeout_s: seconds an upload may take to be decoded, in a process of its own that
+            may crash; None decodes in this one.
+
+    Raises:
+        VideoLlamaError: the path means no model, a key is wrong, or weights do not fit.
     """
-    config = load(cfg_path, options=options)
+    config = open_chat_config(cfg_path, options=options, device=device, low_resource=low_resource)
     loaded = load_model(config)
-    media_compat = MediaCompat.named(config.model.compat)
+    reader = UploadReader(
+        loaded.model.branch_specs(), compat=MediaCompat.named(config.model.compat), limits=limits
+    )
     return Chat(
         loaded.model,
         tokenizer=loaded.tokenizer,
         template=loaded.template,
-        reader=UploadReader(loaded.model.branch_specs(), compat=media_compat, limits=limits),
+        reader=reader
+        if decode_timeout_s is None
+        else SupervisedUploads(reader, timeout_s=decode_timeout_s),
         compat=ChatCompat.named(config.model.compat),
     )
+
+
+def open_chat_config(
+    cfg_path: str | Path,
+    *,
+    options: Sequence[str] = (),
+    device: str | None = None,
+    low_resource: LowResource | None = None,
+) -> Config:
+    """Return the config that `load_chat` loads, see there; nothing else is read."""
+    words = assignments(options)
+    if device is not None:
+        words.append(f"run.device={device}")
+    if low_resource is not None:
+        words.append(f"model.low_resource={low_resource}")
+    return open_config(cfg_path, options=words)
+
+
+def check_media(config: Config, paths: Iterable[str | Path]) -> None:
+    """Refuse files that a model takes nothing of, before its weights are read.
+
+    Args:
+        config: of the model, e.g. from `open_chat_config`.
+        paths: files, or folders of frames.
+
+    Raises:
+        MediaError: a file cannot be read, or nothing in it is for this model.
+    """
+    takes = {kind for branch in config.model.branches.values() for kind in branch.media}
+    for path in paths:
+        info = probe(Path(path))
+        present = [info.kind, *(["audio"] if info.kind == "video" and info.has_audio else [])]
+        if not takes.intersection(present):
+            raise MediaError(
+                f"this is {' with '.join(present)}, and the model takes "
+                f"{', '.join(sorted(takes)) or 'no media at all'}; choose a file it takes, or a "
+                "model with a branch for this one",
+                path=str(path),
+            )
+
+
+def place(config: Config, *, device: str) -> Placement:
+    """Return where a model is loaded to, checked before a weight is read.
+
+    Args:
+        config: the typed run file.
+        device: of the model.
+
+    Raises:
+        ConfigError: it cannot be loaded there, or not in so few bits.
+    """
+    run, low_resource = config.run, config.model.low_resource
+    require_bitsandbytes(low_resource, device=device)
+    if run.device_map != "none" and read_world().size > 1:
+        raise ConfigError(
+            "run.device_map: every one of several processes would take all GPUs; start one "
+            "process, or set run.device_map: none"
+        )
+    kind = torch.device(device).type
+    most = None
+    if run.device_map == "auto" and kind in ("cuda", "xpu"):
+        accelerator = getattr(torch, kind)
+        free = {gpu: accelerator.mem_get_info(gpu)[0] for gpu in range(accelerator.device_count())}
+        branches = meta_model(config.model).branches
+        most = memory_for_decoder(
+            free,
+            branch_bytes=sum(parameter.nbytes for parameter in branches.parameters()),
+            reserve_bytes=WORKING_BYTES,
+        )
+    placement = Placement(device, device_map=run.device_map, max_memory=most)
+    check_placement(placement, low_resource=low_resource)
+    return placement
 
 
 def log_parts(model: VideoLLM) -> None:

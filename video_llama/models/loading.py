@@ -19,6 +19,7 @@ from video_llama.common.schema import FRESH, ModelConfig
 from video_llama.common.weights import KeyMap, LoadReport, check_weights, load_weights
 from video_llama.models.branch import Branch
 from video_llama.models.decoders.lora import ADAPTER_MARK
+from video_llama.models.decoders.placement import Placement
 from video_llama.models.released.recognise import explain
 from video_llama.models.sources import (
     CHECKPOINT_KEYS,
@@ -36,7 +37,7 @@ class Loaded:
     """A model with its weights.
 
     Attributes:
-        model: on the CPU.
+        model: on the CPU, or where it was placed.
         reports: one for every file that was read, in that order.
         origin: the file of every parameter that came from one; a later file replaces an earlier.
         replaced: what a later file replaced, as sentences.
@@ -73,20 +74,21 @@ class Step(Protocol):
         """Fill the module, or prove that it could be filled."""
 
 
-def build_model(config: ModelConfig) -> Loaded:
+def build_model(config: ModelConfig, *, placement: Placement | None = None) -> Loaded:
     """Build the model and load every weight file its config names.
 
     Args:
         config: the typed `model` section.
+        placement: where the model goes; None for the CPU.
 
     Returns:
-        The model on the CPU, and where its weights came from.
+        The model in its place, and where its weights came from.
 
     Raises:
         ConfigError: a frozen part has no weights.
         CheckpointMismatch: a file and its part do not cover each other.
     """
-    model = VideoLLM(config)
+    model = VideoLLM(config, placement=placement)
     loaded = Loaded(model)
     if model.decoder.load_report is not None:
         loaded.reports.append(model.decoder.load_report)
@@ -99,6 +101,9 @@ def build_model(config: ModelConfig) -> Loaded:
     if problems:
         raise ConfigError(problems)
     loaded.fresh = _fresh_parts(model, filled=loaded.origin.keys())
+    if placement is not None:
+        is_placed = placement.is_for(config.low_resource)
+        (model.branches if is_placed else model).to(placement.device)
     return loaded
 
 

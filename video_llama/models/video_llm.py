@@ -20,6 +20,7 @@ from video_llama.common.schema import ModelConfig
 from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
 from video_llama.models.answers import answer_prompts, answer_rows, stream_answer
 from video_llama.models.branch import Branch, BranchOutput, check_branches, to_device
+from video_llama.models.decoders.placement import Placement, build_decoder
 from video_llama.models.generation import StopRule
 from video_llama.models.layers import recompute_where_asked
 from video_llama.models.losses import fresh_frontier, sum_up
@@ -35,18 +36,18 @@ class VideoLLM(Pretrained):
 
     Args:
         config: the typed `model` section.
+        placement: where the decoder is loaded to, if not just onto the CPU.
 
     Raises:
         ConfigError: a branch does not end in the decoder's width, or two branches claim the same
             kind of media.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, placement: Placement | None = None) -> None:
         super().__init__()
         self.config = config
         self.restored = frozenset()
-        decoder_class = registry.get_decoder_class(config.decoder.type)
-        self.decoder = decoder_class(config.decoder)
+        self.decoder = build_decoder(config, placement=placement)
         set_trainable(self.decoder, config.decoder.trainable, where="model.decoder")
         recompute_where_asked(self.decoder, config.decoder, where="model.decoder")
         check_branches(config, width=self.decoder.width)

@@ -9,6 +9,7 @@ Shapes: B batch, L text, S supervised positions of a batch, H width, V vocabular
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +22,10 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
-from video_llama.common.errors import CheckpointMismatch
+from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.hub import local_path
 from video_llama.common.registry import registry
-from video_llama.common.schema import PartConfig
+from video_llama.common.schema import LowResource, PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.common.weights import LoadReport, read_state
 from video_llama.models.decoders.architecture import max_context, read_architecture
@@ -32,6 +33,13 @@ from video_llama.models.decoders.attention import AttentionName, require_attenti
 from video_llama.models.decoders.base import TokenLosses
 from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory
 from video_llama.models.decoders.lora import Lora, add_lora, merge_lora
+from video_llama.models.decoders.low_resource import (
+    keep_gradients,
+    quantisation,
+    refuse_reduced,
+    require_bitsandbytes,
+)
+from video_llama.models.decoders.placement import Placement, check_placement, check_spread
 from video_llama.models.precision import own_dtype
 
 
@@ -42,6 +50,8 @@ class CausalLM(nn.Module):
     Args:
         part: the typed config, and in `weights` the directory to load; on the meta device nothing
             is loaded.
+        low_resource: what linear layers are kept in, where weights are loaded.
+        placement: where they are loaded to; None for the CPU.
 
     Raises:
         ConfigError: neither weights nor architecture are given, or a setting cannot be honoured.
@@ -68,10 +78,20 @@ class CausalLM(nn.Module):
         max_context: int | None = None
         lora: Lora | None = None
 
-    def __init__(self, part: PartConfig) -> None:
+    takes_placement = True
+
+    def __init__(
+        self,
+        part: PartConfig,
+        *,
+        low_resource: LowResource = "none",
+        placement: Placement | None = None,
+    ) -> None:
         super().__init__()
         config: CausalLM.Config = part.config
         self.config = config
+        self.low_resource: LowResource = low_resource
+        self.placement = placement or Placement()
         self.load_report: LoadReport | None = None
         is_meta, attention = torch.get_default_device().type == "meta", config.attention
         if not is_meta:
@@ -81,12 +101,18 @@ class CausalLM(nn.Module):
             attention = "sdpa"
         architecture = read_architecture(config.architecture, weights=part.file)
         dtype = getattr(torch, config.dtype)
+        if part.file is None and not is_meta and self.placement.is_for(low_resource):
+            raise ConfigError(
+                "model.low_resource, run.device_map: for a decoder that is loaded, and this one "
+                "starts from random weights; set model.decoder.weights, or leave both at none"
+            )
         if part.file is None or is_meta:
             self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 architecture, attn_implementation=attention, dtype=dtype
             )
         else:
             self.load_report = self._load(local_path(part.file), dtype=dtype)
+        keep_gradients(self.model)
         self.model.eval()
         self.width: int = architecture.hidden_size
         self.vocab_size: int = architecture.vocab_size
@@ -97,6 +123,10 @@ class CausalLM(nn.Module):
 
     def _load(self, directory: Path, *, dtype: torch.dtype) -> LoadReport:
         """Load the whole directory, strictly."""
+        require_bitsandbytes(self.low_resource, device=self.placement.device)
+        check_placement(self.placement, low_resource=self.low_resource)
+        # Lives as long as the layers in it.
+        self._offloaded = tempfile.TemporaryDirectory() if self.placement.uses_disk else None
         keys = list(read_state(directory))
         shows_progress = hf_logging.is_progress_bar_enabled()
         hf_logging.disable_progress_bar()
@@ -107,6 +137,10 @@ class CausalLM(nn.Module):
             local_files_only=True,
             weights_only=True,
             trust_remote_code=False,
+            quantization_config=quantisation(self.low_resource, dtype=dtype),
+            device_map=self.placement.told(self.low_resource),
+            max_memory=self.placement.max_memory,
+            offload_folder=self._offloaded and self._offloaded.name,
             # Reported by us instead, together with the names.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -129,6 +163,7 @@ class CausalLM(nn.Module):
                 + "\n".join(lines)
                 + "\n  the directory mixes two models or lacks a file; download it again"
             )
+        check_spread(self.model, self.placement)
         old = sum(key.endswith(INVERSE_FREQUENCIES) for key in keys)
         dropped = {"rotary frequencies, computed from config.json": old} if old else {}
         return LoadReport(str(directory), matched=len(keys) - old, dropped=dropped)
@@ -177,13 +212,13 @@ class CausalLM(nn.Module):
                 use_cache=cache is not None,
             )
         hidden: Tensor = output.last_hidden_state
-        return hidden
+        return hidden.to(inputs_embeds.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states float[..., H] to float32[..., V]."""
         with own_dtype(self.model):
             scores: Tensor = self.model.get_output_embeddings()(hidden)
-        return scores.float()
+        return scores.to(hidden.device).float()
 
     def loss(
         self,
@@ -217,7 +252,11 @@ class CausalLM(nn.Module):
 
         Returns:
             The names of the weights that changed.
+
+        Raises:
+            ConfigError: the weights are in fewer bits, which hold no sums.
         """
+        refuse_reduced(self.low_resource, what="merged with adapters")
         self.config = replace(self.config, lora=None)
         return [f"model.{name}" for name in merge_lora(self.model)]
 
