@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from typing import Literal
@@ -92,10 +92,11 @@ def encode(
         raise ValueError(
             f"{sample.key}: {len(sample.media)} media items but {len(num_slots)} slot counts"
         )
-    dropped = 0
-    while True:
+
+    def encoded_without(num_rounds: int) -> Encoded:
+        messages = shorten(sample.messages, num_rounds=num_rounds)
         pieces = render(
-            sample,
+            dataclasses.replace(sample, messages=messages),
             template=template,
             extra_marks=tokenizer.special_texts,
             generation_prompt=generation_prompt,
@@ -104,23 +105,25 @@ def encode(
         if sample.form == "caption" and overflow == "drop_rounds":
             num_kept = 0 if template.cuts_caption_end else _end_mark_len(pieces, tokenizer)
             encoded = _cut_caption(encoded, num_kept=num_kept, max_len=max_len)
-        if overflow == "cut_left":
-            return Encoded(
-                encoded.input_ids[-max_len:], encoded.labels[-max_len:], encoded.slots[-max_len:]
-            )
-        if len(encoded) <= max_len:
-            encoded.dropped_rounds = dropped
-            return encoded
-        drop = _drop_oldest_round if generation_prompt else _drop_last_round
-        messages = drop(sample.messages) if overflow == "drop_rounds" else None
-        if messages is None:
-            raise ContextOverflow(
-                f"{sample.key or 'sample'}: {len(encoded)} positions ({sum(num_slots)} for media, "
-                f"{len(encoded) - sum(num_slots)} for text), but there are {max_len}; "
-                "shorten the text or take fewer media"
-            )
-        sample = dataclasses.replace(sample, messages=messages)
-        dropped += 1
+        encoded.dropped_rounds = num_rounds
+        return encoded
+
+    shorten = _without_oldest if generation_prompt else _without_last
+    most = _num_droppable(sample.messages, oldest=generation_prompt)
+    encoded = _longest_fitting(
+        encoded_without, most=most if overflow == "drop_rounds" else 0, max_len=max_len
+    )
+    if overflow == "cut_left":
+        return Encoded(
+            encoded.input_ids[-max_len:], encoded.labels[-max_len:], encoded.slots[-max_len:]
+        )
+    if len(encoded) > max_len:
+        raise ContextOverflow(
+            f"{sample.key or 'sample'}: {len(encoded)} positions ({sum(num_slots)} for media, "
+            f"{len(encoded) - sum(num_slots)} for text), but there are {max_len}; "
+            "shorten the text or take fewer media"
+        )
+    return encoded
 
 
 def _assemble(
@@ -191,24 +194,56 @@ def _cut_caption(encoded: Encoded, *, num_kept: int, max_len: int) -> Encoded:
     return Encoded(cut(encoded.input_ids), cut(encoded.labels), cut(encoded.slots))
 
 
-def _drop_last_round(messages: Sequence[Message]) -> list[Message] | None:
-    """Leave out the last question and what follows; None if it is the first or holds media."""
-    questions = [i for i, message in enumerate(messages) if message.role == "user"]
-    if len(questions) < 2 or any(message.media for message in messages[questions[-1] :]):
-        return None
-    return list(messages[: questions[-1]])
+def _longest_fitting(
+    encoded_without: Callable[[int], Encoded], *, most: int, max_len: int
+) -> Encoded:
+    """Leave out as few rounds as will do; what is left without `most` of them may be too long."""
+    low, high = 0, 1
+    encoded = encoded_without(0)
+    if len(encoded) <= max_len or most == 0:
+        return encoded
+    # Steps that double, so that a conversation of thousands of rounds is not laid out as often.
+    while len(encoded := encoded_without(min(high, most))) > max_len and high < most:
+        low, high = high, 2 * high
+    if len(encoded) > max_len:
+        return encoded
+    high = min(high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        shorter = encoded_without(middle)
+        if len(shorter) <= max_len:
+            encoded, high = shorter, middle
+        else:
+            low = middle
+    return encoded
 
 
-def _drop_oldest_round(messages: Sequence[Message]) -> list[Message] | None:
-    """Leave out the first question and its answer but keep their media; None if it is the last."""
-    questions = [i for i, message in enumerate(messages) if message.role == "user"]
-    if len(questions) < 2:
-        return None
-    first, second = questions[:2]
-    media = [item for message in messages[first:second] for item in message.media]
-    heir = messages[second]
-    return [
-        *messages[:first],
-        Message(heir.role, [*media, *heir.content]),
-        *messages[second + 1 :],
-    ]
+def _questions(messages: Sequence[Message]) -> list[int]:
+    """Return where questions stand."""
+    return [i for i, message in enumerate(messages) if message.role == "user"]
+
+
+def _num_droppable(messages: Sequence[Message], *, oldest: bool) -> int:
+    """Count the rounds that may go: all but one; from the end, those behind the last medium."""
+    questions = _questions(messages)
+    if oldest:
+        return max(len(questions) - 1, 0)
+    media = [i for i, message in enumerate(messages) if message.media]
+    last = media[-1] if media else -1
+    return sum(i > last for i in questions[1:])
+
+
+def _without_last(messages: Sequence[Message], *, num_rounds: int) -> list[Message]:
+    """Leave out the last questions and what follows."""
+    return list(messages[: _questions(messages)[-num_rounds]] if num_rounds else messages)
+
+
+def _without_oldest(messages: Sequence[Message], *, num_rounds: int) -> list[Message]:
+    """Leave out the first questions and their answers; their media open the next question."""
+    if num_rounds == 0:
+        return list(messages)
+    questions = _questions(messages)
+    first, heir = questions[0], questions[num_rounds]
+    media = [item for message in messages[first:heir] for item in message.media]
+    opened = Message(messages[heir].role, [*media, *messages[heir].content])
+    return [*messages[:first], opened, *messages[heir + 1 :]]

@@ -40,6 +40,8 @@ class Engine(Protocol):
     """The library behind a tokenizer."""
 
     size: int
+    special: tuple[str, ...]
+    """Texts that the library takes for special tokens wherever they stand."""
 
     def encode(self, text: str) -> Run:
         """Encode a text without special tokens."""
@@ -62,7 +64,8 @@ class Tokenizer:
         unk_id: stands for what cannot be spelled; None if everything can.
         pad_id: fills a row; the unknown token's id, else `eos_id`, where a vocabulary has none.
         vocab_size: ids there are, added tokens included.
-        special_texts: how special and added tokens look when spelled out.
+        special_texts: how special and added tokens look when spelled out, without those of one
+            character or with white space, which nothing could be told apart from.
         added: ids of the tokens that were added after the vocabulary was made, by their text.
     """
 
@@ -115,6 +118,7 @@ class SentencePieceEngine:
                 where=str(path),
             ) from error
         self.size = self._model.get_piece_size()
+        self.special: tuple[str, ...] = ()
 
     def encode(self, text: str) -> Run:
         """Encode a text; see `Run` for the spans."""
@@ -165,6 +169,8 @@ class FastEngine:
         self._model.no_truncation()
         self._model.no_padding()
         self.size = self._model.get_vocab_size()
+        added = self._model.get_added_tokens_decoder().values()
+        self.special: tuple[str, ...] = tuple(token.content for token in added if token.special)
 
     def encode(self, text: str) -> Run:
         """Encode a text; see `Run` for the spans."""
@@ -220,7 +226,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     pad_id = id_of("pad_token", "") if "pad_token" in named else None
     if pad_id is None:
         pad_id = eos_id if unk_id is None else unk_id
-    texts = {*named.values(), *added, "<s>", "</s>", "<unk>"}
+    texts = {*named.values(), *added, *engine.special, "<s>", "</s>", "<unk>"}
     return Tokenizer(
         engine=engine,
         bos_id=id_of("bos_token", "<s>"),
@@ -228,9 +234,14 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         unk_id=unk_id,
         pad_id=pad_id,
         vocab_size=max([engine.size, *(i + 1 for i in added.values())]),
-        special_texts=tuple(sorted(text for text in texts if text)),
+        special_texts=tuple(sorted(text for text in texts if _is_mark(text))),
         added=added,
     )
+
+
+def _is_mark(text: str) -> bool:
+    """Say whether a space inside a text would make another one of it."""
+    return len(text) > 1 and not any(char.isspace() for char in text)
 
 
 def _nothing_found(folder: Path) -> str:

@@ -23,12 +23,14 @@ class Turn:
 
     Attributes:
         owner: whose it is.
+        given_up: asked while it waits; true ends the wait.
         waited_s: seconds until it came, 0 before.
-        granted: false while it waits, and for good if its owner gave up.
+        granted: it may be used; false while it waits, and for good if its owner gave up.
         lent_at: since when its holder does not use it, None while it does.
     """
 
     owner: object
+    given_up: Callable[[], bool]
     waited_s: float = 0.0
     granted: bool = False
     lent_at: float | None = None
@@ -59,12 +61,12 @@ class Turnstile:
             owner: who is asked for in `position`.
             given_up: asked while waiting; true ends the wait with a turn that is not `granted`.
         """
-        turn = Turn(owner)
+        turn = Turn(owner, given_up)
         began = time.monotonic()
         with self._changed:
             self._line.append(turn)
         try:
-            self._wait(turn, given_up=given_up)
+            self._wait(turn)
             turn.waited_s = time.monotonic() - began
             yield turn
         finally:
@@ -76,7 +78,10 @@ class Turnstile:
 
     @contextmanager
     def lent(self, turn: Turn) -> Iterator[None]:
-        """Lend a turn while its holder waits for others; afterwards it is held again."""
+        """Lend a turn while its holder waits for others.
+
+        Afterwards it is held again, unless it was given up meanwhile.
+        """
         turn.lent_at = time.monotonic()
         # No `finally`: a holder that is thrown away here will not go on, and waits for nothing.
         yield
@@ -85,7 +90,7 @@ class Turnstile:
             if turn not in self._line:
                 # Overtaken: next after the one that is served now.
                 self._line.insert(1, turn)
-        self._wait(turn, given_up=lambda: False)
+        self._wait(turn)
 
     def position(self, owner: object) -> int | None:
         """Return how many are in front of an owner; 0 is being served, None does not wait."""
@@ -98,19 +103,22 @@ class Turnstile:
         with self._changed:
             self._changed.notify_all()
 
-    def _wait(self, turn: Turn, *, given_up: Callable[[], bool]) -> None:
+    def _wait(self, turn: Turn) -> None:
         """Return when it is a turn's time, or it was given up."""
         with self._changed:
-            while not self._comes(turn):
-                if given_up():
+            while not turn.given_up():
+                if self._comes(turn):
+                    turn.granted = True
                     return
                 self._changed.wait(POLL_S)
-            turn.granted = True
 
     def _comes(self, turn: Turn) -> bool:
         """Say whether it is a turn's time; the next in line overtakes one that is lent too long."""
-        if len(self._line) > 1 and self._line[1] is turn:
-            lent_at = self._line[0].lent_at
+        ahead = self._line[: self._line.index(turn)]
+        if len(ahead) == 1:
+            holder, lent_at = ahead[0], ahead[0].lent_at
             if lent_at is not None and time.monotonic() - lent_at >= self.patience_s:
-                del self._line[0]
-        return self._line[0] is turn
+                holder.granted = False
+                self._line = [other for other in self._line if other is not holder]
+                return True
+        return not ahead

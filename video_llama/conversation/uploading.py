@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from video_llama.common.errors import ContextOverflow
 from video_llama.common.types import BranchSpec, MediaItem
 from video_llama.conversation.chat_model import ChatModel
-from video_llama.conversation.rounds import Conversation, Upload
+from video_llama.conversation.rounds import Conversation, Upload, keys_in
 from video_llama.conversation.shared import MediaTokens
 from video_llama.processors.uploads import ReadUpload, UploadRequest
 
@@ -62,7 +62,8 @@ def check_room(upload: Upload, *, conversation: Conversation, max_context: int) 
     needed = sum(
         spec.slots(len(item.times_s)) for item, spec in zip(upload.items, upload.specs, strict=True)
     )
-    taken = sum(map(len, conversation.tokens.values()))
+    shown = [*(entry.content for entry in conversation.rounds), tuple(conversation.waiting)]
+    taken = sum(len(conversation.tokens[key]) for key in keys_in(shown))
     if taken + needed >= max_context:
         raise ContextOverflow(
             f"{upload.name}: takes {needed} positions, the media shown before take {taken}, and "
