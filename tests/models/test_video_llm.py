@@ -352,3 +352,19 @@ def test_prompts_side_by_side_are_answered_as_one_by_one():
         )
         for p in prompts
     ]
+
+
+@pytest.mark.parametrize(("kind", "num_steps"), [("video", 9), ("audio", 7)])
+def test_an_item_may_have_more_steps_than_its_table_of_positions(kind, num_steps):
+    def with_tables(tree):
+        tree["branches"]["audio"]["stages"]["joint"]["num_positions"] = 2
+
+    model = build(with_tables).eval()
+    raw = torch.randn(num_steps, *((3, 16, 16) if kind == "video" else (1, 16, 16)))
+    item = (
+        MediaItem(kind, "long", pixels=raw) if kind == "video" else MediaItem(kind, "long", mel=raw)
+    )
+    (tokens,) = model.encode_items([item])
+    assert len(tokens) == model.branch_specs()[kind].slots(num_steps)
+    stage = model.branches[kind].stages["joint"]
+    assert len(stage.positions.weight) == {"video": 4, "audio": 2}[kind]

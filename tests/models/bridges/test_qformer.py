@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.types import Features, Shape
 from video_llama.common.weights import KeyMap, export_weights, load_weights, read_state
 from video_llama.models.bridges.layer_norm import LayerNorm
+from video_llama.models.bridges.positions import stretch_positions
 from video_llama.models.bridges.qformer import QFormer, published_names
 
 SMALL = {"num_queries": 3, "num_layers": 2, "width": 16, "num_heads": 2, "ffn_width": 24}
@@ -239,13 +240,83 @@ def test_dropout_differs_between_rows_in_training_and_is_off_in_eval():
     assert (trained[0] - trained[1]).abs().max() > 0.1
 
 
-def test_more_steps_than_positions_name_the_cure():
-    config = QFormer.Config(num_positions=8)
-    with pytest.raises(ConfigError, match="9 time steps come in.*8 rows; raise num_positions"):
+def added_to(qformer, num_steps):
+    """What a stage adds to the tokens of each step, float[T, D]."""
+    seen = []
+    layer = qformer.layers[0].cross_attention
+    hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    width = qformer.positions.embedding_dim
+    qformer(Features(torch.zeros(1, num_steps, 1, width), torch.ones(1, num_steps, 1).bool()))
+    hook.remove()
+    return seen[0][0]
+
+
+def test_a_table_is_used_as_it_is_up_to_its_length():
+    qformer = build(Shape(4, 5, 7), num_positions=32)
+    for num_steps in (1, 8, 32):
+        assert torch.equal(added_to(qformer, num_steps), qformer.positions.weight[:num_steps])
+
+
+def test_a_longer_clip_shares_the_table_linearly_along_time():
+    qformer = build(Shape(3, 1, 1), num_positions=3)
+    qformer.positions.weight.data = torch.tensor([[0.0], [8.0], [-4.0]])
+    before = {name: tensor.clone() for name, tensor in qformer.state_dict().items()}
+    assert added_to(qformer, 5)[:, 0].tolist() == [0.0, 4.0, 8.0, 2.0, -4.0]
+    # Steps of 2 / 3 of a row: rows 0, 2/3, 4/3, 2.
+    expected = torch.tensor([0.0, 16 / 3, 4.0, -4.0])
+    torch.testing.assert_close(added_to(qformer, 4)[:, 0], expected)
+    assert all(torch.equal(before[name], t) for name, t in qformer.state_dict().items())
+
+
+@pytest.mark.parametrize(("num_positions", "num_steps"), [(32, 33), (32, 96), (8, 9), (8, 30)])
+def test_no_two_steps_of_a_stretched_table_look_alike(num_positions, num_steps):
+    table = torch.arange(float(num_positions))[:, None]
+    stretched = stretch_positions(table, num_steps)[:, 0]
+    assert stretched.diff().min() > 0
+    assert (stretched[0], stretched[-1]) == (0, num_positions - 1)
+    # Evenly spaced in time.
+    torch.testing.assert_close(
+        stretched, torch.linspace(0, num_positions - 1, num_steps), atol=1e-4, rtol=0
+    )
+
+
+def test_a_stretched_table_in_bfloat16_is_computed_in_float32():
+    table = torch.tensor([[1.0], [1.5]]).bfloat16()
+    stretched = stretch_positions(table, 3)
+    assert stretched.dtype == torch.bfloat16
+    assert stretched[:, 0].tolist() == [1.0, 1.25, 1.5]
+
+
+def test_learning_reaches_every_row_of_a_stretched_table():
+    qformer = build(Shape(3, 1, 1), num_positions=3)
+    added_to(qformer, 5).sum().backward()
+    # Each of five steps is shared by its two neighbours: 1 + 1/2, 1/2 + 1 + 1/2, 1/2 + 1.
+    assert qformer.positions.weight.grad[:, 0].tolist() == [1.5, 2.0, 1.5]
+
+
+def test_a_table_of_one_row_cannot_be_stretched():
+    config = QFormer.Config(num_positions=1)
+    assert config.out_shape(Shape(1, 1, 1024)).num_steps == 1
+    with pytest.raises(ConfigError, match="9 time steps come in.*1 row.*raise num_positions"):
         config.out_shape(Shape(9, 1, 1024))
-    qformer = build(Shape(4, 5, 7), num_positions=4)
+    qformer = build(Shape(1, 5, 7), num_positions=1)
     with pytest.raises(ConfigError, match="raise num_positions"):
         qformer(features(1, 5, 5, 7))
+
+
+@pytest.mark.parametrize(("rows", "loads"), [(2, True), (5, True), (1, False), (6, False)], ids=str)
+def test_a_longer_table_is_filled_from_a_shorter_one_of_a_file(rows, loads):
+    qformer = build(Shape(3, 1, 1), num_positions=5)
+    names = published_names(network="Q", queries="q", positions="p.weight")
+    state = export_weights(qformer, key_map=names)
+    state["p.weight"] = torch.arange(float(rows))[:, None] * 4
+    if not loads:
+        with pytest.raises(CheckpointMismatch, match=r"p\.weight"):
+            load_weights(qformer, state, key_map=names, source="x")
+        return
+    load_weights(qformer, state, key_map=names, source="x")
+    expected = [0.0, 1.0, 2.0, 3.0, 4.0] if rows == 2 else [0.0, 4.0, 8.0, 12.0, 16.0]
+    assert qformer.positions.weight[:, 0].tolist() == expected
 
 
 @pytest.mark.parametrize(

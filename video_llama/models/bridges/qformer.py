@@ -22,6 +22,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
 from video_llama.common.types import Features, Shape
 from video_llama.common.weights import Excuse, KeyMap
+from video_llama.models.bridges.positions import extend_table, stretch_positions
 
 NORM_EPS = 1e-12
 INIT_STD = 0.02
@@ -45,7 +46,8 @@ class QFormer(nn.Module):
             cross_attention_frequency: layers 0, n, 2n, ... read the incoming tokens.
             over: "step" reads each step by itself, "item" all steps of a row together.
             num_positions: rows of a learned table added to the incoming tokens by time step;
-                0 for none, then the order of the steps is invisible.
+                0 for none, then the order of the steps is invisible. More steps than rows share
+                the table stretched over them, see `stretch_positions`.
             dropout: on attention weights and on every block's output.
             init_std: of the queries and of all linear layers; BERT's suits wide layers, a narrow
                 one learns several times faster from about 1 / sqrt(width).
@@ -82,12 +84,12 @@ class QFormer(nn.Module):
             """Return the shape of one row after this stage.
 
             Raises:
-                ConfigError: more steps than the table of positions has rows.
+                ConfigError: several steps, and a table of one row, which cannot be stretched.
             """
-            if 0 < self.num_positions < shape.num_steps:
+            if self.num_positions == 1 < shape.num_steps:
                 raise ConfigError(
                     f"qformer: {shape.num_steps} time steps come in and the table of positions has "
-                    f"{self.num_positions} rows; raise num_positions or take fewer steps"
+                    "1 row, from which no others follow; raise num_positions or take one step"
                 )
             num_steps = shape.num_steps if self.over == "step" else 1
             return Shape(num_steps=num_steps, num_tokens=self.num_queries, width=self.width)
@@ -131,8 +133,9 @@ class QFormer(nn.Module):
         num_rows, num_steps = tokens_MTND.shape[:2]
         if self.positions is not None:
             self.config.out_shape(Shape(*tokens_MTND.shape[1:]))
-            step = torch.arange(num_steps, device=tokens_MTND.device)
-            tokens_MTND = tokens_MTND + self.positions(step)[:, None]
+            num_rows_used = min(num_steps, self.config.num_positions)
+            rows = self.positions(torch.arange(num_rows_used, device=tokens_MTND.device))
+            tokens_MTND = tokens_MTND + stretch_positions(rows, num_steps)[:, None]
         start, end = (0, 1) if self.config.over == "step" else (1, 2)
         source_RSD = tokens_MTND.flatten(start, end)
         mask_RS = mask_MTN.flatten(start, end)
@@ -277,6 +280,7 @@ def published_names(*, network: str, queries: str, positions: str | None = None)
             Excuse(f"{layer}.output.**", text_branch),
             Excuse(f"{network}.cls.**", text_branch),
         ),
+        adapters={"positions.weight": extend_table},
     )
 
 
