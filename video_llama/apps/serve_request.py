@@ -197,19 +197,21 @@ def _conversation(messages: object, sampling: Sampling) -> tuple[str, tuple[Roun
     system: list[str] = []
     rounds: list[Round] = []
     question: list[str | Medium] = []
+    asked_at = ""
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
         fields = Fields(message, where=where)
         role = fields.text("role", one_of=("system", "developer", "user", "assistant"))
         fields.refuse("name", unless=(), why="speakers have no names here")
         if role == "user":
+            asked_at = where
             if question:
                 question.append("\n")
             question += read_content(fields, sampling=sampling)
         elif role == "assistant":
             if not question:
                 raise ApiError(f"{where} answers no question; put one before it", param=where)
-            rounds.append(Round(tuple(question), _answer(fields)))
+            rounds.append(Round(_asked(question, where=asked_at), _answer(fields)))
             question = []
         elif role is None:
             raise ApiError(f"{where}.role is missing", param=f"{where}.role")
@@ -220,7 +222,14 @@ def _conversation(messages: object, sampling: Sampling) -> tuple[str, tuple[Roun
         fields.finish()
     if not question:
         raise ApiError("the last message is no question; end with role user", param="messages")
-    return "\n".join(system), tuple(rounds), tuple(question)
+    return "\n".join(system), tuple(rounds), _asked(question, where=asked_at)
+
+
+def _asked(question: list[str | Medium], *, where: str) -> Parts:
+    """Return a question, in which there must be words."""
+    if not any(isinstance(part, str) and part.strip() for part in question):
+        raise ApiError(f"{where}: there are no words in it; ask something", param=where)
+    return tuple(question)
 
 
 def _answer(fields: Fields) -> str:

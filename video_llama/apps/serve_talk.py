@@ -6,7 +6,7 @@ begins like it is still kept, it goes on, so that nothing is encoded or read twi
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from video_llama.apps.serve_errors import ApiError, told
@@ -16,10 +16,9 @@ from video_llama.apps.serve_media import MediaDoor
 from video_llama.apps.serve_parts import Medium, Parts
 from video_llama.apps.serve_replies import Finished
 from video_llama.apps.serve_request import ChatRequest
-from video_llama.apps.talk import with_system
+from video_llama.apps.serve_stops import StopStrings
 from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.conversation.chat import Chat, Upload
-from video_llama.conversation.layouts import Template
 
 
 @dataclass(frozen=True)
@@ -69,19 +68,20 @@ class Talker:
         settings = request.settings(self.chat.settings)
         marks, question = self._marks(request), self._identities(request.question)
         found = self.kept.take(marks, next_media=media_of(question))
-        found = found or Found(self.chat.another())
+        found = found or self._fresh(request)
         chat = found.chat
-        chat.template = template_for(request, base=self.chat.template)
         table = _Table(chat, door=self._door, wish=wish, found=found)
-        said: list[str] = []
         try:
             for old in request.rounds[found.num_rounds :]:
                 chat.remember(table.shown(old.question), old.answer)
-            pieces = chat.stream(table.shown(request.question), settings=settings)
+            shown = table.shown(request.question)
+            pieces = chat.stream(shown, settings=settings)
             wish.concerns(chat)
-            for piece in pieces:
-                said.append(piece)
-                say(piece)
+            said = _speak(chat, pieces, say=say, stop=StopStrings(request.stop))
+            if said.was_cut:
+                # What was generated behind the stop string was never said.
+                chat.undo()
+                chat.remember(shown, said.text)
         except _Unwished:
             return None
         except VideoLlamaError as error:
@@ -90,15 +90,24 @@ class Talker:
         if wish.is_over or usage is None:
             return None
         before = marks[-1] if marks else request.system
-        mark = next_mark(before, question=question, answer="".join(said))
+        mark = next_mark(before, question=question, answer=said.text)
         self.kept.put(chat, marks=[*marks, mark], num_bytes=table.num_bytes)
         return Finished(
-            finish_reason="length" if usage.finish_reason == "length" else "stop",
+            finish_reason="length"
+            if usage.finish_reason == "length" and not said.was_cut
+            else "stop",
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             completion_tokens=usage.completion_tokens,
             notes=(*table.notes, *chat.take_notes()),
         )
+
+    def _fresh(self, request: ChatRequest) -> Found:
+        """Begin a conversation."""
+        chat = self.chat.another()
+        if request.system:
+            chat.set_system(request.system)
+        return Found(chat)
 
     def _check(self, request: ChatRequest) -> None:
         """Refuse what is too much."""
@@ -131,6 +140,30 @@ class Talker:
             Identity(self._door.identity(part)) if isinstance(part, Medium) else part
             for part in parts
         ]
+
+
+@dataclass(frozen=True)
+class _Said:
+    text: str
+    was_cut: bool
+
+
+def _speak(chat: Chat, pieces: Iterator[str], *, say: Say, stop: StopStrings) -> _Said:
+    """Tell the pieces of an answer up to the first stop string."""
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        if text:
+            said.append(text)
+            say(text)
+
+    for piece in pieces:
+        if not stop.found:
+            tell(stop.push(piece))
+            if stop.found:
+                chat.stop()
+    tell(stop.close())
+    return _Said("".join(said), was_cut=stop.found)
 
 
 class _Unwished(Exception):
@@ -188,14 +221,3 @@ class _Table:
         self.num_bytes += len(source) if isinstance(source, bytes) else 0
         self.notes += [f"{medium.where}: {note}" for note in upload.notes]
         return upload
-
-
-def template_for(request: ChatRequest, *, base: Template) -> Template:
-    """Return the template with a request's system text and stop strings.
-
-    Args:
-        request: its system text, if any, stands in place of the template's own.
-        base: of the model.
-    """
-    template = with_system(base, request.system) if request.system else base
-    return dataclasses.replace(template, stop=(*base.stop, *request.stop))

@@ -21,6 +21,15 @@ def cut_at_stop(text: str, *, stop: Sequence[str]) -> str | None:
     return text[: min(starts)] if starts else None
 
 
+def num_held(text: str, *, stop: Sequence[str]) -> int:
+    """Count the last characters that may be the beginning of a stop string."""
+    longest = max(map(len, stop), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(mark.startswith(text[-length:]) for mark in stop):
+            return length
+    return 0
+
+
 def answer_text(ids: Sequence[int], *, tokenizer: Tokenizer, stop: Sequence[str]) -> str:
     """Turn the generated ids of a row into the answer a person reads.
 
@@ -107,7 +116,7 @@ class AnswerStream:
             self.finished = True
             return self._show(cut)
         text = text.rstrip(_UNFINISHED)
-        return self._show(text[: len(text) - self._num_held(text)])
+        return self._show(text[: len(text) - num_held(text, stop=self._stop)])
 
     def close(self) -> str:
         """End the answer and return what was held back but belongs to it."""
@@ -119,11 +128,3 @@ class AnswerStream:
         new = text.rstrip(_UNFINISHED).strip()[len(self._shown) :]
         self._shown += new
         return new
-
-    def _num_held(self, text: str) -> int:
-        """Count the last characters that may be the beginning of a stop string."""
-        longest = max(map(len, self._stop), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(mark.startswith(text[-length:]) for mark in self._stop):
-                return length
-        return 0
