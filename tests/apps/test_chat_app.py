@@ -16,7 +16,7 @@ from video_llama.conversation.templates import get_template
 
 def run(monkeypatch: pytest.MonkeyPatch, parrot: Parrot, *words: str, typed: str = "") -> int:
     """Run the verb with a parrot in place of the model of a run file."""
-    monkeypatch.setattr(loading, "load_chat", lambda cfg_path, options: parrot.chat())
+    monkeypatch.setattr(loading, "load_chat", lambda source, **flags: parrot.chat())
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     parser = argparse.ArgumentParser()
     app.add_arguments(parser)
@@ -47,10 +47,15 @@ def test_json_holds_files_answers_and_notes(
     told = json.loads(capsys.readouterr().out)
     assert [file["media"][0]["kind"] for file in told["files"]] == ["video"]
     assert "no branch for audio" in told["files"][0]["notes"][0]
-    assert told["answers"] == [
-        {"question": "What?", "answer": "a boat", "notes": []},
-        {"question": "Why?", "answer": "a boat", "notes": []},
-    ]
+    assert [answer["question"] for answer in told["answers"]] == ["What?", "Why?"]
+    assert {answer["answer"] for answer in told["answers"]} == {"a boat"}
+    first, second = (answer["usage"] for answer in told["answers"])
+    assert first["prompt_tokens"] == len(parrot.heard[0].input_ids)
+    assert first["completion_tokens"] == len(parrot.tokenizer.encode_run("a boat###").ids)
+    assert first["cached_tokens"] == 0
+    assert second["cached_tokens"] == first["prompt_tokens"]
+    assert {answer["finish_reason"] for answer in told["answers"]} == {"stop"}
+    assert told["error"] is None
 
 
 def test_lines_are_questions_and_commands(
@@ -60,11 +65,13 @@ def test_lines_are_questions_and_commands(
     typed = (
         f"/file {sounding_clip}\nWhat?\n\n/reset\n/nonsense\n/file nowhere.mp4\nWho?\n/quit\nNo?"
     )
-    assert run(monkeypatch, parrot, typed=typed) == 0
+    assert run(monkeypatch, parrot, typed=typed) == 2
     shown = capsys.readouterr().out
     assert shown.count("a boat") == 2
     assert "no command /nonsense" in shown
     assert "nowhere.mp4" in shown
+    assert "\x1b" not in shown
+    assert "> " not in shown
     assert parrot.last_prompt() == "###Human: Who?###Assistant:"
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from video_llama.apps.checks import named_files
 from video_llama.common.hub import local_path
 from video_llama.common.package_paths import symbolic
-from video_llama.common.schema import Config, ModelConfig
+from video_llama.common.schema import Config
 from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint
 from video_llama.tasks.question_answering import QuestionAnswering
 
@@ -28,37 +27,36 @@ def identity_of(
     """
     questions = b"".join(file.read_bytes() for file in _files(annotations))
     return {
-        **model_identity(config.model, resolved=config.resolved["model"]),
+        **model_identity(config),
         "questions": _digest(questions),
         "precision": config.run.precision,
         **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
     }
 
 
-def model_identity(model: ModelConfig, *, resolved: Mapping[str, Any]) -> dict[str, Any]:
+def model_identity(config: Config) -> dict[str, Any]:
     """Return what tells a model from others.
 
     Checkpoints are known by their content; foundation weights, which may be many gigabytes, by
     name and size.
 
     Args:
-        model: the typed section.
-        resolved: the same as plain values.
+        config: of the model; what else is in it does not count.
     """
     checkpoints = {
         key: _digest(find_checkpoint(path).read_bytes())
         for key in CHECKPOINT_KEYS
-        if (path := getattr(model, key)) is not None
+        if (path := getattr(config.model, key)) is not None
     }
     foundations = [
         (symbolic(str(file)), file.stat().st_size)
-        for key, path in named_files(model)
+        for key, path in named_files(config.model)
         if key not in CHECKPOINT_KEYS
         for file in _files(local_path(path))
     ]
     return {
         **checkpoints,
-        "model": _digest(json.dumps(resolved, sort_keys=True, default=str)),
+        "model": _digest(json.dumps(config.resolved["model"], sort_keys=True, default=str)),
         "foundations": _digest(json.dumps(foundations)),
     }
 

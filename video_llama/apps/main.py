@@ -23,6 +23,7 @@ VERBS = {
     "plan": "say whether a run fits its GPUs, how long it takes, what is missing",
     "evaluate": "measure a model on held-out questions (also: python evaluate.py)",
     "chat": "talk to a picture, a clip or a sound in the terminal",
+    "predict": "answer a file of questions, also on several GPUs",
     "demo": "open the Gradio page (also: python demo_audiovideo.py)",
     "serve": "answer over an OpenAI-compatible API",
     "toy": "make the toy world, its foundations, or run its whole recipe",

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
 from video_llama.apps.devices import add_device_arguments, device_choice
 from video_llama.apps.main import add_config_arguments
-from video_llama.common.config import load
+from video_llama.common.dist import is_main
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import CONSOLE, get_logger
-from video_llama.common.yaml_files import assignments
 
 if TYPE_CHECKING:
+    from video_llama.common.schema import Config
     from video_llama.conversation.chat import Chat
-    from video_llama.conversation.layouts import Template
     from video_llama.processors.limits import MediaLimits
 
 TOY_RUN_FILE = "eval_configs/toy/shipped.yaml"
@@ -45,6 +43,22 @@ def add_talk_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def config_of(args: argparse.Namespace) -> Config:
+    """Return the config of the model that the flags of `add_talk_arguments` name.
+
+    Raises:
+        ConfigError: there is none, or it is not of the family that was named.
+    """
+    from video_llama.apps.loading import open_chat_config
+
+    choice = device_choice(args)
+    config = open_chat_config(
+        _source(args), options=args.options, device=choice.device, low_resource=choice.low_resource
+    )
+    check_family(args.model_type, template=config.model.template)
+    return config
+
+
 def open_chat(
     args: argparse.Namespace,
     *,
@@ -67,23 +81,25 @@ def open_chat(
     from video_llama.apps.loading import load_chat
 
     log_to_stderr(verbose=args.verbose)
-    if args.model_path is not None and args.cfg_path != TOY_RUN_FILE:
-        raise ConfigError("--model-path and --cfg-path both name a model; give one of them")
-    options = list(assignments(args.options))
-    if args.model_path is None and args.model_type is not None:
-        config = load(args.cfg_path, options=options)
-        check_family(args.model_type, template=config.model.template)
+    if args.model_type is not None:
+        config_of(args)
     choice = device_choice(args)
-    chat = load_chat(
-        args.model_path or args.cfg_path,
-        options=options,
+    return load_chat(
+        _source(args),
+        options=args.options,
         limits=limits,
         device=device or choice.device,
         low_resource=choice.low_resource,
         decode_timeout_s=decode_timeout_s,
     )
-    check_family(args.model_type, template=chat.template.name)
-    return chat
+
+
+def _source(args: argparse.Namespace) -> str:
+    """Return what names the model."""
+    if args.model_path is not None and args.cfg_path != TOY_RUN_FILE:
+        raise ConfigError("--model-path and --cfg-path both name a model; give one of them")
+    source: str = args.model_path or args.cfg_path
+    return source
 
 
 def check_family(model_type: str | None, *, template: str) -> None:
@@ -99,26 +115,6 @@ def check_family(model_type: str | None, *, template: str) -> None:
         )
 
 
-def system_text(template: Template) -> str:
-    """Return the system text of a served conversation."""
-    return template.chat.system
-
-
-def with_system(template: Template, text: str) -> Template:
-    """Return a template with another system text; marks in it are made harmless.
-
-    Args:
-        template: of a model.
-        text: "" gives none.
-    """
-    from video_llama.conversation.templates import neutralise
-
-    clean = neutralise(text, marks=template.forgeable)
-    return dataclasses.replace(
-        template, chat=dataclasses.replace(template.chat, system=clean, systems={})
-    )
-
-
 def log_to_stderr(*, verbose: bool) -> None:
     """Send the log to stderr, without what went well unless it is asked for.
 
@@ -130,7 +126,8 @@ def log_to_stderr(*, verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.set_name(CONSOLE)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    shown = logging.INFO if verbose else logging.WARNING
+    handler.setLevel(shown if is_main() else logging.ERROR)
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     logger.propagate = False
