@@ -133,7 +133,8 @@ class Parrot:
         template: str = "vicuna_v0",
         max_new_tokens: int = 100,
         compat: ChatCompat | None = None,
-        shared: Shared | None = None,
+        num_caches: int = 4,
+        patience_s: float = 2.0,
     ) -> Chat:
         """Open a conversation with it."""
         return Chat(
@@ -143,12 +144,15 @@ class Parrot:
             reader=UploadReader(self.branch_specs()),
             settings=GenerationSettings(max_new_tokens=max_new_tokens),
             compat=compat,
-            shared=shared,
+            shared=Shared(num_caches=num_caches, patience_s=patience_s),
         )
 
     def last_prompt(self) -> str:
         """The text it last read; "[k]" stands for each token of the k-th media item."""
-        prompt = self.heard[-1]
+        return self.prompt(self.heard[-1])
+
+    def prompt(self, prompt: Heard) -> str:
+        """The text of a prompt it was given, as `last_prompt`."""
         runs: list[str] = []
         text: list[int] = []
         for token_id, slot in zip(prompt.input_ids, prompt.slots, strict=True):

@@ -167,7 +167,7 @@ class Chat:
         """
         data = None if isinstance(source, str | Path) else content_of(source)
         request = UploadRequest(
-            str(source) if data is None else IN_MEMORY,
+            IN_MEMORY if data is not None else str(source),
             data=data,
             start_s=start_s,
             end_s=end_s,
@@ -274,10 +274,9 @@ class Chat:
             folder: made if need be; a conversation that is there is replaced.
         """
         with self._speaker.lock:
-            conversation = self._speaker.conversation
+            conversation, system = self._speaker.conversation, self._speaker.system
             rounds, waiting = tuple(conversation.rounds), tuple(conversation.waiting)
-            saved = SavedChat(rounds=rounds, waiting=waiting, settings=self.settings)
-        write_saved(saved, folder=Path(folder))
+        write_saved(SavedChat(rounds, waiting, self.settings, system), folder=Path(folder))
 
     def restore(self, folder: str | Path) -> None:
         """Go on with a conversation that was saved, in place of this one; media are read again.
@@ -287,11 +286,12 @@ class Chat:
             MediaError: a file it is about is missing or has changed; this one stays as it is.
         """
         conversation = Conversation()
-        receive = partial(self._receive, conversation=conversation)
-        saved = read_saved(Path(folder), receive=receive)
+        saved = read_saved(Path(folder), receive=partial(self._receive, conversation=conversation))
         conversation.rounds, conversation.waiting = list(saved.rounds), list(saved.waiting)
         self._speaker.begin_anew(conversation)
         self.settings = saved.settings
+        if saved.system is not None:
+            self.set_system(saved.system)
 
     def _receive(self, request: UploadRequest, conversation: Conversation) -> Upload:
         """Read a file and see to its tokens."""

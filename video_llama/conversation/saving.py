@@ -28,11 +28,19 @@ _REQUESTED = ("start_s", "end_s", "frames", "fps", "sound")
 
 @dataclass(frozen=True)
 class SavedChat:
-    """What is kept of a conversation."""
+    """What is kept of a conversation.
+
+    Attributes:
+        rounds: of question and answer.
+        waiting: uploads that belong to the next question.
+        settings: of answers.
+        system: system text, None for the template's own.
+    """
 
     rounds: tuple[Round, ...]
     waiting: tuple[Upload, ...]
     settings: GenerationSettings
+    system: str | None = None
 
 
 def write_saved(saved: SavedChat, *, folder: Path) -> None:
@@ -47,6 +55,7 @@ def write_saved(saved: SavedChat, *, folder: Path) -> None:
     tree = {
         "format": FORMAT,
         "settings": dataclasses.asdict(saved.settings),
+        "system": saved.system,
         "media": [_describe(upload, folder=folder) for upload in uploads.values()],
         "rounds": [
             {
@@ -100,7 +109,10 @@ def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> S
             f"not a whole conversation ({type(error).__name__}: {error}); save it again",
             where=str(file),
         ) from error
-    return SavedChat(tuple(rounds), tuple(waiting), settings)
+    system = tree.get("system")
+    return SavedChat(
+        tuple(rounds), tuple(waiting), settings, None if system is None else str(system)
+    )
 
 
 def _describe(upload: Upload, *, folder: Path) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Speaker:
         conversation: the present one; `begin_anew` replaces it.
         lock: guards it.
         writer: as given, but for the system text.
+        system: text given to `set_system`, None for the template's own.
         last_usage: what the last answer took, None before the first.
     """
 
@@ -50,6 +51,7 @@ class Speaker:
         self.conversation = Conversation()
         # Re-entrant, because an answer may be thrown away, and end, at any moment.
         self.lock = threading.RLock()
+        self.system: str | None = None
         self.last_usage: Usage | None = None
         self._model = model
         self.writer = writer
@@ -60,8 +62,10 @@ class Speaker:
 
     def set_system(self, text: str) -> None:
         """Change the system text; what was read with the old one is read again."""
+        special = self.writer.tokenizer.special_texts
         with self.lock:
-            template = with_system(self.writer.template, text)
+            self.system = text
+            template = with_system(self.writer.template, text, extra_marks=special)
             self.writer = dataclasses.replace(self.writer, template=template)
 
     def stop(self) -> None:

@@ -56,14 +56,15 @@ def get_template(
     return template
 
 
-def with_system(template: Template, text: str) -> Template:
+def with_system(template: Template, text: str, *, extra_marks: Iterable[str] = ()) -> Template:
     """Return a template that is served with another system text, its marks made harmless.
 
     Args:
         template: the prompt format.
         text: "" gives none.
+        extra_marks: strings to make harmless besides the template's own.
     """
-    system = neutralise(text, marks=template.forgeable)
+    system = neutralise(text, marks=(*template.forgeable, *extra_marks))
     chat = dataclasses.replace(template.chat, system=system, systems={})
     return dataclasses.replace(template, chat=chat)
 
