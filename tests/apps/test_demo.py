@@ -1,18 +1,41 @@
+"""The demo without a browser: flags, handlers over a parrot, who is forgotten when."""
+
 from __future__ import annotations
 
 import argparse
+import base64
+import io
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import MagicMock
+from typing import Any
 
 import gradio
 import numpy as np
 import pytest
 from parrot import VIDEO, Parrot
+from PIL import Image
 
-from video_llama.apps import demo, loading
-from video_llama.common.errors import ConfigError, MediaError
-from video_llama.conversation.chat import Chat
-from video_llama.conversation.templates import get_template
+from video_llama.apps import demo
+from video_llama.apps.demo_about import about
+from video_llama.apps.demo_handlers import Handlers
+from video_llama.apps.demo_view import Span, View
+from video_llama.apps.demo_visits import CLOSED_S, IDLE_S, Visits
+from video_llama.common.errors import ConfigError
+from video_llama.processors.limits import MediaLimits
+
+ME = "a browser session"
+GREEDY = (0.0, 0.9, 0, 1, 50, 1.0)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -21,14 +44,47 @@ def parrot() -> Parrot:
 
 
 @pytest.fixture
-def handlers(parrot: Parrot) -> demo.Handlers:
-    return demo.Handlers(parrot.chat(), gradio=gradio)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def visits(parrot: Parrot, clock: Clock, tmp_path: Path) -> Visits:
+    return Visits(parrot.chat(), folder=tmp_path, clock=clock)
+
+
+@pytest.fixture
+def handlers(visits: Visits) -> Handlers:
+    return Handlers(visits, gradio=gradio)
 
 
 def flags(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
     return parser.parse_args(list(words))
+
+
+def ask(handlers: Handlers, question: str, *, session: str = ME) -> list[View]:
+    handlers.ask(session, question, GREEDY)
+    return list(handlers.answer(session))
+
+
+def said(view: View) -> list[Any]:
+    return [turn["content"] for turn in view.turns]
+
+
+def pictures_in(html: str) -> list[Image.Image]:
+    encoded = re.findall(r"base64,([^']+)'", html)
+    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in encoded]
+
+
+@pytest.fixture
+def shown(handlers: Handlers, sounding_clip: Path) -> View:
+    """What the page shows when a clip with sound was uploaded."""
+    return handlers.start(ME, [str(sounding_clip)], Span())
+
+
+# Flags
 
 
 def test_the_published_flags_are_understood() -> None:
@@ -43,146 +99,401 @@ def test_the_published_flags_are_understood() -> None:
     )
 
 
-def test_nothing_is_shared_and_nobody_outside_is_served_by_default() -> None:
+def test_nothing_is_shared_kept_or_served_to_outsiders_by_default() -> None:
     args = flags()
-    assert (args.share, args.host) == (False, "127.0.0.1")
+    assert (args.share, args.host, args.votes) == (False, "127.0.0.1", None)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "template"),
-    [(None, "llama_2"), ("vicuna", "vicuna_v0_released"), ("llama_v2", "llama_2_released")],
-)
-def test_a_family_that_agrees_is_accepted(model_type: str | None, template: str) -> None:
-    demo.check_family(model_type, template=template)
+def test_without_arguments_the_page_is_about_the_toy_model() -> None:
+    assert demo.model_name(flags()) == "toy"
 
 
-def test_a_stranger_s_clip_may_not_be_longer_than_allowed(
-    monkeypatch: pytest.MonkeyPatch, parrot: Parrot, sounding_clip: Path
+def test_a_model_s_own_folder_gives_it_its_name() -> None:
+    assert demo.model_name(flags("--model-path", "output/my_model")) == "my_model"
+
+
+def test_limits_of_uploads_are_what_the_flags_say() -> None:
+    args = flags("--max-upload-gib", "0.5", "--max-duration-s", "60", "--max-megapixels", "2")
+    assert demo.limits_of(args) == MediaLimits(
+        max_duration_s=60.0, max_pixels=2_000_000, max_bytes=2**29
+    )
+
+
+def test_limits_that_let_nothing_through_are_named_together() -> None:
+    with pytest.raises(ConfigError, match="2 problems(.|\n)*--max-duration-s: 0(.|\n)*--decode"):
+        demo.limits_of(flags("--max-duration-s", "0", "--decode-timeout-s", "-1"))
+
+
+# Uploading
+
+
+def test_an_upload_joins_the_conversation_and_lets_one_ask(
+    shown: View, sounding_clip: Path
 ) -> None:
-    template = get_template("vicuna_v0")
-    loaded = loading.LoadedModel(parrot, parrot.tokenizer, template)
-    chats: list[Chat] = []
-    monkeypatch.setattr(loading, "load_model", lambda config: loaded)
-    monkeypatch.setattr(demo, "build_page", lambda chat: chats.append(chat) or MagicMock())
-    demo.main(flags("--max-duration-s", "0.5"))
-    demo.main(flags())
-    with pytest.raises(MediaError, match="s long, at most 0.5 s are allowed"):
-        chats[0].upload(sounding_clip)
-    assert chats[1].upload(sounding_clip).items
+    assert said(shown) == [{"path": str(sounding_clip)}]
+    assert shown.is_ready
+    assert not shown.can_go_back
 
 
-def test_a_family_that_disagrees_with_the_checkpoint_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--model_type llama_v2: .*'vicuna_v0'"):
-        demo.check_family("llama_v2", template="vicuna_v0")
-
-
-def test_an_upload_opens_the_question_box_and_shows_frames(
-    handlers: demo.Handlers, sounding_clip: Path
-) -> None:
-    chat, turns, frames, box = handlers.start(str(sounding_clip), None, [])
-    assert turns == [{"role": "user", "content": {"path": str(sounding_clip)}}]
-    assert [caption for _, caption in frames] == ["0.0 s", "0.2 s", "0.5 s", "0.8 s"]
-    assert box.interactive
-    assert [item.kind for message in chat.history for item in message.media] == []
-
-
-def test_the_frames_shown_are_those_the_model_sees(
-    handlers: demo.Handlers, sounding_clip: Path
-) -> None:
-    frames = handlers.start(str(sounding_clip), None, [])[2]
-    # Frame i of the clip is grey of value 20 * i; frames 0, 2, 4 and 6 are taken.
-    values = [float(np.asarray(picture).mean()) for picture, _ in frames]
+def test_the_frames_shown_are_those_the_model_sees(shown: View) -> None:
+    # Frame i of the clip is grey of value 20 * i; frames 0, 2, 4 and 6 are taken, at 8 a second.
+    assert shown.saw is not None
+    values = [float(np.asarray(picture).mean()) for picture in pictures_in(shown.saw)[:4]]
     assert values == pytest.approx([0, 40, 80, 120], abs=4)
+    frames = shown.saw.split("class='strip mels'")[0]
+    captions = re.findall("<figcaption>(.*?)</figcaption>", frames)
+    assert captions == ["0.00 s", "0.25 s", "0.50 s", "0.75 s"]
 
 
-def test_what_was_left_out_of_a_file_is_said_on_the_page(sounding_clip: Path) -> None:
-    handlers = demo.Handlers(Parrot("", branches=[VIDEO]).chat(), gradio=gradio)
-    turns = handlers.start(str(sounding_clip), None, [])[1]
-    assert "no branch for audio" in turns[-1]["content"]
+def test_the_tone_of_a_clip_is_a_bright_line_in_its_mel_pictures(shown: View) -> None:
+    assert shown.saw is not None
+    mels = pictures_in(shown.saw)[4:]
+    assert len(mels) == 2
+    # 440 Hz lies in bin 3 of 16 on Kaldi's mel scale from 20 to 8000 Hz, counted from below.
+    mel = 1127 * np.log(1 + np.array([20, 440, 8000]) / 700)
+    expected = (mel[1] - mel[0]) / (mel[2] - mel[0]) * 17 - 1
+    brightest = np.asarray(mels[0]).sum(axis=(1, 2)).argmax()
+    assert 15 - brightest == pytest.approx(expected, abs=1)
 
 
-def test_an_answer_grows_on_the_page(handlers: demo.Handlers, sounding_clip: Path) -> None:
-    chat, turns, *_ = handlers.start(str(sounding_clip), None, [])
-    _, turns = handlers.ask("What?", turns)
-    states = [shown[-1]["content"] for shown in handlers.answer(turns, chat, 0.0, 50)]
-    assert states[-1] == "a red boat"
-    assert len(states) > 2
-    assert all(later.startswith(sooner) for sooner, later in zip(states, states[1:], strict=False))
-
-
-@pytest.mark.parametrize(("temperature", "num_beams"), [(0.0, 3), (0.7, 1)])
-def test_beams_are_followed_at_temperature_zero(
-    handlers: demo.Handlers,
-    parrot: Parrot,
-    sounding_clip: Path,
-    temperature: float,
-    num_beams: int,
+def test_the_name_of_a_file_cannot_smuggle_html_into_the_page(
+    handlers: Handlers, tmp_path: Path, sounding_clip: Path
 ) -> None:
-    chat, turns, *_ = handlers.start(str(sounding_clip), None, [])
-    list(handlers.answer([*turns, {"role": "user", "content": "What?"}], chat, temperature, 50, 3))
-    assert parrot.heard[-1].settings.num_beams == num_beams
+    path = tmp_path / "<img src=x>.mp4"
+    path.write_bytes(sounding_clip.read_bytes())
+    saw = handlers.start(ME, [str(path)], Span()).saw
+    assert saw is not None
+    assert "<img src=x>" not in saw
+    assert "&lt;img src=x&gt;.mp4" in saw
 
 
-def test_a_question_in_gradios_list_form_is_understood(
-    handlers: demo.Handlers, parrot: Parrot, sounding_clip: Path
+def test_part_of_a_clip_frames_and_silence_can_be_asked_for(
+    handlers: Handlers, sounding_clip: Path
 ) -> None:
-    chat, turns, *_ = handlers.start(str(sounding_clip), None, [])
-    turns = [*turns, {"role": "user", "content": [{"type": "text", "text": "What?"}]}]
-    list(handlers.answer(turns, chat, 0.0, 50))
-    assert parrot.last_prompt().endswith("</Audio> What?###Assistant:")
+    span = Span(start_s=0.5, end_s=1.0, frames=2, sound=False)
+    saw = handlers.start(ME, [str(sounding_clip)], span).saw
+    assert saw is not None
+    assert re.findall("<figcaption>(.*?)</figcaption>", saw) == ["0.50 s", "0.75 s"]
 
 
-def test_visitors_do_not_share_a_conversation(handlers: demo.Handlers, sounding_clip: Path) -> None:
-    first = handlers.start(str(sounding_clip), None, [])[0]
-    second = handlers.start(str(sounding_clip), None, [])[0]
-    first.ask("What?")
-    assert second.history == ()
+def test_what_was_left_out_of_a_file_is_said_on_the_page(
+    sounding_clip: Path, tmp_path: Path
+) -> None:
+    deaf = Visits(Parrot("", branches=[VIDEO]).chat(), folder=tmp_path)
+    note = Handlers(deaf, gradio=gradio).start(ME, [str(sounding_clip)], Span()).turns[-1]
+    assert "no branch for audio" in note["content"]
+    assert note["metadata"] == {"title": "Note"}
 
 
-@pytest.mark.parametrize("file", [None, ""])
-def test_starting_without_a_file_is_explained(handlers: demo.Handlers, file: str | None) -> None:
+def test_several_files_belong_to_one_question(
+    handlers: Handlers, parrot: Parrot, sounding_clip: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8), "red").save(picture)
+    handlers.start(ME, [{"path": str(sounding_clip)}, {"path": str(picture)}, None], Span())
+    ask(handlers, "What?")
+    assert parrot.last_prompt().count("</Image>") == 1
+    assert parrot.last_prompt().count("</Audio>") == 1
+
+
+@pytest.mark.parametrize("files", [[], [None, None], [""]])
+def test_starting_without_a_file_is_explained(handlers: Handlers, files: list[Any]) -> None:
     with pytest.raises(gradio.Error, match="Choose a video"):
-        handlers.start(file, None, [])
+        handlers.start(ME, files, Span())
 
 
 def test_a_file_that_is_no_media_is_named_without_its_folder(
-    handlers: demo.Handlers, tmp_path: Path
+    handlers: Handlers, tmp_path: Path
 ) -> None:
     path = tmp_path / "notes.mp4"
     path.write_text("not a clip")
     with pytest.raises(gradio.Error) as caught:
-        handlers.start(str(path), None, [])
+        handlers.start(ME, [str(path)], Span())
     assert "notes.mp4" in caught.value.message
     assert str(tmp_path) not in caught.value.message
 
 
-def test_an_empty_question_asks_nothing(handlers: demo.Handlers) -> None:
+def test_a_bad_file_does_not_keep_a_good_one_out(
+    handlers: Handlers, tmp_path: Path, sounding_clip: Path
+) -> None:
+    bad = tmp_path / "notes.mp4"
+    bad.write_text("not a clip")
+    view = handlers.start(ME, [str(bad), str(sounding_clip)], Span())
+    assert said(view) == [{"path": str(sounding_clip)}]
+
+
+# Asking
+
+
+def test_an_answer_grows_on_the_page(handlers: Handlers, shown: View) -> None:
+    views = ask(handlers, "What?")
+    states = [said(view)[-1] for view in views]
+    assert states[-1] == "a red boat"
+    assert len(set(states)) > 2
+    assert all(later.startswith(sooner) for sooner, later in zip(states, states[1:], strict=False))
+    assert [view.is_busy for view in views] == [True] * (len(views) - 1) + [False]
+
+
+def test_how_an_answer_went_is_told(handlers: Handlers, parrot: Parrot, shown: View) -> None:
+    status = ask(handlers, "What?")[-1].status
+    num_tokens = len(parrot.tokenizer.encode_run(parrot.says).ids)
+    assert status is not None
+    assert status.startswith(f"{num_tokens} tokens in ")
+    assert f"prompt of {len(parrot.heard[-1].input_ids)} tokens" in status
+
+
+def test_the_page_s_settings_reach_the_model(
+    handlers: Handlers, parrot: Parrot, shown: View
+) -> None:
+    handlers.ask(ME, "What?", (0.5, 0.8, 7, 1, 20, 1.3))
+    list(handlers.answer(ME))
+    used = parrot.heard[-1].settings
+    assert (used.temperature, used.top_p, used.seed) == (0.5, 0.8, 7)
+    assert (used.num_beams, used.max_new_tokens, used.repetition_penalty) == (1, 20, 1.3)
+
+
+def test_settings_that_exclude_each_other_are_refused_before_anything_is_asked(
+    handlers: Handlers, visits: Visits, shown: View
+) -> None:
+    with pytest.raises(gradio.Error, match="beams are not drawn"):
+        handlers.ask(ME, "What?", (0.7, 0.9, 0, 3, 50, 1.0))
+    assert not visits.of(ME).is_busy
+
+
+def test_an_emptied_field_means_the_default(
+    handlers: Handlers, parrot: Parrot, shown: View
+) -> None:
+    handlers.ask(ME, "What?", (0.0, 0.9, None, 1, None, 1.0))
+    list(handlers.answer(ME))
+    assert (parrot.heard[-1].settings.seed, parrot.heard[-1].settings.max_new_tokens) == (0, 100)
+
+
+@pytest.mark.parametrize("question", ["", "  "])
+def test_an_empty_question_asks_nothing(handlers: Handlers, shown: View, question: str) -> None:
     with pytest.raises(gradio.Error, match="Type a question"):
-        handlers.ask("  ", [])
+        handlers.ask(ME, question, GREEDY)
 
 
-def test_clearing_forgets_the_conversation(handlers: demo.Handlers, sounding_clip: Path) -> None:
-    chat, turns, *_ = handlers.start(str(sounding_clip), None, [])
-    list(handlers.answer([*turns, {"role": "user", "content": "What?"}], chat, 0.0, 50))
-    handlers.clear(chat)
+def test_a_question_about_nothing_says_what_to_do(handlers: Handlers) -> None:
+    with pytest.raises(gradio.Error, match="Upload a file first"):
+        handlers.ask(ME, "What?", GREEDY)
+
+
+def test_a_second_question_waits_for_the_first_answer(handlers: Handlers, shown: View) -> None:
+    handlers.ask(ME, "What?", GREEDY)
+    with pytest.raises(gradio.Error, match="press Stop"):
+        handlers.ask(ME, "And now?", GREEDY)
+
+
+def test_a_question_withdrawn_in_the_queue_is_not_answered(
+    handlers: Handlers, parrot: Parrot, shown: View
+) -> None:
+    handlers.ask(ME, "What?", GREEDY)
+    view = handlers.stop(ME)
+    assert (view.question, view.is_busy) == ("What?", False)
+    assert list(handlers.answer(ME)) == []
+    assert parrot.heard == []
+
+
+def test_stopping_keeps_what_was_said(handlers: Handlers, shown: View) -> None:
+    handlers.ask(ME, "What?", GREEDY)
+    answer = handlers.answer(ME)
+    next(answer)
+    handlers.stop(ME)
+    *_, last = answer
+    assert "a red boat".startswith(said(last)[-1])
+    assert said(last)[-1] != "a red boat"
+    assert last.status is not None
+    assert ", stopped" in last.status
+
+
+def test_an_error_gives_the_question_back(handlers: Handlers, shown: View) -> None:
+    handlers.ask(ME, "What?", (0.0, 0.9, 0, 1, 5000, 1.0))
+    answer = handlers.answer(ME)
+    view = next(answer)
+    assert (view.question, view.can_go_back, view.is_ready) == ("What?", False, True)
+    with pytest.raises(gradio.Error, match="max_new_tokens is 5000"):
+        next(answer)
+
+
+def test_an_answer_can_be_given_again(handlers: Handlers, parrot: Parrot, shown: View) -> None:
+    ask(handlers, "What?")
+    parrot.says = "a green boat###"
+    handlers.ask_again(ME, GREEDY)
+    *_, last = handlers.answer(ME)
+    assert said(last)[1:] == ["What?", "a green boat"]
+    assert "red" not in parrot.last_prompt()
+
+
+def test_an_answer_that_cannot_be_given_again_stays(handlers: Handlers, shown: View) -> None:
+    ask(handlers, "What?")
+    handlers.ask_again(ME, (0.0, 0.9, 0, 1, 5000, 1.0))
+    view = next(handlers.answer(ME))
+    assert said(view)[1:] == ["What?", "a red boat"]
+
+
+def test_undoing_gives_question_and_file_back(
+    handlers: Handlers, parrot: Parrot, shown: View
+) -> None:
+    ask(handlers, "What?")
+    view = handlers.undo(ME)
+    assert (view.question, said(view)) == ("What?", said(shown))
+    ask(handlers, "Again?")
+    assert "What?" not in parrot.last_prompt()
+    assert "</Video>" in parrot.last_prompt()
+
+
+def test_turns_forgotten_for_room_are_told(
+    parrot: Parrot, tmp_path: Path, sounding_clip: Path
+) -> None:
+    parrot.max_context = 140
+    handlers = Handlers(Visits(parrot.chat(), folder=tmp_path), gradio=gradio)
+    handlers.start(ME, [str(sounding_clip)], Span())
+    for _ in range(3):
+        *_, last = ask(handlers, "What is to be seen in this little clip of ours?")
+    assert "forgotten" in said(last)[-1]
+
+
+def test_visitors_do_not_share_a_conversation(
+    handlers: Handlers, parrot: Parrot, sounding_clip: Path, shown: View
+) -> None:
+    handlers.start("another", [str(sounding_clip)], Span())
+    ask(handlers, "What?")
+    ask(handlers, "Where?", session="another")
+    assert "What?" not in parrot.last_prompt()
+
+
+# Forgetting
+
+
+@pytest.fixture
+def uploaded(tmp_path: Path, sounding_clip: Path) -> Path:
+    """A clip where Gradio puts uploads: in a folder of its own."""
+    path = tmp_path / "0123abcd" / "clip.mp4"
+    path.parent.mkdir()
+    path.write_bytes(sounding_clip.read_bytes())
+    return path
+
+
+def test_clearing_forgets_the_conversation_and_deletes_its_files(
+    handlers: Handlers, visits: Visits, uploaded: Path
+) -> None:
+    handlers.start(ME, [str(uploaded)], Span())
+    chat = visits.of(ME).chat
+    ask(handlers, "What?")
+    view = handlers.clear(ME)
+    assert (view.turns, view.saw, view.is_ready) == ([], "", False)
     assert chat.history == ()
+    assert not uploaded.parent.exists()
 
 
-def test_the_page_sends_no_usage_data(parrot: Parrot) -> None:
-    assert demo.build_page(parrot.chat()).analytics_enabled is False
+def test_an_answer_to_a_cleared_conversation_is_not_shown(handlers: Handlers, shown: View) -> None:
+    handlers.ask(ME, "What?", GREEDY)
+    answer = handlers.answer(ME)
+    next(answer)
+    handlers.clear(ME)
+    assert list(answer) == []
 
 
-@pytest.mark.slow
-def test_the_page_answers_over_its_api(parrot: Parrot, sounding_clip: Path) -> None:
-    from gradio_client import Client, handle_file
+def test_a_file_that_two_visitors_uploaded_stays_for_the_other(
+    handlers: Handlers, uploaded: Path
+) -> None:
+    handlers.start(ME, [str(uploaded)], Span())
+    handlers.hold("another", {"path": str(uploaded)})
+    handlers.clear(ME)
+    assert uploaded.exists()
+    handlers.clear("another")
+    assert not uploaded.exists()
 
-    page = demo.build_page(parrot.chat())
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
-    try:
-        client = Client(url, verbose=False, download_files=False, httpx_kwargs={"timeout": 120})
-        turns, *_ = client.predict(handle_file(str(sounding_clip)), [], api_name="/start")
-        _, turns = client.predict("What?", turns, api_name="/ask")
-        shown = client.predict(turns, 0, 50, api_name="/answer")
-    finally:
-        page.close()
-    assert demo.text_of(shown[-1]["content"]) == "a red boat"
+
+def test_files_that_were_not_uploaded_are_never_deleted(
+    handlers: Handlers, shown: View, sounding_clip: Path
+) -> None:
+    handlers.clear(ME)
+    assert sounding_clip.exists()
+
+
+def test_a_visitor_who_does_nothing_is_forgotten(
+    handlers: Handlers, visits: Visits, clock: Clock, uploaded: Path
+) -> None:
+    handlers.start(ME, [str(uploaded)], Span())
+    clock.now = IDLE_S - 1
+    visits.sweep()
+    assert uploaded.exists()
+    clock.now = IDLE_S
+    visits.sweep()
+    assert len(visits) == 0
+    assert not uploaded.exists()
+
+
+def test_a_closed_tab_is_forgotten_soon_unless_it_comes_back(
+    handlers: Handlers, visits: Visits, clock: Clock, uploaded: Path
+) -> None:
+    for session in (ME, "another"):
+        handlers.start(session, [str(uploaded)], Span())
+        handlers.leave(session)
+    handlers.hold("another", {"path": str(uploaded)})
+    clock.now = CLOSED_S
+    visits.sweep()
+    assert len(visits) == 1
+    assert visits.of("another").files
+
+
+def test_leaving_ends_the_answer_on_its_way(
+    handlers: Handlers, parrot: Parrot, shown: View
+) -> None:
+    handlers.ask(ME, "What?", GREEDY)
+    answer = handlers.answer(ME)
+    next(answer)
+    handlers.leave(ME)
+    list(answer)
+    assert parrot.spoken < len(parrot.tokenizer.encode_run(parrot.says).ids)
+
+
+def test_nothing_is_left_of_a_server_that_ended(parrot: Parrot, sounding_clip: Path) -> None:
+    with demo.served(parrot.chat(), model="parrot") as page:
+        folder = Path(page.GRADIO_CACHE)
+        assert folder.is_dir()
+        assert folder.stat().st_mode & 0o077 == 0
+    assert not folder.exists()
+
+
+# What the page says
+
+
+@pytest.fixture
+def components(parrot: Parrot, tmp_path: Path) -> Iterator[Any]:
+    """Return a function that builds a page and gives its components by label."""
+
+    def built(model: Parrot = parrot) -> dict[str, Any]:
+        with demo.served(model.chat(), model="parrot") as page:
+            named = [block for block in page.blocks.values() if getattr(block, "label", None)]
+            return {block.label: block for block in named} | {"": page}
+
+    return built
+
+
+def test_the_title_names_model_and_template(components: Any) -> None:
+    assert components()[""].title == "Video-LLaMA · parrot · vicuna_v0"
+
+
+def test_a_model_that_cannot_hear_says_so_beside_the_switch(components: Any) -> None:
+    listen = components(Parrot("", branches=[VIDEO]))["Listen to a video's sound"]
+    assert (listen.interactive, listen.value) == (False, False)
+    assert "no audio branch" in listen.info
+    assert components()["Listen to a video's sound"].interactive
+
+
+def test_the_frames_slider_stands_where_the_model_was_trained(components: Any) -> None:
+    frames = components()["Frames"]
+    assert (frames.value, frames.minimum, frames.maximum) == (4, 1, 32)
+
+
+def test_the_page_sends_no_usage_data(components: Any) -> None:
+    assert components()[""].analytics_enabled is False
+
+
+def test_examples_are_files_that_are_there(parrot: Parrot) -> None:
+    offered = about(parrot.chat(), model="parrot").examples
+    assert {example.kind for example in offered} == {"video", "picture", "sound"}
+    assert all(example.path.is_file() for example in offered)
