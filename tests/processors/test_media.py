@@ -111,7 +111,7 @@ def test_errors_from_memory_name_the_items_label(loader):
 def test_limits_are_checked_before_decoding(clip):
     item = MediaItem("video", str(clip))
     for limits, reason in (
-        (MediaLimits(max_duration_s=1.0), "at most 1 s are allowed"),
+        (MediaLimits(max_duration_s=1.0), "longer than the 1 s that are allowed"),
         (MediaLimits(max_pixels=1000), "64 x 64 pixels, at most 1000"),
     ):
         with pytest.raises(MediaError, match=reason):

@@ -130,10 +130,10 @@ class TestClaims:
         path = make_clip("a.mkv", [shade(0)] * 8, sound=tone(), sound_pts=16000 * 86400 * 3)
         assert len(read_audio(path, sample_rate_hz=16000)) == pytest.approx(32000, abs=1024)
 
-    def test_a_length_in_the_header_beyond_the_limit_is_refused_unread(self, make_clip):
+    def test_a_length_beyond_the_limit_is_refused(self, make_clip):
         path = make_clip("a.mp4", [shade(i % 20) for i in range(40)])
         loader = MediaLoader({"video": VIDEO}, limits=MediaLimits(max_duration_s=4.0))
-        with pytest.raises(MediaError, match=r"5\.0 s long, at most 4 s"):
+        with pytest.raises(MediaError, match="longer than the 4 s that are allowed"):
             loader.load(MediaItem("video", str(path)), branch="video")
 
     def test_frames_before_the_beginning_of_an_edit_list_are_not_shown(self, make_clip):

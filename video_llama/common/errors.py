@@ -48,7 +48,7 @@ class MediaError(VideoLlamaError):
     def __init__(self, reason: str, *, path: str | None = None) -> None:
         self.reason = reason
         self.path = path
-        super().__init__(f"{path}: {reason}" if path else reason)
+        super().__init__(printable(f"{path}: {reason}" if path else reason))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (data workers); the default would lose the keyword.
@@ -61,6 +61,18 @@ class CheckpointMismatch(VideoLlamaError):
 
 class ContextOverflow(VideoLlamaError):
     """Text and media slots together do not fit the decoder's context."""
+
+
+def printable(text: str) -> str:
+    """Return a text of one line that any terminal, log and JSON takes.
+
+    Args:
+        text: with names that somebody else chose; line ends, control characters, marks that turn
+            the direction of reading, and halves of characters come back as escapes.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _rebuild_media_error(reason: str, path: str | None) -> MediaError:

@@ -49,8 +49,7 @@ class MediaLimits:
         Raises:
             MediaError: it is too large, or cannot be opened.
         """
-        if self.max_bytes is not None:
-            self._check_bytes(media, self.max_bytes)
+        self.check_bytes(media)
         if self.max_pixels is not None:
             for width, height in _declared_sizes(media):
                 if width * height > self.max_pixels:
@@ -67,8 +66,11 @@ class MediaLimits:
         if self.max_bytes is not None and len(content) > self.max_bytes:
             raise _too_large(len(content), self.max_bytes, name)
 
-    def _check_bytes(self, media: MediaFile, most: int) -> None:
-        source = media.source
+    def check_bytes(self, media: MediaFile) -> None:
+        """Refuse a file that is too large to be looked at; see `check`."""
+        most, source = self.max_bytes, media.source
+        if most is None:
+            return None
         if isinstance(source, bytes):
             return self.check_content(source, name=media.name)
         try:
@@ -86,16 +88,15 @@ class MediaLimits:
     def _check_length(
         self, media: MediaFile, span: tuple[float | None, float | None], longest_s: float
     ) -> None:
-        whole_s = length_s(media)
-        if whole_s is None:
-            return
         start_s, end_s = span
-        used_s = whole_s if end_s is None else min(whole_s, end_s)
-        used_s -= start_s or 0.0
-        if used_s > longest_s:
+        latest_s = (start_s or 0.0) + longest_s
+        if end_s is not None and end_s <= latest_s:
+            return
+        whole_s = length_s(media, give_up_s=latest_s)
+        if whole_s is not None and whole_s > latest_s:
             raise MediaError(
-                f"{used_s:.1f} s long, at most {longest_s:g} s are allowed; cut it first, or "
-                "choose a start and an end",
+                f"longer than the {longest_s:g} s that are allowed; cut it first, or choose a "
+                "start and an end",
                 path=media.name,
             )
 

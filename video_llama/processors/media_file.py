@@ -8,6 +8,7 @@ decided in `video` and `audio`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,11 +122,18 @@ class MediaFile:
             self._opened = _Opened(container, find_video(container), find_audio(container))
         return self._opened
 
-    def survey(self) -> Survey:
-        """Read the file from end to end, once, without decoding."""
-        if self._survey is None:
-            self._survey = self._read_all()
-        return self._survey
+    def survey(self, *, give_up_s: float = math.inf) -> Survey:
+        """Read the file from end to end, once, without decoding.
+
+        Args:
+            give_up_s: length of sound after which it is not read on, for who refuses it then.
+        """
+        if self._survey is not None:
+            return self._survey
+        survey = self._read_all(give_up_s)
+        if survey.sound_s <= give_up_s:
+            self._survey = survey
+        return survey
 
     def packets(self, kind: StreamKind, *, from_pts: int | None = None) -> Iterator[av.Packet[Any]]:
         """Yield the packets of a stream up to the end or to where the file cannot be read on.
@@ -151,7 +159,7 @@ class MediaFile:
         assert stream is not None
         return stream
 
-    def _read_all(self) -> Survey:
+    def _read_all(self, give_up_s: float) -> Survey:
         kinds: list[StreamKind] = ["video"] if self.video is not None else []
         kinds += ["audio"] if self.audio is not None else []
         # Of both streams, only a file just opened is sure to give the very first packets.
@@ -160,6 +168,8 @@ class MediaFile:
         survey = Survey(kept={kind: [] for kind in kinds})
         for packet in self._read(*kinds):
             survey.add(packet, kind=kind_of[packet.stream.index])
+            if survey.sound_s > give_up_s:
+                break
         return survey
 
     def _read(self, *kinds: StreamKind) -> Iterator[av.Packet[Any]]:

@@ -104,7 +104,7 @@ def movement_of(source: Source) -> Movement:
     """Say whether and by what a file moves, judged by its content.
 
     Raises:
-        MediaError: missing, a folder, or empty.
+        MediaError: missing, a folder, empty, or a picture of absurd size.
     """
     if not isinstance(source, bytes):
         check_file(Path(source))
@@ -114,7 +114,9 @@ def movement_of(source: Source) -> Movement:
             movement = _MOVEMENTS.get(picture.format or "", "still")
             moves = movement != "still" and getattr(picture, "is_animated", False)
             return movement if moves else "still"
-    except _PILLOW_FAULTS:
+    except _PILLOW_FAULTS as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise
         return "clip"
 
 

@@ -6,6 +6,7 @@ file is, is asked apart, for where its header does not say it is read to the end
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ from video_llama.processors.survey import FORMATS_WITHOUT_STAMPS, Survey
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
+
+
+AGREED_S, AGREED_SHARE = 0.25, 0.01
+"""How far a header and its packets may be apart."""
 
 
 def probe(source: Source | MediaFile) -> MediaInfo:
@@ -52,14 +57,16 @@ def probe(source: Source | MediaFile) -> MediaInfo:
         return replace(_probe_picture(media.content), kind=kind)
 
 
-def length_s(media: MediaFile) -> float | None:
-    """Return how long a file is, by its packets and not its header, without decoding it.
+def length_s(media: MediaFile, *, give_up_s: float = math.inf) -> float | None:
+    """Return how long a file is, without decoding it.
 
     Args:
         media: the file, the content of one, or a folder of pictures.
+        give_up_s: it is not read on beyond this length.
 
     Returns:
-        Seconds; the header's only if packets tell nothing. None for a picture.
+        Seconds, by the header if the packets agree, else by the packets; something beyond
+        `give_up_s` if it was given up. None for a picture.
 
     Raises:
         MediaError: missing, empty, or no media.
@@ -73,10 +80,12 @@ def length_s(media: MediaFile) -> float | None:
     with opened(media):
         if media.video is None and media.audio is None:
             return None
-        header_s = media.container.duration
-        survey = media.survey()
+        header_s = (media.container.duration or 0) / 1e6
+        survey = media.survey(give_up_s=give_up_s)
         found_s = max(survey.sound_s, _shown_s(media, survey))
-        return found_s or (None if header_s is None else header_s / 1e6)
+    # Packets of sound hold the codec's padding too.
+    agreed = not found_s or abs(found_s - header_s) <= max(AGREED_S, AGREED_SHARE * header_s)
+    return (header_s if agreed else found_s) or None
 
 
 def _shown_s(media: MediaFile, survey: Survey) -> float:

@@ -13,6 +13,9 @@ StreamKind = Literal["video", "audio"]
 KEPT_BYTES = 32 << 20
 """Packets of a stream that are kept; one with more is read from the file again."""
 
+PACKET_BYTES = 512
+"""What a packet takes beside its content; that of a silent sound has a few bytes."""
+
 
 FORMATS_WITHOUT_STAMPS = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"})
 """Demuxers that make time stamps up, wrong for reordered frames; these are counted instead."""
@@ -49,7 +52,7 @@ class Survey:
             self.marks.append(Mark(packet.pts, packet.is_keyframe))
         elif kind == "audio" and packet.duration and packet.time_base is not None:
             self.sound_s += float(packet.duration * packet.time_base)
-        self._num_bytes[kind] += packet.size
+        self._num_bytes[kind] += packet.size + PACKET_BYTES
         if self._num_bytes[kind] > KEPT_BYTES:
             self.kept.pop(kind, None)
         if kind in self.kept:

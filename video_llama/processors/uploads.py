@@ -15,6 +15,7 @@ from typing import cast
 
 from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, MediaKind, VideoSpec
+from video_llama.processors.foreign import refuse_foreign
 from video_llama.processors.limits import MediaLimits
 from video_llama.processors.media import MediaCompat, MediaLoader, Request
 from video_llama.processors.media_file import MediaFile
@@ -102,8 +103,6 @@ class UploadReader:
     def reading(self, request: UploadRequest) -> Reading:
         """Do all the work of `read`; what comes back can be sent to other processes."""
         source = request.source if request.data is None else request.data
-        if isinstance(source, bytes):
-            self.limits.check_content(source, name=request.source)
         try:
             with MediaFile(source, folder_fps=request.fps or UPLOAD_FOLDER_FPS) as media:
                 return self._reading(media, request)
@@ -123,6 +122,8 @@ class UploadReader:
         )
 
     def _reading(self, media: MediaFile, request: UploadRequest) -> Reading:
+        self.limits.check_bytes(media)
+        refuse_foreign(media)
         self.limits.check(media, start_s=request.start_s, end_s=request.end_s)
         info = probe(media)
         if info.duration_s is None:
