@@ -1,0 +1,108 @@
+"""The pages about talking to a model: their examples run, their tables repeat the code."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import doctest
+import inspect
+import re
+
+import pytest
+from pages import ROOT, blocks, table
+from parrot import Parrot
+
+import video_llama
+from video_llama.apps import chat as chat_app
+from video_llama.common.generation import GenerationSettings
+from video_llama.conversation.chat import Chat
+from video_llama.conversation.shared import NUM_CACHES
+from video_llama.models.video_llm import VideoLLM
+from video_llama.processors.uploads import MAX_FRAMES
+
+CHAT = ROOT / "docs" / "chat.md"
+COMING_FROM = ROOT / "docs" / "coming_from.md"
+TOY = ROOT / "eval_configs" / "toy" / "shipped.yaml"
+
+
+def attributes() -> set[str]:
+    """What a chat carries for its callers."""
+    return {name for name in vars(Parrot("hello").chat()) if not name.startswith("_")}
+
+
+def words_of(cells: list[str] | str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", cells if isinstance(cells, str) else " ".join(cells))
+
+
+@pytest.mark.parametrize(
+    ("page", "at_least"), [(CHAT, 35), (COMING_FROM, 35)], ids=lambda x: str(x)
+)
+def test_the_examples_of_a_page_run_as_they_stand(page, at_least, tmp_path, monkeypatch):
+    for name in ("eval_configs", "examples", "video_llama"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    text = "\n".join(blocks(page, "pycon"))
+    test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)
+    said: list[str] = []
+    flags = doctest.ELLIPSIS
+    results = doctest.DocTestRunner(optionflags=flags).run(test, out=said.append)
+    assert results.failed == 0, "".join(said)
+    assert results.attempted >= at_least
+
+
+def test_every_call_and_attribute_of_a_chat_is_in_its_tables():
+    said = [
+        name.partition("(")[0]
+        for head in ("| call | does |", "| attribute | is |")
+        for row in table(CHAT, head)
+        for name in words_of(row)
+    ]
+    methods = {name for name in vars(Chat) if not name.startswith("_")}
+    assert set(said) == methods | attributes()
+    assert len(said) == len(set(said))
+
+
+def test_the_keywords_of_uploads_and_settings_are_those_of_the_code():
+    said = [name.partition("=")[0] for row in table(CHAT, "| keyword |") for name in words_of(row)]
+    assert said == list(inspect.signature(Chat.upload).parameters)[2:]
+    rows = table(CHAT, "| setting | default |")
+    settings = {name for row in rows for name in words_of(row)}
+    assert settings == {field.name for field in dataclasses.fields(GenerationSettings)}
+    for field in dataclasses.fields(GenerationSettings):
+        row = next(row for row in rows if f"`{field.name}`" in row)
+        default = rows[row][0].split(",")[words_of(row).index(field.name)]
+        assert float(re.search(r"[\d.]+", default)[0]) == field.default, field.name
+
+
+def test_the_bounds_of_the_chat_page_are_those_of_the_code():
+    text = CHAT.read_text("utf-8")
+    assert f"evenly over the span; up to {MAX_FRAMES}." in text
+    assert f"({NUM_CACHES} unless `Shared` says otherwise)" in text
+
+
+@pytest.mark.parametrize("page", [CHAT, COMING_FROM], ids=lambda page: page.name)
+def test_what_a_page_calls_exists(page):
+    # Their calls stand in the list on top, between these words, and before a table's last column.
+    text = re.sub(r"^There: .*?(?=\bHere\b)", "", page.read_text("utf-8"), flags=re.M | re.S)
+    there = page == COMING_FROM
+    ours = "\n".join(
+        line.split("|")[-2] if there and line.startswith("|") else line
+        for line in text.splitlines()
+        if not line.startswith("- [")
+    )
+    for name in re.findall(r"\bchat\.(?!md\b|ipynb\b)([a-z_]+)", ours):
+        assert hasattr(Chat, name) or name in attributes(), name
+    for name in re.findall(r"`(?:model|VideoLLM)\.([a-z_]+)(?:\(|`)", ours):
+        assert hasattr(VideoLLM, name), name
+    for name in re.findall(r"`(load_\w+)", ours):
+        assert name in video_llama.__all__, name
+
+
+def test_the_flags_of_the_page_are_those_of_the_terminal_chat():
+    parser = argparse.ArgumentParser()
+    chat_app.add_arguments(parser)
+    rows = table(COMING_FROM, "| `python -m videollava.serve.cli` |").values()
+    flags = {flag for cells in rows for flag in re.findall(r"--[a-z][\w-]+", cells[-1])}
+    assert len(flags) >= 4
+    assert flags <= set(parser._option_string_actions)
