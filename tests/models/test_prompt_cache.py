@@ -230,3 +230,18 @@ def test_the_common_prefix_ends_at_the_first_difference():
     # The same number is another thing in text and in a medium.
     assert common_prefix([(None, 1), (None, 0)], [(None, 1), ("a", 0)]) == 1
     assert common_prefix([], [(None, 1)]) == 0
+
+
+def test_an_answer_does_not_go_on_behind_the_prompt_of_another():
+    cache, mine, yours = PromptCache(DECODER), prompt_of(1, "a", 5), prompt_of(1, "b", 6, 7)
+    stream = stream_answer(mine, cache=cache, settings=GenerationSettings(min_new_tokens=9))
+    next(stream)
+    assert answer(yours, cache) == fresh(yours)
+    with pytest.raises(RuntimeError, match="another prompt before this answer was over"):
+        next(stream)
+    assert answer(mine, cache) == fresh(mine)
+
+
+def test_every_medium_has_a_key():
+    with pytest.raises(ValueError, match="0 media_keys for 1 media"):
+        places_of(Prompt([0], [1], [clip(1)], []))

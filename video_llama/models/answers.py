@@ -37,6 +37,9 @@ def stream_answer(
         cache: what was read before, for any prompt.
         settings: how ids are chosen.
         stop: called with row 0 and its ids after each token.
+
+    Raises:
+        RuntimeError: the cache was given another prompt before this answer was over.
     """
     decoder = cache.decoder
     limit = most_new_ids(decoder, length=len(prompt.input_ids), settings=settings)
@@ -48,9 +51,16 @@ def stream_answer(
             decoder, logits=logits, cache=cache.lend(), limit=limit, settings=settings, stop=stop
         )
         return
+    turn = cache.num_prompts
+
+    def read(ids: list[int]) -> Tensor:
+        if cache.num_prompts != turn:
+            raise RuntimeError("the cache was given another prompt before this answer was over")
+        return cache.read_ids(ids)
+
     for ids in stream_ids(
         logits,
-        read=cache.read_ids,
+        read=read,
         limits=[limit],
         settings=settings,
         end_ids=decoder.end_ids,

@@ -38,11 +38,13 @@ class PromptCache:
 
     Attributes:
         num_reused: positions of the last prompt that did not have to be read.
+        num_prompts: prompts it has read; who reads on behind one can tell whether it is the last.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.num_reused = 0
+        self.num_prompts = 0
         self._places: list[Place] = []
         self._states: Cache | None = None
 
@@ -80,6 +82,7 @@ class PromptCache:
             float32[1, V], logits behind its last position.
         """
         places = places_of(prompt)
+        self.num_prompts += 1
         self.num_reused = self._cut(common_prefix(self._places, places[:-1]))
         embeds = embed_prompt(self.decoder, prompt, start=self.num_reused)
         return self._read(embeds, places[self.num_reused :])
@@ -137,11 +140,13 @@ def places_of(prompt: Prompt) -> list[Place]:
     in them.
 
     Raises:
-        ValueError: a medium has more places than tokens.
+        ValueError: a medium has more places than tokens, or there is not one key for each.
     """
     keys = prompt.media_keys
     if keys is None:
         keys = [content_key(tokens) for tokens in prompt.media]
+    if len(keys) != len(prompt.media):
+        raise ValueError(f"{len(keys)} media_keys for {len(prompt.media)} media; give one for each")
     counts = [0] * (len(keys) + 1)
     for slot in prompt.slots:
         counts[slot] += 1
