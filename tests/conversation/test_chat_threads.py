@@ -1,0 +1,141 @@
+"""Many people at one model: everybody gets their own answers, and nobody waits for who is gone."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from parrot import Parrot
+from PIL import Image
+
+from video_llama.conversation.chat import Chat
+
+PATIENCE_S = 60.0
+NUM_PEOPLE = 32
+
+
+class Witness(Parrot):
+    """Says how bright the first picture is, and how many questions it has read."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.inside = 0
+        self.most_inside = 0
+
+    def stream_prompt(self, **prompt: Any) -> Iterator[int]:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        try:
+            tokens = prompt["media"][0]
+            grey = round((float(tokens.mean()) + 1) / 2 * 255)
+            num_asked = self.tokenizer.decode(
+                [
+                    i
+                    for i, slot in zip(prompt["input_ids"], prompt["slots"], strict=True)
+                    if not slot
+                ]
+            ).count("Human:")
+            self.says = f"grey {grey} at question {num_asked}###"
+            yield from super().stream_prompt(**prompt)
+        finally:
+            self.inside -= 1
+
+
+def picture(number: int) -> Image.Image:
+    return Image.new("RGB", (16, 16), (7 * number,) * 3)
+
+
+def talk(chat: Chat, number: int) -> list[str]:
+    chat.upload(picture(number))
+    return ["".join(chat.stream(f"Question {k} of person {number}?")) for k in range(3)]
+
+
+def test_thirty_two_people_in_thirty_two_threads_get_their_own_answers() -> None:
+    model = Witness()
+    first = model.chat(num_caches=3)
+    chats = [first.another() for _ in range(NUM_PEOPLE)]
+    with ThreadPoolExecutor(NUM_PEOPLE) as pool:
+        answers = list(pool.map(talk, chats, range(NUM_PEOPLE)))
+    assert answers == [
+        [f"grey {7 * number} at question {k + 1}" for k in range(3)] for number in range(NUM_PEOPLE)
+    ]
+    assert model.most_inside == 1
+    assert len(first.shared.caches) == 3
+    for number, chat in enumerate(chats):
+        assert [turn.text for turn in chat.history if turn.role == "user"] == [
+            f"Question {k} of person {number}?" for k in range(3)
+        ]
+
+
+def test_a_picture_that_everybody_shows_is_encoded_once() -> None:
+    model = Witness()
+    chats = [model.chat()]
+    chats += [chats[0].another() for _ in range(7)]
+    with ThreadPoolExecutor(len(chats)) as pool:
+        list(pool.map(lambda chat: chat.upload(picture(9)), chats))
+    assert len(model.encoded) == 1
+
+
+def test_questions_of_two_threads_to_one_chat_are_asked_one_after_the_other() -> None:
+    chat = Witness().chat()
+    chat.upload(picture(1))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(chat.ask, ["One?", "Two?", "Three?", "Four?"]))
+    assert sorted(answers) == [f"grey 7 at question {k}" for k in (1, 2, 3, 4)]
+    assert len(chat.history) == 8
+
+
+def test_who_throws_an_answer_away_frees_the_turnstile() -> None:
+    chat = Parrot("one two three###").chat(patience_s=PATIENCE_S)
+    pieces = chat.stream("Count")
+    next(pieces)
+    assert chat.position == 0
+    del pieces
+    gc.collect()
+    assert chat.position is None
+    assert chat.another().ask("Count") == "one two three"
+
+
+def test_nobody_waits_longer_than_the_patience_for_an_answer_nobody_reads_on() -> None:
+    chat = Parrot("one two three###").chat(patience_s=0.1)
+    pieces = chat.stream("Count")
+    said = [next(pieces)]
+    assert chat.another().ask("Count") == "one two three"
+    # And who was only slow loses nothing.
+    assert "".join([*said, *pieces]) == "one two three"
+    assert chat.history[-1].text == "one two three"
+
+
+def test_who_waits_is_told_how_many_stand_before_and_may_leave() -> None:
+    chat = Parrot("one two three###").chat(patience_s=PATIENCE_S)
+    other = chat.another()
+    pieces = chat.stream("Count")
+    next(pieces)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.ask, "Count")
+        seen = threading.Event()
+        for _ in range(2000):
+            if other.position == 1:
+                seen.set()
+                break
+            seen.wait(0.005)
+        assert (chat.position, other.position) == (0, 1)
+        other.stop()
+        assert waiting.result(PATIENCE_S) == ""
+    assert "".join(pieces) == "e two three"
+
+
+def test_a_failing_answer_frees_the_turnstile() -> None:
+    class Broken(Parrot):
+        def encode_items(self, items: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    chat = Broken("a boat###").chat(patience_s=PATIENCE_S)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        chat.upload(picture(1))
+    assert chat.uploads == ()
+    assert chat.another().ask("What?") == "a boat"
