@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.types import MediaItem
 from video_llama.processors.media import MediaLoader
+from video_llama.processors.uploads import UploadReader
 
 
 class Unruly:
@@ -111,3 +113,17 @@ class UnrulyLoader(MediaLoader):
             if deed is not None:
                 getattr(Unruly(), f"_{deed}")(request.item)
         return super().load_all(requests)
+
+
+class UnrulyUploads(UploadReader):
+    """Does what the label of an upload says; whatever else it is, is read."""
+
+    def reading(self, request):
+        word, _, rest = request.source.partition(" ")
+        deed = getattr(Unruly(), f"_{word}", None)
+        if deed is not None:
+            deed(MediaItem("video", request.source))
+        reading = super().reading(request)
+        if word == "lies":
+            return replace(reading, **{rest: {"branches": ("no such",) * 2}.get(rest, (1, 2))})
+        return Touches(rest) if word == "evil" else reading
