@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,24 +96,32 @@ def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> S
     found = tree.get("format") if isinstance(tree, dict) else None
     if found != FORMAT:
         raise ConfigError(f"format is {found!r}, expected {FORMAT!r}", where=str(file))
-    try:
+    with _whole(file):
         settings = GenerationSettings(**tree["settings"])
         entries = [_request(entry, folder=folder) for entry in tree["media"]]
-        uploads = [_received(*entry, folder=folder, receive=receive) for entry in entries]
+    uploads = [_received(*entry, folder=folder, receive=receive) for entry in entries]
+    with _whole(file):
         rounds = [
             Round(_content(entry["question"], uploads=uploads), str(entry["answer"]))
             for entry in tree["rounds"]
         ]
         waiting = [uploads[int(i)] for i in tree["waiting"]]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        system = None if tree["system"] is None else str(tree["system"])
+    return SavedChat(tuple(rounds), tuple(waiting), settings, system)
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Name the file if something in it is missing or makes no sense."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"not a whole conversation ({type(error).__name__}: {error}); save it again",
             where=str(file),
         ) from error
-    system = tree.get("system")
-    return SavedChat(
-        tuple(rounds), tuple(waiting), settings, None if system is None else str(system)
-    )
 
 
 def _describe(upload: Upload, *, folder: Path) -> dict[str, Any]:
