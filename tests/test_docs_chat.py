@@ -9,20 +9,22 @@ import inspect
 import re
 
 import pytest
-from pages import ROOT, blocks, table
+from pages import README, ROOT, blocks, table
 from parrot import Parrot
 
 import video_llama
 from video_llama.apps import chat as chat_app
+from video_llama.common.config import load
 from video_llama.common.generation import GenerationSettings
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.shared import NUM_CACHES
+from video_llama.models.branch import fold_shapes
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.uploads import MAX_FRAMES
 
 CHAT = ROOT / "docs" / "chat.md"
 COMING_FROM = ROOT / "docs" / "coming_from.md"
-TOY = ROOT / "eval_configs" / "toy" / "shipped.yaml"
+FULL_SIZE = ROOT / "eval_configs" / "video_llama_eval_withaudio.yaml"
 
 
 def attributes() -> set[str]:
@@ -106,3 +108,32 @@ def test_the_flags_of_the_page_are_those_of_the_terminal_chat():
     flags = {flag for cells in rows for flag in re.findall(r"--[a-z][\w-]+", cells[-1])}
     assert len(flags) >= 4
     assert flags <= set(parser._option_string_actions)
+
+
+def test_the_lines_of_python_in_the_readme_run_and_get_the_answers_below_them(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (code,) = (block for block in blocks(README, "python") if "load_chat" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    told = README.read_text("utf-8").partition("<!-- conversations -->")[2]
+    answers = dict(re.findall(r"^  (.+\?) +(.+)$", told, re.MULTILINE))
+    questions = ("What colour is the circle?", "Is the pip in time with the bounce?")
+    assert said == [answers[question] for question in questions]
+
+
+def test_the_shapes_at_full_size_are_those_of_the_preset():
+    branches = load(FULL_SIZE).model.branches
+    video, audio = (branches[name].encoder.config.media_spec() for name in ("video", "audio"))
+    tokens = [fold_shapes(branches[name], 8)[-1] for name in ("video", "audio")]
+    row = table(COMING_FROM, "| | shape |")
+    pixels, size = video.num_frames, video.image_size
+    mel = [audio.num_clips, 1, audio.num_mel_bins, audio.num_mel_frames]
+    assert words_of(row["`item.pixels`"][1]) == [
+        str([pixels, 3, size, size]),
+        str([1, 3, size, size]),
+    ]
+    assert words_of(row["`item.mel`"][1]) == [str(mel)]
+    assert words_of(row["`load_processor(...)(path)`"][1]) == [str([3, pixels, size, size])]
+    assert words_of(row["`model.encode_items([...])`"][1]) == [
+        str([shape.num_slots, shape.width]) for shape in tokens
+    ]
