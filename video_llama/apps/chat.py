@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--system", metavar="TEXT", help="system text instead of the template's")
     parser.add_argument(
-        "--no-history", action="store_true", help=f"do not keep lines typed in {history_path()}"
+        "--no-history",
+        action="store_true",
+        help="do not keep the lines typed (in ~/.local/state/video-llama/chat_history)",
     )
     add_generation_arguments(parser)
 
