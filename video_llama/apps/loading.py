@@ -12,20 +12,24 @@ from pathlib import Path
 
 import torch
 
+from video_llama.apps.chat_memory import WITH_PEAKS, accelerator, free_bytes, log_measured, log_plan
 from video_llama.apps.checks import meta_model, missing_weights
 from video_llama.apps.console import wide_console
 from video_llama.apps.devices import pick_device
 from video_llama.apps.opening import open_config
+from video_llama.apps.plan_chat import ChatPlan
+from video_llama.apps.plan_memory import CONTEXT_BYTES, GIB
 from video_llama.apps.plan_tables import show_parts
 from video_llama.apps.vocabulary import check_vocabulary, load_model_tokenizer
 from video_llama.common.dist import read_world
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger
-from video_llama.common.schema import Config, LowResource
+from video_llama.common.schema import Config, LowResource, ModelConfig
 from video_llama.common.yaml_files import assignments
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
+from video_llama.conversation.shared import MEDIA_GIB, NUM_CACHES, Shared
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.models.decoders.attention import require_attention
@@ -38,8 +42,8 @@ from video_llama.processors.media import MediaCompat
 from video_llama.processors.probe import probe
 from video_llama.processors.uploads import SupervisedUploads, UploadReader
 
-WORKING_BYTES = 3 * 2**30
-"""Left free on every GPU where a decoder is spread over several: for what is computed."""
+WORKING_BYTES = CONTEXT_BYTES + 2 * GIB
+"""Left free on every GPU where a decoder is spread over several: for key-values and computing."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,7 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
         ConfigError: files are missing, or something cannot be had here; all of it is named.
         CheckpointMismatch: a file does not fit its part.
     """
-    problems = [str(file) for file in missing_weights(config.model)]
-    if problems:
-        raise ConfigError(problems)
+    require_files(config.model)
     run_device = pick_device(config.run)
     require_attention(config.model.decoder, device=run_device, precision=config.run.precision)
     placement = place(config, device=device or run_device)
@@ -94,6 +96,17 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
             compat=config.model.compat,
         ),
     )
+
+
+def require_files(config: ModelConfig) -> None:
+    """Refuse a model whose files are not there.
+
+    Raises:
+        ConfigError: with all that are missing.
+    """
+    problems = [str(file) for file in missing_weights(config)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def load_chat(
@@ -121,7 +134,11 @@ def load_chat(
         VideoLlamaError: the path means no model, a key is wrong, or weights do not fit.
     """
     config = open_chat_config(cfg_path, options=options, device=device, low_resource=low_resource)
+    where = pick_device(config.run)
+    require_files(config.model)
+    plan = log_plan(config.model, device=where)
     loaded = load_model(config)
+    log_measured(loaded.model, device=where)
     reader = UploadReader(
         loaded.model.branch_specs(), compat=MediaCompat.named(config.model.compat), limits=limits
     )
@@ -133,7 +150,16 @@ def load_chat(
         if decode_timeout_s is None
         else SupervisedUploads(reader, timeout_s=decode_timeout_s),
         compat=ChatCompat.named(config.model.compat),
+        shared=_shared(plan, device=where),
     )
+
+
+def _shared(plan: ChatPlan | None, *, device: str) -> Shared:
+    """Return a turnstile that keeps the key-values of as many conversations as fit a GPU."""
+    free = free_bytes(device)
+    if plan is None or free is None:
+        return Shared()
+    return Shared(num_caches=plan.num_caches(free - int(MEDIA_GIB * GIB), most=NUM_CACHES))
 
 
 def open_chat_config(
@@ -194,9 +220,9 @@ def place(config: Config, *, device: str) -> Placement:
         )
     kind = torch.device(device).type
     most = None
-    if run.device_map == "auto" and kind in ("cuda", "xpu"):
-        accelerator = getattr(torch, kind)
-        free = {gpu: accelerator.mem_get_info(gpu)[0] for gpu in range(accelerator.device_count())}
+    if run.device_map == "auto" and kind in WITH_PEAKS:
+        gpus = accelerator(kind)
+        free = {gpu: gpus.mem_get_info(gpu)[0] for gpu in range(gpus.device_count())}
         branches = meta_model(config.model).branches
         most = memory_for_decoder(
             free,

@@ -14,6 +14,7 @@ from video_llama.common.gpus import Gpu
 from video_llama.common.schema import Config, RunConfig
 from video_llama.models.branch import Branch
 from video_llama.models.video_llm import VideoLLM
+from video_llama.models.weight_sizes import planned_bytes
 from video_llama.runners.deepspeed_config import BUCKET_ELEMENTS, zero_settings
 
 GIB = 2**30
@@ -103,19 +104,14 @@ class Weights:
 
 def count_weights(model: VideoLLM) -> Weights:
     """Count the parameters of a model, buffers with the frozen ones."""
-    frozen: Counter[str] = Counter()
-    num_trainable = 0
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            num_trainable += parameter.numel()
-        else:
-            frozen[str(parameter.dtype).removeprefix("torch.")] += parameter.nbytes
-    for buffer in model.buffers():
-        frozen[str(buffer.dtype).removeprefix("torch.")] += buffer.nbytes
+    learning = [p for p in model.parameters() if p.requires_grad]
+    frozen = Counter(planned_bytes(model))
+    for parameter in learning:
+        frozen[str(parameter.dtype).removeprefix("torch.")] -= parameter.nbytes
     heads = [_head_bytes(b) for b in model.branches.values() if isinstance(b, Branch)]
     return Weights(
-        frozen_bytes=dict(frozen),
-        num_trainable=num_trainable,
+        frozen_bytes={dtype: size for dtype, size in frozen.items() if size},
+        num_trainable=sum(parameter.numel() for parameter in learning),
         num_params=sum(parameter.numel() for parameter in model.parameters()),
         largest_head_bytes=max(heads, default=0),
     )

@@ -11,7 +11,7 @@ Shapes: B batch, L text, S supervised positions of a batch, M rows, T time steps
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -107,6 +107,27 @@ class CostMeter:
             return loss
 
         return self._count(run, num_true=targets)
+
+    def reading(self, *, length: int) -> Cost:
+        """Count reading one prompt of L positions and predicting what follows.
+
+        Returns:
+            Its `kept_bytes` are those of the key-values, which a conversation holds on to.
+        """
+        decoder = self._model.decoder
+        caches = []
+
+        def run() -> Tensor:
+            cache = decoder.new_cache()
+            caches.append(cache)
+            embeds = decoder.embed(torch.zeros(1, length, dtype=torch.int64))
+            logits: Tensor = decoder.step(embeds, attention_mask=None, cache=cache)
+            return logits
+
+        with torch.no_grad():
+            cost = self._count(run)
+        logits_bytes = 4 * int(decoder.vocab_size)
+        return replace(cost, kept_bytes=cost.kept_bytes - logits_bytes)
 
     def branch(self, name: str, *, raw: int, cached: int = 0, steps: int | None = None) -> Cost:
         """Count M rows of a branch.

@@ -27,6 +27,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.hub import HubRef, hub_errors, local_path, way_to_get
 from video_llama.common.schema import ModelConfig
 from video_llama.models.decoders.base import Adapted
+from video_llama.models.decoders.low_resource import refuse_reduced
 from video_llama.models.model_card import model_card
 from video_llama.models.own_folder import (
     base_files,
@@ -103,7 +104,12 @@ class Pretrained(nn.Module):
 
         Returns:
             The folder.
+
+        Raises:
+            ConfigError: all shall be saved, and the decoder is in 8 or 4 bits.
         """
+        if full:
+            refuse_reduced(self.config.low_resource, what="saved whole")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         trained_by = _read_run(run)

@@ -9,6 +9,7 @@ What learns is float32: an optimizer step is smaller than what half precision ca
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -123,8 +124,14 @@ def part_row(module: nn.Module, *, name: str, type_name: str, weights: str) -> P
     return PartRow(
         name=name,
         type=type_name,
-        num_params=sum(parameter.numel() for parameter in parameters),
+        num_params=sum(map(_num_weights, parameters)),
         num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
         dtype="+".join(dtypes) or "-",
         weights=weights,
     )
+
+
+def _num_weights(parameter: nn.Parameter) -> int:
+    """Count weights; bitsandbytes puts two of 4 bits into one element."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)

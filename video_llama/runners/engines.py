@@ -52,9 +52,26 @@ def refuse_unusable(config: Config, *, device: str) -> None:
     Raises:
         ConfigError: with everything that is wrong.
     """
-    if config.run.engine != "deepspeed":
-        return
     problems = []
+    if config.run.device_map != "none":
+        problems.append(
+            f"run.device_map: {config.run.device_map} is for talking to a model; a training has a "
+            "whole one on every GPU: set run.device_map: none (run.zero.stage: 3 divides weights)"
+        )
+    if config.run.engine == "deepspeed":
+        problems += _deepspeed_problems(config, device=device)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _deepspeed_problems(config: Config, *, device: str) -> list[str]:
+    """Say what keeps DeepSpeed from working."""
+    problems = []
+    if config.model.low_resource != "none":
+        problems.append(
+            f"model.low_resource: DeepSpeed was never tried with weights in "
+            f"{config.model.low_resource}; set run.engine: auto"
+        )
     if importlib.util.find_spec("deepspeed") is None:
         problems.append(f"run.engine: {MISSING}")
     if torch.device(device).type not in ("cuda", "cpu"):
@@ -62,8 +79,7 @@ def refuse_unusable(config: Config, *, device: str) -> None:
             f"run.engine: deepspeed works on CUDA GPUs and CPUs, and the device is '{device}'; set "
             "run.engine: auto, or run.device: cpu"
         )
-    if problems:
-        raise ConfigError(problems)
+    return problems
 
 
 def model_device(run: RunConfig, *, device: str) -> str:

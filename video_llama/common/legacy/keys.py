@@ -82,7 +82,7 @@ def _bits(value: Any) -> str:
     """Turn low_resource, which is true or false there, into bits."""
     if value not in (True, False, *get_args(LowResource)):
         raise ValueError(f"expected true or false, {' or '.join(get_args(LowResource))}")
-    return {True: "8bit", False: "none"}.get(value, value)
+    return {True: "8bit", False: "none"}[value] if isinstance(value, bool) else str(value)
 
 
 def _to(*ours: str, convert: Callable[[Any], Any] = _same, note: str = "") -> Rule:
