@@ -6,7 +6,7 @@ OUT    ?= output/toy
 SEED   ?= 42
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint types house experiments clean
+.PHONY: demo test test-all lint types house experiments examples clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml
@@ -38,6 +38,11 @@ house: $(VENV)/.installed
 
 experiments: $(VENV)/.installed
 	$(BIN)/video-llama toy experiments --out $(OUT) --docs docs/toy
+
+examples: $(VENV)/.installed
+	$(BIN)/python examples/make_examples.py
+	$(BIN)/python examples/make_conversations.py
+	$(BIN)/python examples/run_notebook.py
 
 clean:
 	rm -rf output .pytest_cache .mypy_cache .ruff_cache

