@@ -198,24 +198,23 @@ def _longest_fitting(
     encoded_without: Callable[[int], Encoded], *, most: int, max_len: int
 ) -> Encoded:
     """Leave out as few rounds as will do; what is left without `most` of them may be too long."""
-    low, high = 0, 1
-    encoded = encoded_without(0)
-    if len(encoded) <= max_len or most == 0:
-        return encoded
-    # Steps that double, so that a conversation of thousands of rounds is not laid out as often.
-    while len(encoded := encoded_without(min(high, most))) > max_len and high < most:
-        low, high = high, 2 * high
-    if len(encoded) > max_len:
-        return encoded
-    high = min(high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        shorter = encoded_without(middle)
-        if len(shorter) <= max_len:
-            encoded, high = shorter, middle
+    whole = encoded_without(0)
+    if len(whole) <= max_len or most == 0:
+        return whole
+    longest = encoded_without(most)
+    if len(longest) > max_len:
+        return longest
+    # More and more is kept, so that it is never much more than fits, however long it all is.
+    fits, too_many = 0, most
+    step = 1
+    while too_many - fits > 1:
+        kept = min(fits + step, (fits + too_many) // 2)
+        encoded = encoded_without(most - kept)
+        if len(encoded) <= max_len:
+            fits, longest, step = kept, encoded, 2 * step
         else:
-            low = middle
-    return encoded
+            too_many = kept
+    return longest
 
 
 def _questions(messages: Sequence[Message]) -> list[int]:
