@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dying_predict import predict_and_die
 from parrot import Parrot
+from promises.launch import LIMIT_S, finish, start_ranks
 
 from video_llama.apps import loading
 from video_llama.apps.main import main
@@ -253,14 +256,10 @@ def test_mistakes_are_told_before_anything_is_loaded_or_written(
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
 
 
-def run_elsewhere(program: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program of its own on the questions of a folder."""
-    words = ["--input", str(folder / "questions.jsonl"), "--batch-size", "1", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *program, "predict", *words, "--output", str(folder / "answers.jsonl")],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+def words_for(folder: Path) -> list[str]:
+    """Return the flags of a process of its own."""
+    files = ["--input", str(folder / "questions.jsonl"), "--output", str(folder / "answers.jsonl")]
+    return [*files, "--batch-size", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -272,31 +271,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, toy: Chat) -> str:
     return (source.parent / "answers.jsonl").read_text()
 
 
-KILLED = """
-import os, signal, sys
-from video_llama.apps.main import main
-from video_llama.tasks import resumable
-
-add = resumable.ResumableResults.add
-
-def add_and_die(self, chunks):
-    add(self, chunks)
-    part = self.folder / "parts" / "rank0.jsonl"
-    part.write_bytes(part.read_bytes()[:-40])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-resumable.ResumableResults.add = add_and_die
-main(sys.argv[1:])
-"""
-
-
 @pytest.mark.slow
 def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_happened(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy: Chat, whole: str
 ) -> None:
     source = write(tmp_path, ROWS)
-    killed = run_elsewhere(["-c", KILLED], tmp_path)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    work = partial(predict_and_die, words_for(tmp_path))
+    ranks = start_ranks(work, worlds=[{}], logs=tmp_path / "logs")
+    assert finish(ranks) == [-signal.SIGKILL]
     part = (tmp_path / "answers.jsonl.parts" / "parts" / "rank0.jsonl").read_text()
     # Four rows were answered when it died, and the line of the last one is cut.
     assert len(part.splitlines()) == 4
@@ -315,8 +297,12 @@ def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_happened(
 @pytest.mark.slow
 def test_two_processes_answer_as_one(tmp_path: Path, whole: str) -> None:
     write(tmp_path, ROWS)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    ended = run_elsewhere([*torchrun, "-m", "video_llama.apps.main"], tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ended = subprocess.run(
+        [*torchrun, "-m", "video_llama.apps.main", "predict", *words_for(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert (tmp_path / "answers.jsonl").read_text() == whole
     assert ended.stdout.count("9 of 9 questions answered") == 1
