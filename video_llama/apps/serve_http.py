@@ -86,7 +86,7 @@ class Porter:
         if self._api_key is None or is_open:
             return None
         kind, _, key = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and hmac.compare_digest(key.encode(), self._api_key):
+        if kind.lower() == "bearer" and hmac.compare_digest(key.encode("latin-1"), self._api_key):
             return None
         return ApiError(
             "no key, or a wrong one; send it as 'Authorization: Bearer KEY'",

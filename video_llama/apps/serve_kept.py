@@ -99,8 +99,9 @@ class KeptChats:
                 common = _num_common(entry.marks, marks)
                 excess = len(entry.marks) - common
                 following = marks[common].media if common < len(marks) else tuple(next_media)
-                fits = excess == 0 or (excess == 1 and entry.marks[-1].media == following)
-                if fits and (common or excess):
+                goes_back = excess == 1 and entry.marks[-1].media == following
+                # Somebody's conversation is not taken for nothing.
+                if (common and (excess == 0 or goes_back)) or (goes_back and following):
                     best = max(best or (-1, -1, ""), (2 * common - excess, age, key))
             if best is None:
                 return None

@@ -71,11 +71,13 @@ class Talker:
         found = found or self._fresh(request)
         chat = found.chat
         table = _Table(chat, door=self._door, wish=wish, found=found)
+        wish.concerns(chat)
         try:
             for old in request.rounds[found.num_rounds :]:
                 chat.remember(table.shown(old.question), old.answer)
             shown = table.shown(request.question)
             pieces = chat.stream(shown, settings=settings)
+            # Again: only what has begun can be stopped.
             wish.concerns(chat)
             said = _speak(chat, pieces, say=say, stop=StopStrings(request.stop))
             if said.was_cut:
@@ -217,6 +219,8 @@ class _Table:
                 sound=medium.sound,
             )
         except (MediaError, ConfigError) as error:
+            if self._wish.is_over:
+                raise _Unwished from error
             raise told(error, param=medium.where) from error
         self.num_bytes += len(source) if isinstance(source, bytes) else 0
         self.notes += [f"{medium.where}: {note}" for note in upload.notes]

@@ -128,7 +128,7 @@ class Chat:
         self._speaker.begin_anew(Conversation())
 
     def stop(self) -> None:
-        """End the answers on their way after the next token; may be called from any thread."""
+        """End answers after the next token, and uploads that wait; from any thread."""
         self._speaker.stop()
 
     def take_notes(self) -> list[str]:
@@ -162,7 +162,7 @@ class Chat:
             sound: false leaves the sound track of a clip out.
 
         Raises:
-            MediaError: it cannot be read, or the model takes nothing that is in it.
+            MediaError: it cannot be read, holds nothing for the model, or was stopped waiting.
             ContextOverflow: the media of the conversation alone no longer fit the decoder.
         """
         data = None if isinstance(source, str | Path) else content_of(source)

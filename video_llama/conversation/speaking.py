@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.conversation.answering import Answer, generate
 from video_llama.conversation.chat_model import ChatModel
@@ -58,6 +58,7 @@ class Speaker:
         self._shared = shared
         self._cache = CacheSlot()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+        self._arriving: weakref.WeakSet[threading.Event] = weakref.WeakSet()
         self._running: Answer | None = None
 
     def set_system(self, text: str) -> None:
@@ -69,11 +70,11 @@ class Speaker:
             self.writer = dataclasses.replace(self.writer, template=template)
 
     def stop(self) -> None:
-        """End all answers on their way; those that wait are not begun."""
+        """End all answers on their way; those and uploads that wait are not begun."""
         with self.lock:
-            answers = list(self._answers)
-        for answer in answers:
-            answer.stopped.set()
+            ends = [*(answer.stopped for answer in self._answers), *self._arriving]
+        for end in ends:
+            end.set()
         self._shared.line.wake()
 
     def begin_anew(self, conversation: Conversation) -> None:
@@ -128,9 +129,15 @@ class Speaker:
 
         Raises:
             ContextOverflow: the media of the conversation alone would not fit.
+            MediaError: it was stopped while it waited.
         """
         check_room(upload, conversation=conversation, max_context=self.writer.max_context)
-        with self._shared.line.turn(self):
+        stopped = threading.Event()
+        with self.lock:
+            self._arriving.add(stopped)
+        with self._shared.line.turn(self, given_up=stopped.is_set) as turn:
+            if not turn.granted:
+                raise MediaError("stopped before the model was free", path=upload.name)
             held = encode_upload(upload, model=self._model, tokens=self._shared.tokens)
         with self.lock:
             conversation.tokens |= held
