@@ -12,8 +12,8 @@ from torch import Tensor
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, Shape, VideoSpec
 from video_llama.conversation.chat import Chat, Shared
+from video_llama.conversation.chat_model import Stop
 from video_llama.conversation.compat import ChatCompat
-from video_llama.conversation.stopping import StopRule
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
 from video_llama.processors.uploads import UploadReader
@@ -96,7 +96,7 @@ class Parrot:
         slots: Sequence[int],
         media: Sequence[Tensor],
         settings: GenerationSettings,
-        stop: StopRule,
+        stop: Stop,
         media_keys: Sequence[str] = (),
         cache: ParrotCache | None = None,
     ) -> Iterator[int]:
@@ -112,7 +112,7 @@ class Parrot:
         return ParrotCache()
 
     def answer_prompts(
-        self, prompts: Sequence[Prompt], *, settings: GenerationSettings, stop: StopRule
+        self, prompts: Sequence[Prompt], *, settings: GenerationSettings, stop: Stop
     ) -> list[list[int]]:
         return [
             list(

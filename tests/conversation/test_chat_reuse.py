@@ -214,3 +214,21 @@ def test_a_failure_in_the_middle_leaves_nothing_half_read(
             chat.ask("Why?")
     assert len(chat.history) == 2
     assert chat.ask("Why?") == expected[1]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_search_for_beams_can_be_stopped_too(
+    model: VideoLLM, logits: list[Tensor], monkeypatch: pytest.MonkeyPatch, num_beams: int
+) -> None:
+    chat = open_chat(model)
+    step = model.decoder.step
+
+    def enough(*args: Any, **options: Any) -> Tensor:
+        if len(logits) == 3:
+            chat.stop()
+        return step(*args, **options)
+
+    monkeypatch.setattr(model.decoder, "step", enough)
+    chat.ask("Talk", settings=GenerationSettings(max_new_tokens=40, num_beams=num_beams))
+    assert len(logits) <= 5
+    assert chat.last_usage.finish_reason == "stopped"

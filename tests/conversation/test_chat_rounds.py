@@ -51,6 +51,16 @@ def test_media_stand_where_they_are_named() -> None:
     assert brightness == pytest.approx([1.0, 90 / 255 * 2 - 1], abs=0.01)
 
 
+def test_words_around_an_upload_stay_words(sounding_clip: Path) -> None:
+    parrot = Parrot("a boat###")
+    chat = parrot.chat(template="vicuna_v0_released")
+    chat.ask(["Look at", chat.upload(sounding_clip), "Who speaks?"])
+    # The sentence of the published chat has no place for words in front.
+    assert parrot.last_prompt().startswith("###Human: Look at <Video>[1]")
+    assert parrot.last_prompt().endswith(" Who speaks?###Assistant:")
+    assert chat.undo() == "Look at Who speaks?"
+
+
 def test_uploads_that_are_not_named_stand_in_front() -> None:
     parrot = Parrot("a boat###")
     chat = parrot.chat()

@@ -84,7 +84,7 @@ def generate(
         slots=prompt.slots,
         media=prompt.media,
         settings=answer.settings,
-        stop=StopRule(tokenizer, stop),
+        stop=_Enough(StopRule(tokenizer, stop), answer.stopped),
         media_keys=prompt.media_keys or (),
         cache=cache,
     )
@@ -109,6 +109,21 @@ def generate(
     if rest:
         answer.said += rest
         yield rest
+
+
+@dataclass(frozen=True)
+class _Enough:
+    """Ends an answer where its stop rule does, and where the person has heard enough.
+
+    The model asks, because pieces of a search for beams come only at its end.
+    """
+
+    rule: StopRule
+    stopped: threading.Event
+
+    def __call__(self, row: int, ids: Sequence[int]) -> bool:
+        """Look at the ids generated so far; see `StopRule`."""
+        return self.stopped.is_set() or self.rule(row, ids)
 
 
 class _Books:

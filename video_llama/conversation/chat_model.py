@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.common.types import BranchSpec, MediaItem
-from video_llama.conversation.stopping import StopRule
 from video_llama.processors.uploads import ReadUpload, UploadRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Stop = Callable[[int, Sequence[int]], bool]
+"""Told a row and the ids generated so far, says whether it is finished; `StopRule` is one."""
 
 
 class ChatModel(Protocol):
@@ -44,7 +47,7 @@ class ChatModel(Protocol):
         slots: Sequence[int],
         media: Sequence[Tensor],
         settings: GenerationSettings,
-        stop: StopRule,
+        stop: Stop,
         media_keys: Sequence[str],
         cache: Any,
     ) -> Iterator[int]:
@@ -65,7 +68,7 @@ class ChatModel(Protocol):
         """
 
     def answer_prompts(
-        self, prompts: Sequence[Prompt], *, settings: GenerationSettings, stop: StopRule
+        self, prompts: Sequence[Prompt], *, settings: GenerationSettings, stop: Stop
     ) -> list[list[int]]:
         """Return the ids of the answer to each prompt, generated in one batch."""
 

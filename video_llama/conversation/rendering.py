@@ -141,7 +141,8 @@ def _question(
     first_item: int,
 ) -> list[Piece | Slot]:
     """Words and media of a user turn in text order."""
-    if layout.joint and sorted(item.kind for item in turn.media) == ["audio", "video"]:
+    kinds = [part.kind for part in turn.content[:2] if isinstance(part, MediaItem)]
+    if layout.joint and sorted(kinds) == ["audio", "video"] and len(turn.media) == 2:
         return _joint_question(turn, layout.joint, clean, first_item=first_item)
     pieces: list[Piece | Slot] = []
     number = first_item

@@ -89,8 +89,13 @@ class Round:
 
     @property
     def question(self) -> str:
-        """The words of the question."""
-        return "".join(part for part in self.content if isinstance(part, str))
+        """The words of the question, without its uploads."""
+        words = ""
+        for part in self.content:
+            if isinstance(part, str):
+                is_apart = not words or words[-1].isspace() or part[:1].isspace()
+                words += part if is_apart else f" {part}"
+        return words
 
     @property
     def uploads(self) -> list[Upload]:
