@@ -126,6 +126,7 @@ def test_compat_decides_what_a_full_context_loses(
         "load_model",
         lambda config: loading.LoadedModel(parrot, parrot.tokenizer, get_template("vicuna_v0")),
     )
+    monkeypatch.setattr(loading, "log_measured", lambda model, device: None)
     chat = loading.load_chat(app.TOY_RUN_FILE, options=[f"model.compat={compat}"])
     for number in range(9):
         chat.ask(f"Question number {number}?")

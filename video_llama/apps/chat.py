@@ -12,16 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from video_llama.apps.chat_answers import answer_all
 from video_llama.apps.chat_line import Lines, history_path
 from video_llama.apps.chat_screen import Screen
 from video_llama.apps.chat_session import Session
-from video_llama.apps.chat_words import read_file_words
+from video_llama.apps.chat_words import FileWords, read_file_words
 from video_llama.apps.generation_flags import add_generation_arguments, with_arguments
 from video_llama.apps.talk import TOY_RUN_FILE as TOY_RUN_FILE
 from video_llama.apps.talk import add_talk_arguments, config_of, open_chat
 from video_llama.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from video_llama.conversation.chat import Chat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +62,14 @@ def main(args: argparse.Namespace) -> int:
     files = [read_file_words(text) for text in args.file]
     if files:
         check_media(config_of(args), [words.path for words in files])
-    chat = open_chat(args)
+    screen = Screen()
+    with screen.busy("loading the model"):
+        chat = open_chat(args)
     chat.settings = with_arguments(chat.settings, args)
     if args.system is not None:
         chat.set_system(args.system)
     if args.json:
-        told = answer_all(chat, files=files, questions=args.question)
-        is_utf8 = "utf" in (sys.stdout.encoding or "").lower()
-        print(json.dumps(told, ensure_ascii=not is_utf8, indent=2))
-        if told["error"] is not None:
-            print(f"error: {told['error']}", file=sys.stderr)
-        return 0 if told["error"] is None else 2
-    screen = Screen()
+        return _print_answers(chat, files=files, questions=args.question)
     session = Session(chat, screen=screen)
     for words in files:
         session.show_file(words)
@@ -83,3 +84,14 @@ def main(args: argparse.Namespace) -> int:
         session.talk(lines)
     # Who types sees what went wrong; a script has only the code.
     return 2 if session.num_failed and not lines.is_typed else 0
+
+
+def _print_answers(chat: Chat, *, files: Sequence[FileWords], questions: Sequence[str]) -> int:
+    """Print the object for programs, also if something went wrong on the way."""
+    told = answer_all(chat, files=files, questions=questions)
+    is_utf8 = "utf" in (sys.stdout.encoding or "").lower()
+    print(json.dumps(told, ensure_ascii=not is_utf8, indent=2))
+    if told["error"] is None:
+        return 0
+    print(f"error: {told['error']}", file=sys.stderr)
+    return 2

@@ -116,9 +116,10 @@ def check_family(model_type: str | None, *, template: str) -> None:
 
 
 def log_to_stderr(*, verbose: bool) -> None:
-    """Send the log to stderr, without what went well unless it is asked for.
+    """Send the log of rank zero to stderr; standard output is for answers.
 
-    Standard output is for answers.
+    Args:
+        verbose: also what went well, not only what is wrong and what memory it takes.
     """
     logger = get_logger()
     if any(handler.get_name() == CONSOLE for handler in logger.handlers):
@@ -126,8 +127,14 @@ def log_to_stderr(*, verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.set_name(CONSOLE)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    shown = logging.INFO if verbose else logging.WARNING
-    handler.setLevel(shown if is_main() else logging.ERROR)
+    handler.setLevel(logging.INFO if is_main() else logging.ERROR)
+    if not verbose:
+        handler.addFilter(_is_told)
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     logger.propagate = False
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Say whether an event concerns somebody who only wants to talk."""
+    return record.levelno >= logging.WARNING or record.module == "chat_memory"
