@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
-from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.errors import ConfigError
 from video_llama.common.hub import local_path
 from video_llama.common.registry import registry
 from video_llama.common.schema import LowResource, PartConfig
@@ -31,7 +31,7 @@ from video_llama.common.weights import LoadReport, read_state
 from video_llama.models.decoders.architecture import max_context, read_architecture
 from video_llama.models.decoders.attention import AttentionName, require_attention
 from video_llama.models.decoders.base import TokenLosses
-from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory
+from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory, refuse_faults
 from video_llama.models.decoders.lora import Lora, add_lora, merge_lora
 from video_llama.models.decoders.low_resource import (
     keep_gradients,
@@ -39,7 +39,12 @@ from video_llama.models.decoders.low_resource import (
     refuse_reduced,
     require_bitsandbytes,
 )
-from video_llama.models.decoders.placement import Placement, check_placement, check_spread
+from video_llama.models.decoders.placement import (
+    Placement,
+    check_placement,
+    check_spread,
+    map_errors,
+)
 from video_llama.models.precision import own_dtype
 
 
@@ -130,39 +135,26 @@ class CausalLM(nn.Module):
         keys = list(read_state(directory))
         shows_progress = hf_logging.is_progress_bar_enabled()
         hf_logging.disable_progress_bar()
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-            directory,
-            dtype=dtype,
-            attn_implementation=self.config.attention,
-            local_files_only=True,
-            weights_only=True,
-            trust_remote_code=False,
-            quantization_config=quantisation(self.low_resource, dtype=dtype),
-            device_map=self.placement.told(self.low_resource),
-            max_memory=self.placement.max_memory,
-            offload_folder=self._offloaded and self._offloaded.name,
-            # Reported by us instead, together with the names.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with map_errors(self.placement):
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+                directory,
+                dtype=dtype,
+                attn_implementation=self.config.attention,
+                local_files_only=True,
+                weights_only=True,
+                trust_remote_code=False,
+                quantization_config=quantisation(self.low_resource, dtype=dtype),
+                device_map=self.placement.told(self.low_resource),
+                max_memory=self.placement.max_memory,
+                offload_folder=self._offloaded and self._offloaded.name,
+                # Reported by us instead, together with the names.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
         if shows_progress:
             hf_logging.enable_progress_bar()
         self.model, info = loaded
-        faults = {
-            what: sorted(str(item) for item in info[what])
-            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info[what]
-        }
-        if faults:
-            lines = [
-                f"  {len(items)} {what.replace('_', ' ')}: {', '.join(items[:6])}"
-                for what, items in faults.items()
-            ]
-            raise CheckpointMismatch(
-                f"{directory}: config.json and the weights do not fit each other\n"
-                + "\n".join(lines)
-                + "\n  the directory mixes two models or lacks a file; download it again"
-            )
+        refuse_faults(info, directory=directory)
         check_spread(self.model, self.placement)
         old = sum(key.endswith(INVERSE_FREQUENCIES) for key in keys)
         dropped = {"rotary frequencies, computed from config.json": old} if old else {}

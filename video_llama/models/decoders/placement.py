@@ -7,7 +7,8 @@ one to the next. Branches and what is generated stay on the model's own device.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,21 @@ def check_placement(placement: Placement, *, low_resource: LowResource) -> None:
             )
     if problems:
         raise ConfigError(problems)
+
+
+@contextmanager
+def map_errors(placement: Placement) -> Iterator[None]:
+    """Say of what transformers finds wrong with a device map which key it is about.
+
+    Raises:
+        ConfigError: a module is forgotten, or `auto` found too little memory.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if placement.device_map == "none":
+            raise
+        raise ConfigError(f"run.device_map: {error}") from error
 
 
 def check_spread(model: PreTrainedModel, placement: Placement) -> None:
