@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 from video_llama.apps.generation_flags import add_generation_arguments, with_arguments
 from video_llama.apps.talk import add_talk_arguments, open_chat
 from video_llama.common.config import load
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.common.yaml_files import assignments
 
 if TYPE_CHECKING:
     from video_llama.apps.serve_service import Service
+    from video_llama.conversation.chat import Chat
 
 API_KEY_VARIABLE = "VIDEO_LLAMA_API_KEY"
 MIB = 2**20
@@ -159,6 +160,7 @@ def build_service(args: argparse.Namespace) -> Service:
     chat = open_chat(args, limits=limits, decode_timeout_s=args.decode_timeout_s)
     chat.settings = with_arguments(chat.settings, args)
     chat.shared = Shared(num_caches=args.key_values)
+    warm_up(chat)
     door = MediaDoor(
         local_roots=args.allow_local_root,
         remote=RemoteLimits(max_bytes, args.remote_timeout_s) if args.allow_remote else None,
@@ -179,6 +181,17 @@ def build_service(args: argparse.Namespace) -> Service:
             body_timeout_s=args.body_timeout_s,
         ),
     )
+
+
+def warm_up(chat: Chat) -> None:
+    """Show the model a picture, so that the first client need not wait for what starts late."""
+    from PIL import Image
+
+    try:
+        chat.another().upload(Image.new("RGB", (64, 64)))
+    except MediaError as error:
+        # A model may have no eyes; a decoder that cannot start is worth a word.
+        get_logger().info("the picture to warm up with was not taken: %s", error.reason)
 
 
 def default_name(args: argparse.Namespace) -> str:

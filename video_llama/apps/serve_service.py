@@ -93,7 +93,7 @@ class Service:
             "ready": not self.line.closed,
             "model": self.model_name,
             "queue": {
-                "answering": min(1, self.line.num_inside),
+                "inside": self.line.num_inside,
                 "waiting": self.line.num_waiting,
                 "max_waiting": self.limits.max_waiting,
             },

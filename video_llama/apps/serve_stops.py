@@ -29,7 +29,7 @@ class StopStrings:
         self._text += piece
         cut = cut_at_stop(self._text, stop=self._marks)
         if cut is not None:
-            self.found, self._text = True, cut.rstrip()
+            self.found, self._text = True, cut
             return self.close()
         return self._show(len(self._text) - num_held(self._text, stop=self._marks))
 
