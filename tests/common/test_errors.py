@@ -27,3 +27,10 @@ def test_names_come_without_what_acts_on_a_reader(name, shown):
     assert error.path == name
     json.dumps({"error": str(error)}, ensure_ascii=False).encode()
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_path_that_would_fill_a_screen_is_shortened():
+    error = MediaError("no such file", path="a/" * 3000)
+    assert len(str(error)) < 400
+    assert str(error).startswith("a/a/")
+    assert len(error.path) == 6000

@@ -154,6 +154,11 @@ def test_numbers_that_mean_nothing_are_refused(wanted, reason):
         UploadRequest("clip.mp4", **wanted)
 
 
+def test_no_path_is_no_folder():
+    with pytest.raises(ConfigError, match="source: empty, expected the path"):
+        UploadRequest("")
+
+
 def test_a_span_behind_the_end_is_refused(folder):
     assert "the clip is 2.00 s long" in refused(folder / "clip.mp4", start_s=7.0)
 

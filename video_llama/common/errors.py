@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST_PATH = 1000
+"""Characters of a path that stand in a message whole."""
+
 
 class VideoLlamaError(ValueError):
     """Anything a user can cure: a file, a key, a checkpoint, a clip."""
@@ -48,7 +51,7 @@ class MediaError(VideoLlamaError):
     def __init__(self, reason: str, *, path: str | None = None) -> None:
         self.reason = reason
         self.path = path
-        super().__init__(printable(f"{path}: {reason}" if path else reason))
+        super().__init__(printable(f"{_shortened(path)}: {reason}" if path else reason))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (data workers); the default would lose the keyword.
@@ -73,6 +76,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shortened(path: str) -> str:
+    """Return a path, or beginning and end of one that would fill a screen."""
+    return path if len(path) <= LONGEST_PATH else f"{path[:150]}...{path[-150:]}"
 
 
 def _rebuild_media_error(reason: str, path: str | None) -> MediaError:

@@ -23,7 +23,7 @@ class UploadRequest:
         sound: false leaves the sound track of a clip out; a sound alone is heard anyway.
 
     Raises:
-        ConfigError: a number that means nothing.
+        ConfigError: no path, or a number that means nothing.
     """
 
     source: str
@@ -36,6 +36,8 @@ class UploadRequest:
 
     def __post_init__(self) -> None:
         problems = []
+        if not self.source and self.data is None:
+            problems.append("source: empty, expected the path of a file or of a folder of frames")
         for name in ("start_s", "end_s", "fps"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
