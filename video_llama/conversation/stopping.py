@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from video_llama.conversation.growing_text import UNFINISHED, GrowingText, last_text
 from video_llama.conversation.tokenizer import Tokenizer
-
-_UNFINISHED = "\ufffd"
-"""What a decoder writes for bytes that are not a whole character yet."""
 
 
 def cut_at_stop(text: str, *, stop: Sequence[str]) -> str | None:
@@ -47,12 +45,14 @@ def answer_text(ids: Sequence[int], *, tokenizer: Tokenizer, stop: Sequence[str]
         ids = ids[: ids.index(tokenizer.eos_id)]
     text = tokenizer.decode(ids)
     cut = cut_at_stop(text, stop=stop)
-    return (text if cut is None else cut).rstrip(_UNFINISHED).strip()
+    return (text if cut is None else cut).rstrip(UNFINISHED).strip()
 
 
 @dataclass(frozen=True)
 class StopRule:
     """Tells for each row on its own whether it is finished; a model's `stop` argument.
+
+    It is asked after every id, so it looks for marks that the newest one completes.
 
     Attributes:
         tokenizer: of the decoder.
@@ -71,7 +71,10 @@ class StopRule:
         """
         if ids and ids[-1] == self.tokenizer.eos_id:
             return True
-        return cut_at_stop(self.tokenizer.decode(ids), stop=self.stop) is not None
+        text = last_text(
+            ids, tokenizer=self.tokenizer, num_chars=max(map(len, self.stop), default=0)
+        )
+        return cut_at_stop(text, stop=self.stop) is not None
 
 
 class AnswerStream:
@@ -94,7 +97,7 @@ class AnswerStream:
     def __init__(self, *, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._ids: list[int] = []
+        self._said = GrowingText(tokenizer)
         self._shown = ""
         self.finished = False
 
@@ -109,22 +112,21 @@ class AnswerStream:
         if token_id == self._tokenizer.eos_id:
             self.finished = True
             return ""
-        self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
+        text = self._said.push(token_id)
         cut = cut_at_stop(text, stop=self._stop)
         if cut is not None:
             self.finished = True
             return self._show(cut)
-        text = text.rstrip(_UNFINISHED)
+        text = text.rstrip(UNFINISHED)
         return self._show(text[: len(text) - num_held(text, stop=self._stop)])
 
     def close(self) -> str:
         """End the answer and return what was held back but belongs to it."""
         self.finished = True
-        return self._show(answer_text(self._ids, tokenizer=self._tokenizer, stop=self._stop))
+        return self._show(answer_text(self._said.ids, tokenizer=self._tokenizer, stop=self._stop))
 
     def _show(self, text: str) -> str:
         """Return what is new in the answer so far."""
-        new = text.rstrip(_UNFINISHED).strip()[len(self._shown) :]
+        new = text.rstrip(UNFINISHED).strip()[len(self._shown) :]
         self._shown += new
         return new
