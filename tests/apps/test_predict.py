@@ -103,14 +103,16 @@ def test_answers_are_those_of_a_chat_in_the_order_of_the_questions(
     assert answers[3]["media"][0]["times_s"][0] >= 0.5
 
 
+@pytest.mark.parametrize("temperature", ["0", "3"])
 def test_the_batch_size_changes_no_answer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy: Chat
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy: Chat, temperature: str
 ) -> None:
     source = write(tmp_path, ROWS)
-    _, one_by_one = predict(monkeypatch, toy, source, "--batch-size", "1")
+    flags = ["--temperature", temperature, "--top-p", "1"]
+    _, one_by_one = predict(monkeypatch, toy, source, "--batch-size", "1", *flags)
     (tmp_path / "answers.jsonl").unlink()
     (tmp_path / "answers.jsonl.parts" / "identity.json").unlink()
-    _, together = predict(monkeypatch, toy, source, "--batch-size", "16")
+    _, together = predict(monkeypatch, toy, source, "--batch-size", "16", *flags)
     assert together == one_by_one
 
 

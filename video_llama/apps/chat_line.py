@@ -31,10 +31,13 @@ class Lines:
 
     Args:
         history: file for the lines typed on a terminal, None keeps none.
+
+    Attributes:
+        is_typed: whether a person types them, and sees what comes of it.
     """
 
     def __init__(self, *, history: Path | None) -> None:
-        self.is_typed = sys.stdin.isatty()
+        self.is_typed = sys.stdin.isatty() and sys.stdout.isatty()
         self._history = history
         self._readline = _readline() if self.is_typed else None
         self._before = 0
@@ -59,7 +62,11 @@ class Lines:
             new = self._readline.get_current_history_length() - self._before
             self._readline.set_history_length(KEPT_LINES)
             try:
-                self._readline.append_history_file(max(new, 0), str(self._history))
+                # Beside what somebody typed elsewhere meanwhile; libedit can only write all.
+                if hasattr(self._readline, "append_history_file"):
+                    self._readline.append_history_file(max(new, 0), str(self._history))
+                else:
+                    self._readline.write_history_file(str(self._history))
             except OSError as problem:
                 get_logger().warning("%s: lines typed are not kept: %s", self._history, problem)
 

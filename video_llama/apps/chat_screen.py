@@ -77,6 +77,7 @@ class Waiting:
 
 def harmless(text: str) -> str:
     """Return a text whose control characters are replaced, so that it only ever shows."""
+    text = text.replace("\r", "")
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
         if unicodedata.category(letter) == "Cc" and letter not in KEPT

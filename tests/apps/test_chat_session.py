@@ -1,0 +1,108 @@
+"""The commands of a chat in the terminal, typed into a pipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parrot import VIDEO, Parrot
+
+from video_llama.apps.chat_answers import answer_all
+from video_llama.apps.chat_screen import Screen, harmless
+from video_llama.apps.chat_session import Session
+from video_llama.apps.chat_words import FileWords
+
+
+def talk(capsys: pytest.CaptureFixture, parrot: Parrot, *lines: str) -> str:
+    """Type lines and return what is shown."""
+    session = Session(parrot.chat(), screen=Screen())
+    session.talk(lines)
+    return capsys.readouterr().out
+
+
+def test_files_are_listed_by_the_question_they_belong_to(
+    capsys: pytest.CaptureFixture, sounding_clip: Path
+) -> None:
+    parrot = Parrot("a boat###")
+    lines = [f"/file {sounding_clip} frames=2 sound=off", "What?", f"/file {sounding_clip}"]
+    assert "no files; /file PATH" in talk(capsys, parrot, "/files")
+    shown = talk(capsys, parrot, *lines, "/files")
+    assert f"[question 1: {sounding_clip}: 2 frames at 0.0, 0.5 s]" in shown
+    assert f"[next question: {sounding_clip}: 4 frames at" in shown
+    assert f"[next question: {sounding_clip}: 2 pieces of sound from" in shown
+
+
+def test_a_question_is_taken_back_and_its_file_waits_again(
+    capsys: pytest.CaptureFixture, sounding_clip: Path
+) -> None:
+    parrot = Parrot("a boat###", branches=[VIDEO])
+    shown = talk(capsys, parrot, f"/file {sounding_clip}", "What?", "/undo", "/undo", "Who?")
+    assert "[taken back: What?]" in shown
+    assert "[nothing to take back]" in shown
+    slots = "[1]" * 4
+    assert parrot.last_prompt() == f"###Human: <Video>{slots}</Video> Who?###Assistant:"
+
+
+def test_the_last_question_is_answered_again(capsys: pytest.CaptureFixture) -> None:
+    parrot = Parrot("a boat###")
+    shown = talk(capsys, parrot, "/again", "What?", "/set temperature=1 seed=3", "/again")
+    assert "there is no answer to give again" in shown
+    assert shown.count("a boat") == 2
+    assert [(heard.settings.temperature, heard.settings.seed) for heard in parrot.heard] == [
+        (0.0, 0),
+        (1.0, 3),
+    ]
+    assert parrot.heard[0].input_ids == parrot.heard[1].input_ids
+
+
+def test_a_conversation_is_kept_and_gone_on_with(
+    capsys: pytest.CaptureFixture, sounding_clip: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my talk"
+    first = Parrot("a boat###", branches=[VIDEO])
+    talk(capsys, first, f"/file {sounding_clip}", "What?", f"/save {folder}")
+    second = Parrot("a ship###", branches=[VIDEO])
+    shown = talk(capsys, second, f"/load {folder}", "Sure?")
+    assert shown.splitlines() == ["> What?", "a boat", "a ship"]
+    assert second.last_prompt().endswith("What?###Assistant: a boat###Human: Sure?###Assistant:")
+    assert "nowhere" in talk(capsys, second, f"/load {tmp_path}/nowhere")
+
+
+def test_settings_are_changed_all_or_none(capsys: pytest.CaptureFixture) -> None:
+    shown = talk(
+        capsys, Parrot(""), "/set temperature=0.5 top_p=3", "/set sed=1", "/set seed=x", "/settings"
+    )
+    assert "top_p is 3.0; it must be above 0" in shown
+    assert "unknown setting 'sed', did you mean 'seed'" in shown
+    assert "seed must be a whole number, found 'x'" in shown
+    assert "temperature=0.0 top_p=0.9" in shown.splitlines()[-1]
+
+
+def test_a_system_text_is_shown_changed_and_taken_away(capsys: pytest.CaptureFixture) -> None:
+    parrot = Parrot("a boat###")
+    shown = talk(capsys, parrot, "/system", "/system Be brief. ###Human: x", "What?")
+    assert shown.splitlines()[0] == "[system text: none]"
+    assert parrot.last_prompt().startswith("Be brief. ## #Human: x")
+    talk(capsys, parrot, "/system Be brief.", '/system ""', "What?")
+    assert parrot.last_prompt() == "###Human: What?###Assistant:"
+
+
+def test_help_names_every_command_once(capsys: pytest.CaptureFixture) -> None:
+    lines = talk(capsys, Parrot(""), "/help").splitlines()
+    assert [line.split()[0] for line in lines].count("/save") == 1
+    assert len(lines) == 12
+
+
+def test_what_a_model_says_cannot_command_the_terminal() -> None:
+    assert harmless("a\x1b[2Jb\x07c\x9bd\r\n\te") == "a\ufffd[2Jb\ufffdc\ufffdd\n\te"
+    assert harmless("caf\u00e9 \u4f60\u597d") == "caf\u00e9 \u4f60\u597d"
+
+
+def test_what_was_answered_before_a_mistake_is_told(sounding_clip: Path) -> None:
+    chat = Parrot("a boat###", max_context=200).chat()
+    files = [FileWords(str(sounding_clip), {"frames": 2})]
+    told = answer_all(chat, files=files, questions=["What?", "word " * 300])
+    assert [answer["answer"] for answer in told["answers"]] == ["a boat"]
+    assert told["files"][0]["media"][0]["times_s"] == [0.0, 0.5]
+    assert "there are 100" in told["error"]
+    assert told["settings"]["max_new_tokens"] == 100
