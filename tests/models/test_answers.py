@@ -103,6 +103,52 @@ def test_a_stop_rule_knows_rows_by_number_beside_one_without_room():
     assert [len(ids) for ids in answers] == [0, 1]
 
 
+class Reading:
+    """Counts the positions that a decoder reads, padding included."""
+
+    def __init__(self, decoder, monkeypatch):
+        self.sizes = []
+        step = decoder.step
+
+        def counted(embeds, *, attention_mask, cache):
+            self.sizes.append(tuple(embeds.shape[:2]))
+            return step(embeds, attention_mask=attention_mask, cache=cache)
+
+        monkeypatch.setattr(decoder, "step", counted)
+
+
+SAME = (1, "a", *[3 + i % 9 for i in range(40)], "b")
+BEHIND_THE_SAME = [
+    prompt_of(*SAME, 5),
+    prompt_of(*SAME, "c", 7, 8),
+    prompt_of(*SAME, 5, 9, 9, 9, 9, 9),
+]
+
+
+@pytest.mark.parametrize("choices", [{}, {"temperature": 4.0}, {"num_beams": 2}], ids=str)
+def test_what_prompts_begin_with_alike_is_read_once(choices, monkeypatch):
+    choices |= {"max_new_tokens": 3, "min_new_tokens": 3}
+    expected = [alone(prompt, **choices) for prompt in BEHIND_THE_SAME]
+    reading = Reading(DECODER, monkeypatch)
+    assert side_by_side(BEHIND_THE_SAME, **choices) == expected
+    num_same = len(prompt_of(*SAME).input_ids)
+    assert sum(length for _, length in reading.sizes if length > 10) <= num_same + 1
+    if choices.get("num_beams") is None:
+        assert reading.sizes == [(1, num_same), (3, 6), (3, 1), (3, 1)]
+
+
+def test_a_beginning_is_shared_beside_a_prompt_without_room():
+    prompts = [*BEHIND_THE_SAME, prompt_of(*SAME, *[3] * (CONTEXT - 46)), prompt_of(*SAME, 4)]
+    assert len(prompts[3].input_ids) >= CONTEXT
+    assert side_by_side(prompts) == [alone(prompt) for prompt in prompts]
+
+
+def test_in_a_sliding_window_nothing_is_padded_in_the_middle():
+    sliding = decoder_of(model_type="mistral", sliding_window=6, num_key_value_heads=1)
+    expected = [alone(prompt, decoder=sliding) for prompt in BEHIND_THE_SAME]
+    assert side_by_side(BEHIND_THE_SAME, decoder=sliding) == expected
+
+
 def test_no_prompt_has_no_answer():
     assert side_by_side([]) == []
 

@@ -2,7 +2,7 @@
 
 Both are the same to the token in float32. Text is neither encoded nor decoded here.
 
-Shapes: B prompts, L positions, H decoder width.
+Shapes: B prompts, P positions read before, L to read, H decoder width.
 """
 
 from __future__ import annotations
@@ -12,12 +12,21 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers.cache_utils import Cache, DynamicLayer
 
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.models.beams import search_beams
 from video_llama.models.decoders.base import Decoder
 from video_llama.models.generation import StopRule, stream_ids
-from video_llama.models.prompt_cache import PromptCache, embed_prompt
+from video_llama.models.prompt_cache import (
+    PromptCache,
+    common_prefix,
+    embed_prompt,
+    places_of,
+)
+
+WORTH_SHARING = 32
+"""Positions; to read fewer by themselves would take longer than to read them in every row."""
 
 
 def stream_answer(
@@ -80,6 +89,8 @@ def answer_prompts(
 ) -> list[list[int]]:
     """Answer prompts of any lengths, padded on the left; beams one prompt after the other.
 
+    What all of them begin with alike, say the same clip or conversation, is read once.
+
     Args:
         decoder: in eval mode.
         prompts: independent of each other; each draws with the seed as if it were alone.
@@ -90,27 +101,31 @@ def answer_prompts(
         The new ids of each prompt, its stop tokens included.
     """
     if settings.num_beams > 1:
+        cache = PromptCache(decoder)
         return [
-            list(
-                stream_answer(
-                    prompt,
-                    cache=PromptCache(decoder),
-                    settings=settings,
-                    stop=_for_row(index, stop),
-                )
-            )
+            list(stream_answer(prompt, cache=cache, settings=settings, stop=_for_row(index, stop)))
             for index, prompt in enumerate(prompts)
         ]
     if not prompts:
         return []
-    rows = [embed_prompt(decoder, prompt)[0] for prompt in prompts]
+    states, num_shared = decoder.new_cache(), shared_positions(prompts)
+    if not all(type(layer) is DynamicLayer for layer in states.layers):
+        # The padding behind a shared beginning would count in a sliding window.
+        num_shared = 0
+    if num_shared:
+        beginning = embed_prompt(decoder, prompts[0])[:, :num_shared]
+        decoder.step(beginning, attention_mask=None, cache=states)
+        states.reorder_cache(torch.zeros(len(prompts), dtype=torch.int64))  # type: ignore[arg-type]
+    rows = [embed_prompt(decoder, prompt, start=num_shared)[0] for prompt in prompts]
     is_real = [torch.ones(len(row), dtype=torch.bool, device=row.device) for row in rows]
+    mask = pad_sequence(is_real, batch_first=True, padding_side="left")
     return answer_rows(
         decoder,
         pad_sequence(rows, batch_first=True, padding_side="left"),
-        attention_mask=pad_sequence(is_real, batch_first=True, padding_side="left"),
+        attention_mask=torch.cat([mask.new_ones(len(rows), num_shared), mask], dim=1),
         settings=settings,
         stop=stop,
+        cache=states,
     )
 
 
@@ -122,15 +137,17 @@ def answer_rows(
     attention_mask: Tensor,
     settings: GenerationSettings,
     stop: StopRule | None = None,
+    cache: Cache | None = None,
 ) -> list[list[int]]:
     """Answer embedded prompts, greedy or sampled.
 
     Args:
         decoder: in eval mode.
         embeds: float[B, L, H], padded on the left.
-        attention_mask: bool[B, L], false on padding.
+        attention_mask: bool[B, P + L], false on padding.
         settings: how ids are chosen.
         stop: called with a row and its ids after each token.
+        cache: holds the first P positions of every row; by default nothing was read.
 
     Returns:
         The new ids of each row; none where the decoder's context has no room for any.
@@ -144,17 +161,19 @@ def answer_rows(
     mask = attention_mask[fits]
     # Without padding the decoder need not look at a mask at every step.
     padding = None if bool(mask.all()) else mask
-    cache = decoder.new_cache()
+    states = decoder.new_cache() if cache is None else cache
+    if cache is not None and len(fits) < len(answers):
+        states.reorder_cache(torch.tensor(fits))  # type: ignore[arg-type]
 
     def read(ids: list[int]) -> Tensor:
         nonlocal padding
         if padding is not None:
             padding = torch.cat([padding, padding.new_ones(len(ids), 1)], dim=1)
         words = decoder.embed(torch.tensor(ids)[:, None])
-        return decoder.step(words, attention_mask=padding, cache=cache)
+        return decoder.step(words, attention_mask=padding, cache=states)
 
     for new in stream_ids(
-        decoder.step(embeds[fits], attention_mask=padding, cache=cache),
+        decoder.step(embeds[fits], attention_mask=padding, cache=states),
         read=read,
         limits=[limits[row] for row in fits],
         settings=settings,
@@ -165,6 +184,13 @@ def answer_rows(
             if token is not None:
                 answers[row].append(token)
     return answers
+
+
+def shared_positions(prompts: Sequence[Prompt]) -> int:
+    """Return how many positions to read once for all prompts; the last of each is left to it."""
+    first, *others = [places_of(prompt)[:-1] for prompt in prompts]
+    num_shared = min((common_prefix(first, other) for other in others), default=0)
+    return num_shared if num_shared >= WORTH_SHARING else 0
 
 
 def most_new_ids(decoder: Decoder, *, length: int, settings: GenerationSettings) -> int:

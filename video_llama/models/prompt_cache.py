@@ -57,7 +57,7 @@ class PromptCache:
         """Bytes of the keys and values held."""
         return sum(
             value.nbytes
-            for layer in (self._states.layers if self._states else ())
+            for layer in ([] if self._states is None else self._states.layers)
             for value in vars(layer).values()
             if isinstance(value, Tensor)
         )
@@ -124,7 +124,9 @@ class PromptCache:
 
     def _read(self, embeds: Tensor, places: Sequence[Place]) -> Tensor:
         """Let the decoder read float[1, L, H]."""
-        states, known = self._states or self.decoder.new_cache(), self._places
+        states, known = self._states, self._places
+        if states is None:
+            states = self.decoder.new_cache()
         # Empty while the decoder writes: if it fails in the middle, nothing half-written is used.
         self.clear()
         logits = self.decoder.step(embeds, attention_mask=None, cache=states)
