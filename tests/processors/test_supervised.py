@@ -232,6 +232,19 @@ def test_a_tensor_outside_the_shared_memory_is_refused():
             inbox.receive(ours)
 
 
+@pytest.mark.parametrize(
+    "name", ["errors.printable", "errors.annotations", "types.MEDIA_KINDS", "types.Callable"]
+)
+def test_an_answer_names_classes_alone(name):
+    module, _, name = f"video_llama.common.{name}".rpartition(".")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        # Protocol 0: look a name up, and stop.
+        send_message(theirs, f"c{module}\n{name}\n.".encode())
+        with pytest.raises(MalformedReply, match=f"it answered with {module}.{name}"):
+            Inbox().receive(ours)
+
+
 def test_a_child_whose_answer_is_none_is_replaced():
     loader = SupervisedLoader(Babbling(), timeout_s=30)
     pid = int(why_not(loader, "pid"))

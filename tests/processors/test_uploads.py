@@ -292,6 +292,7 @@ def zipped():
         (zipped(), "a ZIP archive, or a document that is one (docx, xlsx, pptx)"),
         (bytes(257) + b"ustar\x0000" + bytes(300), "a tar archive"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript file"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture; save it as JPEG"),
     ],
 )
 @pytest.mark.parametrize("ending", ["mp4", "mp3", "jpg", "txt"])
@@ -304,7 +305,7 @@ def test_what_is_no_media_is_named_with_what_is_supported(tmp_path, content, wha
     assert "sound: wav" in reason
 
 
-@pytest.mark.parametrize("name", ["picture.ppm", "picture.bmp", "picture.jpg", "picture.tiff"])
+@pytest.mark.parametrize("name", ["a.ppm", "a.bmp", "a.jpg", "a.tiff", "a.avif", "a.webp"])
 def test_small_pictures_are_not_taken_for_text(tmp_path, name):
     Image.new("RGB", (2, 2), (65, 66, 67)).save(tmp_path / name)
     assert [item.kind for item in read(tmp_path / name).items] == ["image"]

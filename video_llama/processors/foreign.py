@@ -54,6 +54,8 @@ TEXTS: Mapping[str, str] = {
 }
 """How texts begin, in small letters."""
 
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1"})
+
 MEDIA = (*(f"P{i}" for i in range(1, 7)), "GIF8", "RIFF", "OggS", "fLaC", "#!AMR")
 """Beginnings of media that look like text as long as little follows; P: portable pictures."""
 
@@ -100,11 +102,21 @@ def foreign_name(head: bytes) -> str | None:
             return name
     if head[257:262] == b"ustar":
         return "a tar archive"
+    if head[4:8] == b"ftyp" and _is_heic(head):
+        # FFmpeg would give one of the tiles it is made of.
+        return "a HEIC picture; save it as JPEG"
     text = _text(head)
     if text is None or text.startswith(MEDIA):
         return None
     begin = text.lstrip("\ufeff \t\r\n").lower()
     return next((name for key, name in TEXTS.items() if begin.startswith(key)), "text")
+
+
+def _is_heic(head: bytes) -> bool:
+    """Whether a file of MP4's family is a picture of Apple's kind; AVIF is another one."""
+    size = int.from_bytes(head[:4], "big")
+    brands = {head[at : at + 4] for at in range(8, min(size, 128), 4)}
+    return head[8:12] in HEIC_BRANDS and not brands & {b"avif", b"avis"}
 
 
 def _text(head: bytes) -> str | None:

@@ -14,7 +14,7 @@ from typing import Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence, features
 
 from video_llama.common.errors import MediaError
 from video_llama.processors.containers import SUPPORTED_FORMATS, Source, check_file, name_of
@@ -41,7 +41,10 @@ _PILLOW_FAULTS = (
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """What counts as a frame in a folder; a single file is judged by its content instead."""
 
-PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
+PICTURE_FORMATS = (
+    *("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"),
+    *(("AVIF",) if features.check("avif") else ()),
+)
 """What Pillow may open; it knows more, some of which start other programs (EPS, WMF)."""
 
 Movement = Literal["still", "animation", "clip"]

@@ -39,6 +39,9 @@ KNOWN_MODULES = frozenset(
 )
 """Where the classes are defined that a reply may name, beside `Reply`."""
 
+KNOWN_FUNCTIONS = frozenset({"_rebuild_media_error"})
+"""What of them is no class and builds one."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -187,7 +190,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if "." not in name and (module in KNOWN_MODULES or (module, name) == REPLY):
             found = super().find_class(module, name)
-            if getattr(found, "__module__", None) == module:
+            is_ours = getattr(found, "__module__", None) == module
+            if is_ours and (isinstance(found, type) or name in KNOWN_FUNCTIONS):
                 return found
         raise MalformedReply(f"it answered with {module}.{name}")
 
