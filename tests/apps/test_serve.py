@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai import OpenAI
 from parrot import VIDEO, Parrot
 from served import MODEL, Served, Setup, assistant, served, user
@@ -262,6 +264,19 @@ def test_another_question_about_the_same_media_reads_them_no_second_time(
     assert "colour" not in parrot.last_prompt()
 
 
+@pytest.mark.parametrize(
+    "texts", [("Be short.", "Be long."), ("Be short.", None), (None, "Be long.")]
+)
+def test_a_system_text_is_that_of_its_own_request(
+    host: Served, parrot: Parrot, sounding_clip: Path, texts: tuple[str | None, str | None]
+) -> None:
+    part = video(sounding_clip.read_bytes(), start=0.3)
+    for text in texts:
+        system = [] if text is None else [{"role": "system", "content": text}]
+        ask(host.client(), *system, user(part, f"What is it, {text}?"))
+        assert parrot.last_prompt().startswith(f"{text or ''}###Human: <Video>")
+
+
 def test_a_conversation_that_was_never_held_here_is_rebuilt(
     host: Served, parrot: Parrot, clip: dict[str, Any]
 ) -> None:
@@ -357,6 +372,37 @@ def test_files_and_addresses_are_closed_unless_opened(
         assert str(sounding_clip.parent) not in str(caught.value.body)
     open_host = serve(Parrot(SAYS), roots=(sounding_clip.parent,))
     assert said(open_host.client(), user(part, "What?")) == SAYS
+
+
+words = st.text(max_size=40) | st.sampled_from(
+    ["\ud800", "\0", "###", "</s>" * 9, "\u202e\u2028", " "]
+)
+settings_of_any_kind = st.dictionaries(
+    st.sampled_from(["temperature", "top_p", "seed", "max_tokens", "num_beams", "stop", "frames"]),
+    st.integers(-2, 2**64) | st.floats() | words | st.none(),
+    max_size=3,
+)
+
+
+@given(
+    texts=st.lists(words, min_size=1, max_size=5),
+    damage=st.none() | st.tuples(st.integers(0, 5000), st.binary(max_size=40)),
+    more=settings_of_any_kind,
+)
+@settings(max_examples=30)
+def test_whatever_is_sent_the_server_never_fails(
+    host: Served, sounding_clip: Path, texts: list[str], damage: Any, more: dict[str, Any]
+) -> None:
+    texts = texts[: len(texts) - 1 + len(texts) % 2]
+    messages = [(user if i % 2 == 0 else assistant)(text) for i, text in enumerate(texts)]
+    if damage is not None:
+        place, patch = damage
+        content = bytearray(sounding_clip.read_bytes())
+        content[place : place + len(patch)] = patch
+        messages[0]["content"].append(video(bytes(content if len(patch) % 2 else content[:place])))
+    reply = post(host, {"model": MODEL, "messages": messages, **more})
+    assert reply.status_code in (200, 400), reply.text
+    assert ("choices" if reply.status_code == 200 else "error") in reply.json()
 
 
 def test_the_model_can_be_looked_up(host: Served) -> None:

@@ -83,7 +83,9 @@ class Job:
 
     def end(self) -> None:
         """Ask the thread to end; what it says from now on is of no interest."""
-        self._wish.end()
+        if not self._future.done():
+            # Elsewhere: who lays out a long prompt at this moment would make the loop wait.
+            self._loop.run_in_executor(None, self._wish.end)
 
     async def pieces(self) -> AsyncIterator[str]:
         """Give the pieces of the answer as they come."""

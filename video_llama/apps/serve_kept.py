@@ -24,10 +24,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Mark:
-    """The identity of a round.
+    """The identity of a round, or of what stands before the first.
 
     Attributes:
-        key: of it and all rounds before it, system text included.
+        key: of it and all that stands before it.
         media: of its media, in text order.
     """
 
@@ -90,18 +90,20 @@ class KeptChats:
         the request's question: its last round is taken back, as when an answer is asked for again.
 
         Args:
-            marks: of the rounds of the request.
+            marks: of the request: its beginning and its rounds.
             next_media: identities of the media of its question.
         """
         with self._lock:
             best: tuple[int, int, str] | None = None
             for age, (key, entry) in enumerate(self._entries.items()):
                 common = _num_common(entry.marks, marks)
+                if common == 0:
+                    continue
                 excess = len(entry.marks) - common
                 following = marks[common].media if common < len(marks) else tuple(next_media)
                 goes_back = excess == 1 and entry.marks[-1].media == following
                 # Somebody's conversation is not taken for nothing.
-                if (common and (excess == 0 or goes_back)) or (goes_back and following):
+                if (common > 1 and (excess == 0 or goes_back)) or (goes_back and following):
                     best = max(best or (-1, -1, ""), (2 * common - excess, age, key))
             if best is None:
                 return None
@@ -126,17 +128,21 @@ def media_of(parts: Sequence[str | Identity]) -> tuple[Identity, ...]:
     return tuple(part for part in parts if isinstance(part, Identity))
 
 
-def next_mark(before: Mark | str, *, question: Sequence[str | Identity], answer: str) -> Mark:
+def first_mark(system: str) -> Mark:
+    """Return the identity of what stands before the first round."""
+    return Mark(hashlib.blake2b(system.encode(), digest_size=20).hexdigest())
+
+
+def next_mark(before: Mark, *, question: Sequence[str | Identity], answer: str) -> Mark:
     """Return the identity of a round.
 
     Args:
-        before: mark of the round before, or the system text.
+        before: of all that stands before it.
         question: its words, and the identities of its media, in text order.
         answer: what was said; white space around it does not count.
     """
     digest = hashlib.blake2b(digest_size=20)
-    first = before if isinstance(before, str) else before.key
-    for part in (first, *question, answer.strip()):
+    for part in (before.key, *question, answer.strip()):
         kind, text = ("m", part.digest) if isinstance(part, Identity) else ("t", part)
         content = text.encode()
         # The length in front, or ("ab", "c") and ("a", "bc") would be the same.
@@ -145,7 +151,7 @@ def next_mark(before: Mark | str, *, question: Sequence[str | Identity], answer:
 
 
 def _num_common(one: Sequence[Mark], other: Sequence[Mark]) -> int:
-    """Count the equal rounds at the beginning; a key tells of all before it."""
+    """Count what is equal at the beginning; a key tells of all before it."""
     num = 0
     while num < min(len(one), len(other)) and one[num].key == other[num].key:
         num += 1
@@ -159,7 +165,7 @@ def _opened(entry: _Entry, num_common: int) -> Found:
         entry.chat.undo()
     return Found(
         chat=entry.chat,
-        num_rounds=num_common,
+        num_rounds=num_common - 1,
         num_bytes=entry.num_bytes,
         shows_next=goes_back,
     )

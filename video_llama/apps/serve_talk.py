@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from video_llama.apps.serve_errors import ApiError, told
 from video_llama.apps.serve_jobs import Say, Wish
-from video_llama.apps.serve_kept import Found, Identity, KeptChats, Mark, media_of, next_mark
+from video_llama.apps.serve_kept import (
+    Found,
+    Identity,
+    KeptChats,
+    Mark,
+    first_mark,
+    media_of,
+    next_mark,
+)
 from video_llama.apps.serve_media import MediaDoor
 from video_llama.apps.serve_parts import Medium, Parts
 from video_llama.apps.serve_replies import Finished
@@ -91,8 +99,7 @@ class Talker:
         usage = chat.last_usage
         if wish.is_over or usage is None:
             return None
-        before = marks[-1] if marks else request.system
-        mark = next_mark(before, question=question, answer=said.text)
+        mark = next_mark(marks[-1], question=question, answer=said.text)
         self.kept.put(chat, marks=[*marks, mark], num_bytes=table.num_bytes)
         return Finished(
             finish_reason="length"
@@ -129,12 +136,11 @@ class Talker:
             )
 
     def _marks(self, request: ChatRequest) -> list[Mark]:
-        """Return the identities of a request's rounds."""
-        marks: list[Mark] = []
+        """Return the identities of a request's beginning and rounds."""
+        marks = [first_mark(request.system)]
         for old in request.rounds:
-            before = marks[-1] if marks else request.system
             question = self._identities(old.question)
-            marks.append(next_mark(before, question=question, answer=old.answer))
+            marks.append(next_mark(marks[-1], question=question, answer=old.answer))
         return marks
 
     def _identities(self, parts: Parts) -> list[str | Identity]:
