@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from pages import blocks
 from parrot import VIDEO, Parrot
 
 from video_llama.apps.chat_answers import answer_all
 from video_llama.apps.chat_screen import Screen, harmless
 from video_llama.apps.chat_session import Session
-from video_llama.apps.chat_words import FileWords
+from video_llama.apps.chat_words import COMMANDS, SHORT, FileWords
 
 
 def talk(capsys: pytest.CaptureFixture, parrot: Parrot, *lines: str) -> str:
@@ -106,3 +108,17 @@ def test_what_was_answered_before_a_mistake_is_told(sounding_clip: Path) -> None
     assert told["files"][0]["media"][0]["times_s"] == [0.0, 0.5]
     assert "there are 100" in told["error"]
     assert told["settings"]["max_new_tokens"] == 100
+
+
+def test_the_page_shows_the_commands_and_the_object_there_are(sounding_clip: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "running.md"
+    text = page.read_text(encoding="utf-8")
+    assert not [name for name in (*COMMANDS, *SHORT) if f"`{name}" not in text and name != "/?"]
+    [shown] = [json.loads(block) for block in blocks(page, "json") if '"cached_tokens"' in block]
+    files = [FileWords(str(sounding_clip))]
+    told = answer_all(Parrot("a boat###").chat(), files=files, questions=["What?"])
+    assert list(shown) == list(told)
+    assert list(shown["files"][0]) == list(told["files"][0])
+    assert list(shown["answers"][0]) == list(told["answers"][0])
+    for part in ("usage", "seconds"):
+        assert list(shown["answers"][0][part]) == list(told["answers"][0][part])

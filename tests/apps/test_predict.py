@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from dying_predict import predict_and_die
+from pages import blocks
 from parrot import Parrot
 from promises.launch import LIMIT_S, finish, start_ranks
 
 from video_llama.apps import loading
 from video_llama.apps.main import main
 from video_llama.conversation.chat import Chat
+from video_llama.datasets.question_rows import read_questions
 from video_llama.processors.uploads import ReadUpload, UploadReader, UploadRequest
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +116,22 @@ def test_the_batch_size_changes_no_answer(
     (tmp_path / "answers.jsonl.parts" / "identity.json").unlink()
     _, together = predict(monkeypatch, toy, source, "--batch-size", "16", *flags)
     assert together == one_by_one
+
+
+def test_of_a_clip_that_is_called_audio_the_sound_alone_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sounding_clip: Path
+) -> None:
+    rows = [
+        {"question": "What?", "audio": str(sounding_clip)},
+        {"question": "What?", "video": str(sounding_clip), "audio": str(sounding_clip)},
+    ]
+    parrot = Parrot("a boat###")
+    _, answers = predict(monkeypatch, parrot.chat(), write(tmp_path, rows))
+    assert [[item["kind"] for item in answer["media"]] for answer in answers] == [
+        ["audio"],
+        ["video", "audio"],
+    ]
+    assert sorted(set(heard.slots) - {0} for heard in parrot.heard) == [{1}, {1, 2}]
 
 
 def test_a_file_is_read_once_for_all_questions_about_it(
@@ -256,6 +274,20 @@ def test_mistakes_are_told_before_anything_is_loaded_or_written(
     assert code == 2
     assert reason in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_the_page_shows_rows_that_are_read_and_answers_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    questions, answers = blocks(ROOT / "docs" / "predict.md", "json")
+    (tmp_path / "page.jsonl").write_text(questions)
+    assert len(read_questions(tmp_path / "page.jsonl").rows) == len(questions.splitlines())
+    rows = [{"question": "What?", "image": PICTURE}, {"question": "What?", "image": "gone.jpg"}]
+    _, written = predict(monkeypatch, Parrot("a boat###").chat(), write(tmp_path, rows))
+    shown = [json.loads(line) for line in answers.splitlines()]
+    assert [list(row) for row in shown] == [list(row) for row in written]
+    assert list(shown[0]["media"][0]) == list(written[0]["media"][0])
+    assert list(shown[0]["usage"]) == list(written[0]["usage"])
 
 
 def words_for(folder: Path) -> list[str]:

@@ -65,6 +65,15 @@ def test_messages_say_where_their_files_belong(tmp_path: Path) -> None:
     assert row.turns[3].parts == ("And", picture, "?")
 
 
+def test_a_clip_whose_sound_has_a_place_of_its_own_is_heard_once(tmp_path: Path) -> None:
+    row = read_one(tmp_path, {"question": "What?", "videos": ["a.mp4", "b.mp4"], "audio": "b.mp4"})
+    assert [(file.kind, file.sound) for file in row.files] == [
+        ("video", True),
+        ("video", False),
+        ("audio", True),
+    ]
+
+
 def test_seconds_of_a_file_go_before_those_of_the_row(tmp_path: Path) -> None:
     files = [{"path": "a.mp4", "start": 3}, "b.mp4"]
     row = read_one(tmp_path, {"question": "What?", "videos": files, "end": 2})

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -172,12 +172,24 @@ def _read_row(line: bytes, *, folder: Path, index: int, number: int, where: str)
         )
         for turn in turns
     )
-    row = QuestionRow(index, key, where, asked)
+    row = QuestionRow(index, key, where, _heard_once(asked))
     if how and not row.files:
         raise BadRow(
             f"{', '.join(k for k in (*SPANS, *SAMPLING) if k in fields)}: no file is named"
         )
     return row
+
+
+def _heard_once(turns: tuple[AskedTurn, ...]) -> tuple[AskedTurn, ...]:
+    """Only look at a clip whose sound has a place of its own."""
+    files = [part for turn in turns for part in turn.parts if isinstance(part, NamedFile)]
+    heard = {file.path for file in files if file.kind == "audio"}
+
+    def settled(part: str | NamedFile) -> str | NamedFile:
+        is_both = isinstance(part, NamedFile) and part.kind == "video" and part.path in heard
+        return replace(part, sound=False) if is_both and isinstance(part, NamedFile) else part
+
+    return tuple(replace(turn, parts=tuple(map(settled, turn.parts))) for turn in turns)
 
 
 def _turns(fields: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ answers are kept, is the caller's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from video_llama.common import dist
@@ -198,7 +198,8 @@ class RowAnswerer:
                 "name it under what it is, or under 'media'",
                 path=file.path,
             )
-        return _Shown(chat, upload.without_pixels())
+        upload = upload.without_pixels()
+        return _Shown(chat, _sound_of(upload) if file.kind == "audio" else upload)
 
 
 def chunks_of(rows: Iterable[QuestionRow], *, batch_size: int) -> list[list[QuestionRow]]:
@@ -221,6 +222,13 @@ def chunks_of(rows: Iterable[QuestionRow], *, batch_size: int) -> list[list[Ques
 def _head(row: QuestionRow) -> Row:
     """Return what every result has."""
     return {"id": row.id, "question": row.question, "answer": None, "error": None}
+
+
+def _sound_of(upload: Upload) -> Upload:
+    """Return a clip's sound without its pictures."""
+    parts = zip(upload.items, upload.specs, upload.keys, strict=True)
+    items, specs, keys = zip(*(part for part in parts if part[0].kind == "audio"), strict=True)
+    return replace(upload, items=items, specs=specs, keys=keys)
 
 
 def _media(upload: Upload) -> list[dict[str, Any]]:
