@@ -25,6 +25,7 @@ from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import load_tokenizer
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.media import Request
+from video_llama.processors.upload_folder import UploadFolder
 from video_llama.runners.optim import LrSpan
 
 TOY_RUN = "train_configs/toy/visionbranch_stage1_pretrain.yaml"
@@ -61,6 +62,19 @@ def test_the_careful_loader_of_the_docs_reads_a_picture(lab, tmp_path):
     loaded = loader.load_all([Request(item, "video")])
     assert loaded[0].pixels.shape == (1, 3, 64, 64)
     loader.close()
+
+
+def test_what_the_docs_receive_is_read_and_not_kept(lab, tmp_path):
+    receiving = part(lab, "receiving")
+    reader = receiving.reader_for(VideoLLM(load(TOY_RUN).model))
+    with UploadFolder(parent=tmp_path) as folder:
+        kept = list(folder.path.iterdir())
+        with (ROOT / "examples" / "toy_silent.mp4").open("rb") as body:
+            upload = receiving.receive(body, reader=reader, folder=folder)
+        assert upload.items[0].times_s == (0.0, 1.0)
+        assert list(folder.path.iterdir()) == kept
+    assert not list(tmp_path.iterdir())
+    reader.close()
 
 
 def test_the_stage_of_the_readme_gives_one_step_and_ignores_padding(lab):
