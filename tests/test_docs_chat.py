@@ -20,9 +20,11 @@ from video_llama.conversation.chat import Chat
 from video_llama.conversation.shared import NUM_CACHES
 from video_llama.models.branch import fold_shapes
 from video_llama.models.video_llm import VideoLLM
+from video_llama.processors.limits import UPLOAD_LIMITS
 from video_llama.processors.uploads import MAX_FRAMES
 
 CHAT = ROOT / "docs" / "chat.md"
+RUNNING = ROOT / "docs" / "running.md"
 COMING_FROM = ROOT / "docs" / "coming_from.md"
 FULL_SIZE = ROOT / "eval_configs" / "video_llama_eval_withaudio.yaml"
 
@@ -137,3 +139,11 @@ def test_the_shapes_at_full_size_are_those_of_the_preset():
     assert words_of(row["`model.encode_items([...])`"][1]) == [
         str([shape.num_slots, shape.width]) for shape in tokens
     ]
+
+
+def test_the_limits_of_uploads_of_the_running_page_are_those_of_the_code():
+    text = " ".join(RUNNING.read_text("utf-8").split())
+    assert UPLOAD_LIMITS.max_duration_s == 3600
+    assert "sounds of an hour (`--max-duration-s`)" in text
+    assert f"{UPLOAD_LIMITS.max_pixels // 10**6} million pixels a frame" in text
+    assert f"{UPLOAD_LIMITS.max_bytes // 2**30} GiB a file" in text
