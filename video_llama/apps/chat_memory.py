@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from video_llama.apps.checks import named_files
-from video_llama.apps.plan_chat import ChatPlan, plan_chat
+from video_llama.apps.plan_chat import ChatPlan, ChatPlanner
 from video_llama.apps.plan_memory import GIB
 from video_llama.common.hub import local_path
 from video_llama.common.logger import get_logger
@@ -42,7 +42,7 @@ def log_plan(config: ModelConfig, *, device: str) -> ChatPlan | None:
     if _file_bytes(config) < SMALL_BYTES:
         return None
     try:
-        plan = plan_chat(config, on_gpu=kind in WITH_PEAKS)
+        plan = ChatPlanner(config).plan(on_gpu=kind in WITH_PEAKS)
     except Uncountable as error:
         get_logger().warning("memory cannot be planned: %s", error)
         return None

@@ -33,6 +33,11 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     where.add_argument("--gpu-id", type=int, metavar="N", help="the same as --device cuda:N")
+    add_bits_arguments(parser)
+
+
+def add_bits_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--load-8bit` and `--load-4bit` alone."""
     size = parser.add_mutually_exclusive_group()
     for name in ("8bit", "4bit"):
         size.add_argument(

@@ -2,6 +2,8 @@
 
     video-llama plan --cfg-path train_configs/visionbranch_stage2_finetune.yaml --gpus 8
 
+    video-llama plan --chat --cfg-path eval_configs/video_llama_eval_withaudio.yaml --load-4bit
+
 `train.py --dry-run` shows the same model and files, and the resolved config, without GPUs. The
 model is built on the meta device: full size costs seconds and no memory, and no weight is read.
 
@@ -22,7 +24,9 @@ from rich.syntax import Syntax
 
 from video_llama.apps.checks import MissingFile, meta_model, misfits, missing_files
 from video_llama.apps.console import wide_console
+from video_llama.apps.devices import add_bits_arguments
 from video_llama.apps.main import add_config_arguments
+from video_llama.apps.plan_chat_view import add_chat_arguments, plan_talking
 from video_llama.apps.plan_memory import count_weights, sharding_of
 from video_llama.apps.plan_run import MFU, Machine, count_samples, disk_lines, run_time
 from video_llama.apps.plan_steps import StepPlanner
@@ -42,6 +46,7 @@ from video_llama.common.gpus import GPUS, gpu_named, recognise
 from video_llama.common.logger import start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
+from video_llama.common.yaml_files import assignments
 from video_llama.datasets.base import DatasetReader
 from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.data import open_readers
@@ -72,9 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--length",
         type=int,
         metavar="POSITIONS",
-        help="decoder positions of an average sample, for the time (default: model.max_txt_len)",
+        help="decoder positions of an average sample, for the time (default: model.max_txt_len), "
+        "or of a conversation (default: all there are)",
     )
     parser.add_argument("--no-files", action="store_true", help="do not look for files")
+    add_chat_arguments(parser)
+    add_bits_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -84,8 +92,13 @@ def main(args: argparse.Namespace) -> int:
         ConfigError: the run file or a flag is wrong.
     """
     start_logging()
-    config = load(args.cfg_path, options=args.options)
     machine = _machine(args)
+    if args.chat:
+        return plan_talking(args, gpu=machine.gpu)
+    if args.presets:
+        raise ConfigError("--presets: goes with --chat")
+    bits = [] if args.low_resource is None else [f"model.low_resource={args.low_resource}"]
+    config = load(args.cfg_path, options=[*assignments(args.options), *bits])
     return _plan(config, machine=machine, length=args.length, looks_for_files=not args.no_files)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from video_llama.apps.checks import meta_model
 from video_llama.apps.plan_memory import CONTEXT_BYTES, FRAGMENTATION, GIB, Line, total
-from video_llama.common.schema import ModelConfig
+from video_llama.common.schema import LowResource, ModelConfig
 from video_llama.conversation.compat import ChatCompat
 from video_llama.models.costs import CostMeter
 from video_llama.models.decoders.low_resource import reduced_layers
@@ -21,6 +22,7 @@ from video_llama.models.weight_sizes import planned_bytes
 SUM_BYTES = 4
 """Of a sum in the kernels for 8 bits, which add up in int32."""
 
+BITS: tuple[LowResource, ...] = get_args(LowResource)
 NAMES = {"4bit": "nf4 with scales", "8bit": "int8 with scales"}
 
 
@@ -76,39 +78,63 @@ class ChatPlan:
         return f"{self.total_bytes / GIB:.2f} GiB ({parts})"
 
 
-def plan_chat(
-    config: ModelConfig, *, positions: int | None = None, on_gpu: bool = True
-) -> ChatPlan:
-    """Plan the memory of one conversation.
+class ChatPlanner:
+    """Measures a model once and plans its conversations.
 
     Args:
         config: the typed `model` section.
         positions: of the decoder in use, None for as many as a conversation may fill.
-        on_gpu: with what CUDA and its libraries take.
 
     Raises:
         ConfigError: the parts do not fit together.
         Uncountable: a part cannot be run without data.
     """
-    model = meta_model(config)
-    longest = model.max_context
-    limit = ChatCompat.named(config.compat).max_length or longest
-    positions = min(positions or limit, longest)
-    weights = tuple(
-        Line(f"weights, {NAMES.get(kept_in, kept_in)}", size)
-        for kept_in, size in sorted(planned_bytes(model).items())
-    )
-    scratch = _scratch_bytes(model, positions=positions)
-    # Nothing learns while it talks.
-    model.requires_grad_(False)
-    meter = CostMeter(model, precision="fp32")
-    reading = meter.reading(length=positions)
-    peaks = {"reading a prompt": reading.peak_bytes - reading.kept_bytes}
-    for name in config.branches:
-        peaks[f"encoding for branch '{name}'"] = meter.branch(name, raw=1).peak_bytes
-    dearest = max(peaks, key=peaks.__getitem__)
-    working = _working(Line(dearest, peaks[dearest]), scratch=scratch, on_gpu=on_gpu)
-    return ChatPlan(positions, weights, cache_bytes=reading.kept_bytes, working=tuple(working))
+
+    def __init__(self, config: ModelConfig, *, positions: int | None = None) -> None:
+        model = meta_model(config)
+        longest = model.max_context
+        limit = ChatCompat.named(config.compat).max_length or longest
+        self.positions = min(positions or limit, longest)
+        self._low_resource = config.low_resource
+        self._weights = {bits: planned_bytes(model, low_resource=bits) for bits in BITS}
+        self._scratch = {bits: self._scratch_bytes(model, bits) for bits in BITS}
+        # Nothing learns while it talks.
+        model.requires_grad_(False)
+        meter = CostMeter(model, precision="fp32")
+        reading = meter.reading(length=self.positions)
+        self._cache_bytes = reading.kept_bytes
+        self._peaks = {"reading a prompt": reading.peak_bytes - reading.kept_bytes}
+        for name in config.branches:
+            self._peaks[f"encoding for branch '{name}'"] = meter.branch(name, raw=1).peak_bytes
+
+    def plan(self, *, low_resource: LowResource | None = None, on_gpu: bool = True) -> ChatPlan:
+        """Plan the memory of one conversation.
+
+        Args:
+            low_resource: in place of the config's own.
+            on_gpu: with what CUDA and its libraries take.
+        """
+        bits = low_resource or self._low_resource
+        weights = tuple(
+            Line(f"weights, {NAMES.get(kept_in, kept_in)}", size)
+            for kept_in, size in sorted(self._weights[bits].items())
+        )
+        dearest = max(self._peaks, key=self._peaks.__getitem__)
+        computed = Line(dearest, self._peaks[dearest])
+        working = _working(computed, scratch=self._scratch[bits], on_gpu=on_gpu)
+        return ChatPlan(self.positions, weights, self._cache_bytes, tuple(working))
+
+    def _scratch_bytes(self, model: VideoLLM, low_resource: LowResource) -> int:
+        """Return what layers in fewer bits need while they compute.
+
+        A 4-bit layer is written out in full, an 8-bit layer sums up in int32.
+        """
+        if low_resource == "none" or not hasattr(model.decoder, "takes_placement"):
+            return 0
+        layers = [layer for _, layer in reduced_layers(model.decoder.model)]
+        if low_resource == "4bit":
+            return max(layer.weight.nbytes for layer in layers)
+        return max(SUM_BYTES * self.positions * layer.out_features for layer in layers)
 
 
 def _working(computed: Line, *, scratch: int, on_gpu: bool) -> Iterator[Line]:
@@ -120,17 +146,3 @@ def _working(computed: Line, *, scratch: int, on_gpu: bool) -> Iterator[Line]:
         yield Line("CUDA context and libraries", CONTEXT_BYTES, "allowance")
     gaps = round(FRAGMENTATION * (computed.size + scratch))
     yield Line("fragmentation", gaps, f"allowance of {FRAGMENTATION:.0%} of what is computed")
-
-
-def _scratch_bytes(model: VideoLLM, *, positions: int) -> int:
-    """Return what layers in fewer bits need while they compute.
-
-    A 4-bit layer is written out in full, an 8-bit layer sums up in int32.
-    """
-    low_resource = model.config.low_resource
-    if low_resource == "none":
-        return 0
-    layers = [layer for _, layer in reduced_layers(model.decoder.model)]
-    if low_resource == "4bit":
-        return max(layer.weight.nbytes for layer in layers)
-    return max(SUM_BYTES * positions * layer.out_features for layer in layers)

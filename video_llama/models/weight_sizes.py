@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from video_llama.common.schema import LowResource
 from video_llama.models.decoders.low_resource import reduced_bytes, reduced_layers
 from video_llama.models.video_llm import VideoLLM
 
@@ -19,19 +20,20 @@ STATE_PARTS = ("absmax", "code", "offset", "state2")
 """Of bitsandbytes' QuantState, whose `state2` is another one."""
 
 
-def planned_bytes(model: VideoLLM) -> dict[str, int]:
+def planned_bytes(model: VideoLLM, *, low_resource: LowResource | None = None) -> dict[str, int]:
     """Return what the weights of a model will take, by what they are kept in.
 
     Args:
         model: on the meta device, built from the config it will be loaded by.
+        low_resource: in place of its config's own.
 
     Returns:
-        Bytes by dtype, and by `8bit` or `4bit` for what `model.low_resource` makes smaller.
+        Bytes by dtype, and by `8bit` or `4bit` for what `low_resource` makes smaller.
     """
-    low_resource = model.config.low_resource
+    low_resource = low_resource or model.config.low_resource
     sizes: Counter[str] = Counter()
     reduced: set[int] = set()
-    if low_resource != "none":
+    if low_resource != "none" and hasattr(model.decoder, "takes_placement"):
         for _, layer in reduced_layers(model.decoder.model):
             sizes[low_resource] += reduced_bytes(layer, low_resource)
             reduced.add(id(layer.weight))

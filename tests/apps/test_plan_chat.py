@@ -1,0 +1,169 @@
+"""`video-llama plan --chat`: memory of a conversation by hand, bars at full size, the page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+
+import pytest
+from pages import ROOT, commands
+
+from video_llama.apps import chat_memory
+from video_llama.apps.chat_memory import log_measured, log_plan
+from video_llama.apps.main import main
+from video_llama.apps.plan_chat import ChatPlan, ChatPlanner
+from video_llama.apps.plan_chat_view import preset_rows
+from video_llama.apps.plan_memory import GIB, Line
+from video_llama.common.config import load
+from video_llama.models.loading import build_model
+from video_llama.models.weight_sizes import held_bytes
+
+TOY = "eval_configs/toy/shipped.yaml"
+PAGE = ROOT / "docs" / "chat_memory.md"
+BARS = {("vicuna7b", "none"): 18, ("vicuna7b", "4bit"): 9, ("vicuna13b", "4bit"): 13}
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return ChatPlanner(load(TOY).model)
+
+
+def test_a_conversation_is_planned_to_the_end_of_the_context(toy):
+    llama = json.loads((ROOT / "video_llama/foundations/toy/llama/config.json").read_text())
+    plan = toy.plan()
+    assert plan.positions == llama["max_position_embeddings"]
+    # Keys and values of every layer and position, in float32.
+    per_position = 2 * llama["num_hidden_layers"] * llama["hidden_size"] * 4
+    assert plan.cache_bytes == plan.positions * per_position
+
+
+def test_fewer_positions_may_be_planned_and_no_more_than_there_are():
+    config = load(TOY).model
+    few, many = (ChatPlanner(config, positions=n).plan() for n in (100, 10**6))
+    assert (few.positions, few.cache_bytes) == (100, many.cache_bytes * 100 // many.positions)
+    assert many.positions == 512
+
+
+@pytest.mark.parametrize("bits", ["none", "8bit", "4bit"])
+def test_planned_weights_are_those_of_the_loaded_model(toy, bits):
+    if bits != "none":
+        pytest.importorskip("bitsandbytes")
+    config = dataclasses.replace(load(TOY).model, low_resource=bits)
+    assert toy.plan(low_resource=bits).weight_bytes == held_bytes(build_model(config).model)
+
+
+def test_a_gpu_holds_more_than_a_host_by_what_cuda_takes(toy):
+    gpu, host = toy.plan(on_gpu=True), toy.plan(on_gpu=False)
+    assert gpu.total_bytes - host.total_bytes == GIB
+
+
+def test_what_is_computed_covers_what_reading_a_prompt_keeps_alive(toy):
+    # At the least the two inner activations of one MLP, 352 wide, and the hidden states.
+    assert toy.plan().other_bytes > GIB + toy.plan().cache_bytes + 512 * (2 * 352 + 128) * 4
+
+
+def test_layers_in_fewer_bits_are_written_out_or_summed_up_somewhere(toy):
+    scratch = {
+        bits: {line.name: line.size for line in toy.plan(low_resource=bits).working}.get(
+            "kernels for fewer bits"
+        )
+        for bits in ("none", "8bit", "4bit")
+    }
+    # The MLP's are the largest: 128 x 352 weights in float32, or int32 sums of 512 positions.
+    assert scratch == {"none": None, "8bit": 512 * 352 * 4, "4bit": 128 * 352 * 4}
+
+
+def plan_of(**sizes):
+    return ChatPlan(
+        positions=10,
+        weights=(Line("weights", sizes.get("weights", 5)),),
+        cache_bytes=sizes.get("cache", 2),
+        working=(Line("computing", sizes.get("computing", 3)),),
+    )
+
+
+def test_the_lines_add_up():
+    plan = plan_of()
+    assert (plan.weight_bytes, plan.other_bytes, plan.total_bytes) == (5, 5, 10)
+
+
+@pytest.mark.parametrize(("free", "kept"), [(0, 1), (5, 1), (7, 2), (9, 3), (100, 4)])
+def test_key_values_are_kept_for_as_many_conversations_as_fit(free, kept):
+    assert plan_of().num_caches(free, most=4) == kept
+
+
+def test_the_flag_for_bits_makes_the_plan_smaller(capsys):
+    said = []
+    for flags in ([], ["--load-4bit"]):
+        assert main(["plan", "--chat", "--cfg-path", TOY, "--gpu", "l4", *flags]) == 0
+        said.append(capsys.readouterr().out)
+    assert "nf4 with scales" not in said[0]
+    assert "nf4 with scales" in said[1]
+    assert "fits, with key-values of" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--chat", "--gpus", "2"], "a conversation is planned for one GPU"),
+        (["--presets", "toy"], "--presets: goes with --chat"),
+        (["--chat", "--length", "0"], "--length: expected at least 1 position"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, said, capsys):
+    assert main(["plan", "--cfg-path", TOY, *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+# --- in the log
+
+
+def test_a_small_model_is_not_worth_a_plan(caplog):
+    with caplog.at_level(logging.INFO):
+        assert log_plan(load(TOY).model, device="cpu") is None
+    assert not caplog.messages
+
+
+def test_the_plan_is_logged_before_and_what_it_took_after(caplog, monkeypatch):
+    monkeypatch.setattr(chat_memory, "SMALL_BYTES", 0)
+    config = load(TOY).model
+    with caplog.at_level(logging.INFO):
+        plan = log_plan(config, device="cpu")
+        model = build_model(config).model
+        log_measured(model, device="cpu")
+    planned, measured = caplog.messages
+    assert planned == f"planned memory on cpu: {plan}"
+    assert "CUDA" not in planned
+    assert measured.startswith(f"measured memory: weights {plan.weight_bytes / GIB:.2f} GiB, peak ")
+
+
+# --- full size
+
+
+def page_rows():
+    """Rows of the page's table by preset and bits."""
+    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return {(row[0], row[1].replace("bfloat16", "none")): row[2:] for row in cells}
+
+
+def test_the_bars_hold():
+    found = {key: float(row[-1]) for key, row in page_rows().items()}
+    assert {key: found[key] for key, bar in BARS.items() if found[key] > bar} == {}
+
+
+# One of each size and of each vocabulary.
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["vicuna7b", "llama2_13b"])
+def test_the_page_repeats_what_its_command_prints(preset):
+    (command,) = [words for words in commands(PAGE) if "--presets" in words]
+    assert command[:3] == ["video-llama", "plan", "--chat"]
+    values = dict(zip(command, command[1:], strict=False))
+    presets = command[command.index("--presets") + 1 :]
+    assert [name for name, _ in page_rows()] == [name for name in presets for _ in range(3)]
+    assert values["--length"] == "2000"
+    head, rule, *rows = preset_rows(values["--cfg-path"], [preset], length=2000)
+    text = PAGE.read_text("utf-8")
+    assert f"{head}\n{rule}\n" in text
+    assert "\n".join(rows) in text
