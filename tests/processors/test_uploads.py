@@ -141,7 +141,10 @@ def test_frames_and_fps_are_not_both_for_a_clip(folder):
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ({"frames": 0}, "frames: 0, expected at least 1"),
+        ({"frames": 0}, "frames: 0, expected a whole number of at least 1"),
+        ({"frames": 2.5}, "frames: 2.5, expected a whole number"),
+        ({"start_s": "two"}, "start_s: two, expected a number from 0 to 1e\\+09"),
+        ({"end_s": 10**400}, "end_s: 1000"),
         ({"fps": 0.0}, "fps: 0, expected a number above 0"),
         ({"fps": float("nan")}, "fps: nan"),
         ({"start_s": -1.0}, "start_s: -1.0"),

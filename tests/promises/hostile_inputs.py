@@ -277,11 +277,11 @@ def numbers(clean: dict[str, bytes]) -> Iterator[Hostile]:
         {"start_s": -1.0}, {"start_s": float("nan")}, {"start_s": float("inf")}, {"start_s": 1e300},
         {"end_s": 0.0}, {"end_s": -5.0}, {"start_s": 1.0, "end_s": 0.5}, {"start_s": 2.0},
         {"frames": 0}, {"frames": -1}, {"fps": 0.0}, {"fps": -1.0}, {"fps": float("nan")},
-        {"fps": float("inf")}, {"frames": 3, "fps": 3.0},
+        {"fps": float("inf")}, {"fps": 1e300}, {"frames": 3, "fps": 3.0}, {"frames": 2.5},
     ):  # fmt: skip
         yield Hostile(f"wanted {wanted}", clean["mp4"], wanted, may_be="refused")
     for wanted in (
-        {"frames": 10**9}, {"frames": 2**70}, {"fps": 1e300}, {"fps": 1e-300}, {"end_s": 1e300},
+        {"frames": 10**9}, {"frames": 2**70}, {"fps": 1e8}, {"fps": 1e-300}, {"end_s": 1e8},
         {"end_s": 1e-300}, {"start_s": 1.4999, "end_s": 1.49991}, {"frames": 1},
     ):  # fmt: skip
         yield Hostile(f"wanted {wanted}", clean["mp4"], wanted)

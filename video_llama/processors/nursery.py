@@ -199,7 +199,8 @@ class _Own:
 
 
 _own = _Own()
-os.register_at_fork(after_in_child=_own.forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own.forget)
 
 
 def _fork(control: socket.socket, *, but_not: Sequence[socket.socket]) -> int:

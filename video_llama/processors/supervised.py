@@ -9,9 +9,9 @@ file cannot run code outside its process.
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
-import resource
 import signal
 import socket
 import threading
@@ -231,6 +231,9 @@ class _Service:
     memory_gib: float | None
 
     def __call__(self, connection: socket.socket) -> None:
+        # Not on every system, and needed in the child alone.
+        import resource
+
         torch.set_num_threads(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         mapped = _address_space()
@@ -285,4 +288,4 @@ def _address_space() -> int | None:
     file = Path("/proc/self/statm")
     if not file.exists():
         return None
-    return int(file.read_text().split()[0]) * resource.getpagesize()
+    return int(file.read_text().split()[0]) * mmap.PAGESIZE

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from video_llama.common.errors import ConfigError
+
+LARGEST = 1e9
+"""Seconds, or frames a second, beyond which nothing is meant."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,17 @@ class UploadRequest:
             problems.append("source: empty, expected the path of a file or of a folder of frames")
         for name in ("start_s", "end_s", "fps"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                problems.append(f"{name}: {value}, expected a number of at least 0")
+            if value is not None and not _is_number(value):
+                problems.append(f"{name}: {value}, expected a number from 0 to {LARGEST:g}")
         if self.fps == 0:
             problems.append("fps: 0, expected a number above 0")
-        if self.frames is not None and self.frames < 1:
-            problems.append(f"frames: {self.frames}, expected at least 1")
+        if self.frames is not None and not (isinstance(self.frames, int) and self.frames >= 1):
+            problems.append(f"frames: {self.frames}, expected a whole number of at least 1")
         if self.end_s is not None and not problems and self.end_s <= (self.start_s or 0.0):
             problems.append(f"end_s: {self.end_s:g}, expected more than start_s")
         if problems:
             raise ConfigError(problems)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= LARGEST

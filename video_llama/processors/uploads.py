@@ -184,7 +184,7 @@ class UploadReader:
                 raise MediaError("nobody knows how long it is; ask for frames in place of fps")
             end_s = min(info.duration_s, request.end_s or math.inf)
             span_s = max(0.0, end_s - (request.start_s or 0.0))
-            wanted = max(1, round(min(span_s * request.fps, 1e9)))
+            wanted = max(1, round(span_s * request.fps))
         if wanted is not None and wanted > MAX_FRAMES:
             notes.append(f"{wanted} frames were asked for, {MAX_FRAMES} are the most.")
             wanted = MAX_FRAMES
