@@ -79,6 +79,30 @@ def test_the_end_of_input_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, Parrot("a boat###"), typed="What?") == 0
 
 
+def test_an_interrupted_script_asks_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    class Interrupted(Parrot):
+        def stream_prompt(self, **prompt):
+            yield next(super().stream_prompt(**prompt))
+            raise KeyboardInterrupt
+
+    parrot = Interrupted("one two three###")
+    assert run(monkeypatch, parrot, "--question", "Count", "--question", "Again") == 130
+    assert len(parrot.heard) == 1
+
+
+def test_json_says_what_went_wrong_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--file", "nowhere.mp4", "--question", "What?", "--json"]
+    assert run(monkeypatch, Parrot(""), *words) == 2
+    told = capsys.readouterr()
+    assert "nowhere.mp4: no such file" in json.loads(told.out)["error"]
+    assert json.loads(told.out)["answers"] == []
+    assert "nowhere.mp4" in told.err
+
+
 def test_interrupting_an_answer_keeps_the_conversation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

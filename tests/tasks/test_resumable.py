@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.tasks.resumable import ResumableResults, Row
 
 
@@ -91,3 +91,19 @@ def test_without_errors_nothing_is_taken_back(tmp_path: Path) -> None:
     store.collect()
     assert store.take_back(failed) == 0
     assert store.is_complete()
+
+
+def test_a_disk_that_takes_no_more_is_told_with_what_to_do(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.add({0: [row(0)]})
+    part = tmp_path / "answers.jsonl.parts" / "parts" / "rank0.jsonl"
+    kept = part.read_bytes()
+    part.unlink()
+    # Every write to it ends with "No space left on device".
+    part.symlink_to("/dev/full")
+    with pytest.raises(VideoLlamaError, match="No space left on device; make room"):
+        store.add({1: [row(1)]})
+    part.unlink()
+    part.write_bytes(kept)
+    store.add({1: [row(1)]})
+    assert store.collect() == [row(0), row(1)]

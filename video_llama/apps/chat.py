@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from video_llama.apps.chat_answers import answer_all
+from video_llama.apps.chat_answers import answer_all, no_answers
 from video_llama.apps.chat_line import Lines, history_path
 from video_llama.apps.chat_screen import Screen
 from video_llama.apps.chat_session import Session
@@ -23,10 +23,13 @@ from video_llama.apps.chat_words import FileWords, read_file_words
 from video_llama.apps.generation_flags import add_generation_arguments, with_arguments
 from video_llama.apps.talk import TOY_RUN_FILE as TOY_RUN_FILE
 from video_llama.apps.talk import add_talk_arguments, config_of, open_chat
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 
 if TYPE_CHECKING:
     from video_llama.conversation.chat import Chat
+
+INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C ended, as shells have it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,27 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Load the model, show it the files, and talk."""
-    from video_llama.apps.loading import check_media
-
     if args.json and not args.question:
         raise ConfigError("--json: give at least one --question to answer")
-    files = [read_file_words(text) for text in args.file]
-    if files:
-        check_media(config_of(args), [words.path for words in files])
-    screen = Screen()
-    with screen.busy("loading the model"):
-        chat = open_chat(args)
-    chat.settings = with_arguments(chat.settings, args)
-    if args.system is not None:
-        chat.set_system(args.system)
     if args.json:
-        return _print_answers(chat, files=files, questions=args.question)
+        return _print_answers(args)
+    screen = Screen()
+    files = [read_file_words(text) for text in args.file]
+    with screen.busy("loading the model"):
+        chat = _open(args, files)
     session = Session(chat, screen=screen)
     for words in files:
         session.show_file(words)
     for question in args.question:
         screen.line(f"> {question}")
-        session.ask(question)
+        if not session.ask(question):
+            return INTERRUPTED
     if args.question:
         return 0
     with Lines(history=None if args.no_history else history_path()) as lines:
@@ -86,9 +83,26 @@ def main(args: argparse.Namespace) -> int:
     return 2 if session.num_failed and not lines.is_typed else 0
 
 
-def _print_answers(chat: Chat, *, files: Sequence[FileWords], questions: Sequence[str]) -> int:
-    """Print the object for programs, also if something went wrong on the way."""
-    told = answer_all(chat, files=files, questions=questions)
+def _open(args: argparse.Namespace, files: Sequence[FileWords]) -> Chat:
+    """Load the model, unless the files are not for it."""
+    from video_llama.apps.loading import check_media
+
+    if files:
+        check_media(config_of(args), [words.path for words in files])
+    chat = open_chat(args)
+    chat.settings = with_arguments(chat.settings, args)
+    if args.system is not None:
+        chat.set_system(args.system)
+    return chat
+
+
+def _print_answers(args: argparse.Namespace) -> int:
+    """Print the object for programs, also if something goes wrong on the way."""
+    try:
+        files = [read_file_words(text) for text in args.file]
+        told = answer_all(_open(args, files), files=files, questions=args.question)
+    except VideoLlamaError as error:
+        told = no_answers(error)
     is_utf8 = "utf" in (sys.stdout.encoding or "").lower()
     print(json.dumps(told, ensure_ascii=not is_utf8, indent=2))
     if told["error"] is None:

@@ -29,12 +29,7 @@ def answer_all(
     Returns:
         Plain values. Where something goes wrong, `error` says what, and what came before stays.
     """
-    told: dict[str, Any] = {
-        "files": [],
-        "answers": [],
-        "settings": dataclasses.asdict(chat.settings),
-        "error": None,
-    }
+    told = _nothing_yet(settings=dataclasses.asdict(chat.settings))
     try:
         for words in files:
             upload = chat.upload(words.path, **words.options)
@@ -53,6 +48,16 @@ def answer_all(
     except VideoLlamaError as error:
         told["error"] = str(error)
     return told
+
+
+def no_answers(error: VideoLlamaError) -> dict[str, Any]:
+    """Return the same for a model that could not be loaded."""
+    return {**_nothing_yet(settings={}), "error": str(error)}
+
+
+def _nothing_yet(*, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands there before anything is asked."""
+    return {"files": [], "answers": [], "settings": settings, "error": None}
 
 
 def upload_values(upload: Upload) -> dict[str, Any]:

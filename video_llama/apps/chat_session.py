@@ -38,7 +38,7 @@ class Session:
             "/file": lambda rest: self.show_file(read_file_words(rest)),
             "/files": lambda _: self._list_files(),
             "/undo": lambda _: self._undo(),
-            "/regenerate": lambda _: self._say(self.chat.regenerate()),
+            "/regenerate": lambda _: self._regenerate(),
             "/reset": lambda _: self._reset(),
             "/save": self._save,
             "/load": self._load,
@@ -65,9 +65,9 @@ class Session:
             except KeyboardInterrupt:
                 self._screen.note("stopped")
 
-    def ask(self, question: str) -> None:
-        """Ask and show the answer as it is generated; Ctrl-C ends it."""
-        self._say(self.chat.stream(question))
+    def ask(self, question: str) -> bool:
+        """Ask and show the answer as it is generated; return false if Ctrl-C ended it."""
+        return self._say(self.chat.stream(question))
 
     def show_file(self, words: FileWords) -> None:
         """Show the model a file and say what it got of it."""
@@ -76,8 +76,8 @@ class Session:
         for line in describe(words.path, upload):
             self._screen.note(line)
 
-    def _say(self, pieces: Iterator[str]) -> None:
-        """Show an answer."""
+    def _say(self, pieces: Iterator[str]) -> bool:
+        """Show an answer; return false if it was stopped."""
         try:
             with _interrupts_go_to(self.chat), self._screen.waiting("thinking") as waiting:
                 for piece in pieces:
@@ -90,6 +90,7 @@ class Session:
         self._screen.line(" [stopped]" if is_stopped else "")
         for note in self.chat.take_notes():
             self._screen.note(note)
+        return not is_stopped
 
     def _list_files(self) -> None:
         """Name the files of the conversation, question by question."""
@@ -111,6 +112,9 @@ class Session:
         question = self.chat.undo()
         told = "nothing to take back" if question is None else f"taken back: {question}"
         self._screen.note(told)
+
+    def _regenerate(self) -> None:
+        self._say(self.chat.regenerate())
 
     def _reset(self) -> None:
         self.chat.reset()

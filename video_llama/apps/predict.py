@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.logger import get_logger
 from video_llama.datasets.question_rows import QuestionFile, QuestionRow, read_questions
-from video_llama.runners.write_errors import explained, require_writable
+from video_llama.runners.write_errors import require_writable
 
 if TYPE_CHECKING:
     from video_llama.common.schema import Config
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 SOME_FAILED = 3
 """Exit code of a run that is finished and has rows with an error."""
 
-SAME_AGAIN = "make room, or mend the folder, and give the same command again"
+PATIENCE = timedelta(days=7)
+"""How long the fastest process waits for the others to finish their shares."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +94,7 @@ def _predict(
     from video_llama.tasks.row_answers import RowAnswerer
 
     device = pick_device(config.run)
-    with process_group(device) as world:
+    with process_group(device, timeout=PATIENCE) as world:
         if args.retry_errors and is_main():
             store.take_back(lambda row: row["error"] is not None)
         barrier()
@@ -105,14 +107,9 @@ def _predict(
             if device == "cpu":
                 keep_freed_memory()
             answerer = RowAnswerer(chat, batch_size=args.batch_size)
-            with (
-                progress_bar(Path(args.input).name) as show,
-                _enough_memory(args.batch_size),
-                explained(store.final, what="answers", advice=SAME_AGAIN),
-            ):
+            with progress_bar(Path(args.input).name) as show, _enough_memory(args.batch_size):
                 answerer.answer_missing(questions.rows, store=store, on_progress=show)
-        with explained(store.final, what="answers", advice=SAME_AGAIN):
-            return store.collect()
+        return store.collect()
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from video_llama.common import dist
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 
 IDENTITY_FILE = "identity.json"
 
@@ -58,9 +59,14 @@ class ResumableResults:
         return self.final.is_file()
 
     def add(self, chunks: Mapping[int, Sequence[Row]]) -> None:
-        """Keep the results of chunks; they survive a kill from here on."""
-        self._claim()
-        self._parts.mkdir(exist_ok=True)
+        """Keep the results of chunks; they survive a kill from here on.
+
+        Raises:
+            VideoLlamaError: the disk is full, or the folder cannot be written.
+        """
+        with _told(self.folder):
+            self._claim()
+            self._parts.mkdir(exist_ok=True)
         path = self._parts / f"rank{dist.read_world().rank}.jsonl"
         lines = "".join(
             json.dumps({"chunk": chunk, "predictions": list(rows)}) + "\n"
@@ -68,7 +74,7 @@ class ResumableResults:
         )
         # A killed run may have left half a line; a new line keeps the next one readable.
         lines = ("\n" if _is_torn(path) else "") + lines
-        with path.open("ab") as file:
+        with _told(path), path.open("ab") as file:
             file.write(lines.encode())
 
     def collect(self) -> list[Row]:
@@ -100,6 +106,9 @@ class ResumableResults:
 
         Returns:
             How many were forgotten.
+
+        Raises:
+            VideoLlamaError: the disk is full, or the folder cannot be written.
         """
         parts = self._read_parts()
         if self.is_complete():
@@ -169,5 +178,18 @@ def _is_torn(path: Path) -> bool:
 def _write_whole(path: Path, lines: Sequence[str]) -> None:
     """Write a file beside its place and rename it: whole, or not there at all."""
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    unfinished.replace(path)
+    with _told(path):
+        unfinished.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        unfinished.replace(path)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say what to do where something cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise VideoLlamaError(
+            f"{path}: cannot be written: {error.strerror or error}; make room, or mend the folder, "
+            "and start again as before: what was finished is kept"
+        ) from error
