@@ -89,31 +89,6 @@ def test_a_fork_leaves_the_folder_alone(folder):
     assert folder.path.is_dir()
 
 
-def test_a_file_that_a_library_put_there_is_dropped_with_its_empty_folders(folder, tmp_path):
-    inside = folder.path / "gradio" / "a1b2"
-    inside.mkdir(parents=True)
-    for name in ("clip.mp4", "other.mp4"):
-        (inside / name).write_bytes(b"x")
-    folder.drop(inside / "clip.mp4")
-    assert [path.name for path in inside.iterdir()] == ["other.mp4"]
-    folder.drop(str(inside / "other.mp4"))
-    assert not (folder.path / "gradio").exists()
-    folder.drop(inside / "other.mp4")
-
-
-def test_a_file_elsewhere_is_not_dropped(folder, tmp_path):
-    mine = tmp_path / "mine.mp4"
-    mine.write_bytes(b"x")
-    (folder.path / "link").symlink_to(mine)
-    folder.drop(mine)
-    folder.drop(folder.path / ".." / "mine.mp4")
-    folder.drop(folder.path)
-    folder.drop(folder.path / "link")
-    assert mine.exists()
-    assert folder.path.is_dir()
-    assert not (folder.path / "link").is_symlink()
-
-
 def test_what_a_killed_server_left_is_removed_by_the_next_one(tmp_path):
     with start(tmp_path, "wait") as process:
         left = Path(process.stdout.readline().strip())

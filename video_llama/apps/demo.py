@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.yaml_files import assignments
 from video_llama.processors.limits import MediaLimits
+from video_llama.processors.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -136,11 +136,11 @@ def served(chat: Chat, *, model: str, votes: VoteLog | None = None) -> Iterator[
     from video_llama.apps.demo_visits import Visits
 
     before = os.environ.get("GRADIO_TEMP_DIR")
-    # Nobody else may read it; Gradio's own folder is everybody's.
-    with tempfile.TemporaryDirectory(prefix="video_llama_demo_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    # Nobody else may read it, and a killed page's goes with the next; Gradio's is everybody's.
+    with UploadFolder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
         try:
-            with Visits(chat, folder=Path(folder)) as visits:
+            with Visits(chat, folder=folder.path) as visits:
                 handlers = Handlers(visits, gradio=gradio, model=model, votes=votes)
                 page = build_page(handlers, about(chat, model=model, votes=votes), gradio=gradio)
                 try:

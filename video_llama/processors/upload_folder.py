@@ -93,28 +93,6 @@ class UploadFolder:
         finally:
             path.unlink(missing_ok=True)
 
-    def drop(self, path: str | Path) -> None:
-        """Remove a file of this folder that somebody else put there, and folders it leaves empty.
-
-        Args:
-            path: of the file; one that is gone already, or lies elsewhere, is let alone.
-        """
-        root = self.path.resolve()
-        path = Path(path)
-        # Of a link, the link goes and not what it points to.
-        path = path.parent.resolve() / path.name
-        if root not in path.parents or path.is_dir():
-            return
-        path.unlink(missing_ok=True)
-        for parent in path.parents:
-            if parent == root:
-                return
-            try:
-                parent.rmdir()
-            except OSError:
-                # Something else is in it.
-                return
-
 
 def remove_forgotten(parent: Path) -> None:
     """Remove folders of processes that ended without doing so; those of others are let alone."""
