@@ -31,8 +31,8 @@ def test_a_question_on_the_command_line_is_answered(
     )
     assert code == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"[{sounding_clip}: 4 frames at 0.0, 0.2, 0.5, 0.8 s]",
-        f"[{sounding_clip}: 2 pieces of sound from 0.0, 0.4 s on]",
+        f"[{sounding_clip}: 4 frames at 0, 0.25, 0.5, 0.75 s]",
+        f"[{sounding_clip}: 2 pieces of sound beginning at 0, 0.41 s]",
         "> What?",
         "a boat",
     ]

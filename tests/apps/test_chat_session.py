@@ -10,9 +10,10 @@ from pages import blocks
 from parrot import VIDEO, Parrot
 
 from video_llama.apps.chat_answers import answer_all
-from video_llama.apps.chat_screen import Screen, harmless
+from video_llama.apps.chat_screen import Screen, harmless, what_is_seen
 from video_llama.apps.chat_session import Session
 from video_llama.apps.chat_words import COMMANDS, SHORT, FileWords
+from video_llama.common.types import MediaItem
 
 
 def talk(capsys: pytest.CaptureFixture, parrot: Parrot, *lines: str) -> str:
@@ -29,9 +30,9 @@ def test_files_are_listed_by_the_question_they_belong_to(
     lines = [f"/file {sounding_clip} frames=2 sound=off", "What?", f"/file {sounding_clip}"]
     assert "no files; /file PATH" in talk(capsys, parrot, "/files")
     shown = talk(capsys, parrot, *lines, "/files")
-    assert f"[question 1: {sounding_clip}: 2 frames at 0.0, 0.5 s]" in shown
+    assert f"[question 1: {sounding_clip}: 2 frames at 0, 0.5 s]" in shown
     assert f"[next question: {sounding_clip}: 4 frames at" in shown
-    assert f"[next question: {sounding_clip}: 2 pieces of sound from" in shown
+    assert f"[next question: {sounding_clip}: 2 pieces of sound beginning at" in shown
 
 
 def test_a_question_is_taken_back_and_its_file_waits_again(
@@ -93,6 +94,11 @@ def test_help_names_every_command_once(capsys: pytest.CaptureFixture) -> None:
     lines = talk(capsys, Parrot(""), "/help").splitlines()
     assert [line.split()[0] for line in lines].count("/save") == 1
     assert len(lines) == 12
+
+
+def test_of_many_frames_the_first_and_last_seconds_are_told() -> None:
+    item = MediaItem("video", "a.mp4", times_s=tuple(map(float, range(64))))
+    assert what_is_seen(item) == "64 frames at 0, 1, 2, 3, ..., 62, 63 s"
 
 
 def test_what_a_model_says_cannot_command_the_terminal() -> None:

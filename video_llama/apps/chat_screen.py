@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from video_llama.common.types import MediaItem
     from video_llama.conversation.chat import Upload
 
+MOST_SECONDS = 16
+"""Written out one by one."""
+
 KEPT = "\n\t"
 """Control characters that are shown as they are."""
 
@@ -94,14 +97,17 @@ def describe(path: str, upload: Upload) -> list[str]:
 
 def what_is_seen(item: MediaItem) -> str:
     """Say what the model sees or hears of an item, with its seconds."""
-    times = _seconds(item.times_s)
+    count, times = len(item.times_s), _seconds(item.times_s)
     return {
         "image": "picture",
-        "video": f"{len(item.times_s)} frames at {times} s",
-        "audio": f"{len(item.times_s)} pieces of sound from {times} s on",
+        "video": f"{count} frames at {times} s",
+        "audio": f"{count} pieces of sound beginning at {times} s",
     }[item.kind]
 
 
 def _seconds(times_s: Sequence[float]) -> str:
-    """Write seconds out."""
-    return ", ".join(f"{t:.1f}" for t in times_s)
+    """Write seconds out, the first and last ones of many."""
+    written = [f"{round(t, 2):g}" for t in times_s]
+    if len(written) > MOST_SECONDS:
+        written[4:-2] = ["..."]
+    return ", ".join(written)
