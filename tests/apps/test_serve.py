@@ -233,6 +233,7 @@ def test_an_answer_cut_at_a_stop_string_is_what_was_said(
     answer = ask(host.client(), asked, assistant(text), user("Why?"))
     assert cached(answer) > 10
     assert parrot.last_prompt().endswith("Assistant: a red boat###Human: Why?###Assistant:")
+    assert parrot.last_prompt().count("Human:") == 2
 
 
 def test_a_conversation_goes_on_where_it_was(
@@ -298,7 +299,7 @@ def test_what_the_model_has_no_branch_for_is_told(
     assert note.startswith("messages[0].content[0].video_url: ")
     assert "audio" in note
     last = list(ask(host.client(), user(clip, "Why?"), stream=True))[-1]
-    assert last.choices[0].finish_reason == "stop"
+    assert (last.choices[0].finish_reason, last.notes) == ("stop", [note])
 
 
 def test_rounds_that_no_longer_fit_are_told(serve: Callable[..., Served]) -> None:
@@ -464,6 +465,13 @@ HEAD = "POST /v1/chat/completions HTTP/1.1\nHost: x\nContent-Type: application/j
 
 def test_too_large_a_body_is_refused_before_it_is_sent(host: Served) -> None:
     assert b" 413 " in answered_by_hand(host, f"{HEAD}Content-Length: 10000000\n\n")
+
+
+def test_a_client_that_sends_too_much_learns_why(host: Served) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        ask(host.client(), user("x" * (30 << 20)))
+    assert (caught.value.status_code, caught.value.code) == (413, "body_too_large")
+    assert said(host.client(), user("What?")) == SAYS
 
 
 def test_a_body_of_unknown_length_is_limited_too(host: Served) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from video_llama.apps import serve
+from video_llama.apps.serve_errors import ApiError
 from video_llama.apps.serve_line import Line
 from video_llama.apps.serve_stops import StopStrings
 from video_llama.common.errors import ConfigError
@@ -96,6 +97,16 @@ def test_a_stop_string_is_never_shown_however_the_answer_is_cut(
         assert shown == text[: end + length]
     else:
         assert shown == text
+
+
+def test_who_leaves_takes_its_bytes_along() -> None:
+    line = Line(max_waiting=3, max_bytes=100)
+    leave = line.enter(90)
+    line.enter(5)
+    with pytest.raises(ApiError, match="2 requests are inside"):
+        line.enter(20)
+    leave()
+    line.enter(20)
 
 
 def test_the_guess_of_waiting_follows_the_pace_of_the_last_answers(

@@ -97,8 +97,6 @@ class KeptChats:
             best: tuple[int, int, str] | None = None
             for age, (key, entry) in enumerate(self._entries.items()):
                 common = _num_common(entry.marks, marks)
-                if common == 0:
-                    continue
                 excess = len(entry.marks) - common
                 following = marks[common].media if common < len(marks) else tuple(next_media)
                 goes_back = excess == 1 and entry.marks[-1].media == following

@@ -207,8 +207,10 @@ class _Table:
         for part in parts:
             if isinstance(part, str):
                 shown.append(part)
-            else:
-                shown.append(ready.pop(0) if ready else self._upload(part))
+                continue
+            upload = ready.pop(0) if ready else self._upload(part)
+            self.notes += [f"{part.where}: {note}" for note in upload.notes]
+            shown.append(upload)
         return shown
 
     def _upload(self, medium: Medium) -> Upload:
@@ -229,5 +231,4 @@ class _Table:
                 raise _Unwished from error
             raise told(error, param=medium.where) from error
         self.num_bytes += len(source) if isinstance(source, bytes) else 0
-        self.notes += [f"{medium.where}: {note}" for note in upload.notes]
         return upload
