@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from dying_predict import predict_and_die
 from pages import blocks
-from parrot import Parrot
+from parrot import VIDEO, Parrot
 from promises.launch import LIMIT_S, finish, start_ranks
 
 from video_llama.apps import loading
@@ -116,6 +116,18 @@ def test_the_batch_size_changes_no_answer(
     (tmp_path / "answers.jsonl.parts" / "identity.json").unlink()
     _, together = predict(monkeypatch, toy, source, "--batch-size", "16", *flags)
     assert together == one_by_one
+
+
+def test_a_row_of_messages_is_read_as_the_conversation_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parrot = Parrot("a boat###", branches=[VIDEO])
+    predict(monkeypatch, parrot.chat(), write(tmp_path, ROWS[-1:]))
+    clip = f"<Video>{'[1]' * 4}</Video>"
+    assert parrot.last_prompt() == (
+        f"Answer in one word.###Human: {clip} Which shape is it?###Assistant: circle"
+        "###Human: And the colour?###Assistant:"
+    )
 
 
 def test_of_a_clip_that_is_called_audio_the_sound_alone_is_taken(
