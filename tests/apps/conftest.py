@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+FAKE_DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""A camera and a microphone that nobody is asked to allow."""
+
 
 # One for each module: while it is open its event loop runs in this thread, which others may need.
 @pytest.fixture(scope="module")
@@ -18,7 +21,7 @@ def browser() -> Iterator[Any]:
     if chromium is None:
         pytest.skip("no chromium on this machine")
     with playwright.sync_playwright() as api:
-        flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", *FAKE_DEVICES]
         opened = api.chromium.launch(executable_path=chromium, args=flags)
         yield opened
         opened.close()

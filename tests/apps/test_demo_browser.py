@@ -1,18 +1,37 @@
-"""The demo page in a real browser: what a visitor does, from upload to clear."""
+"""The demo page in a real browser, over the toy model that ships: what visitors do and see.
+
+The model can be told to hesitate in the middle of an answer, so that what is seen there is seen for
+certain, however fast or slow the machine is. Everything is waited for; nothing is timed.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from parrot import Parrot
 
 from video_llama.apps import demo
+from video_llama.apps.demo_visits import Visits
+from video_llama.apps.loading import load_chat
+from video_llama.apps.votes import VoteLog
 
 pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "eval_configs" / "toy" / "shipped.yaml"
+EXAMPLES = ROOT / "examples"
+CLIP, STAR, PICTURE = (
+    EXAMPLES / name for name in ("toy_bounce.mp4", "toy_silent.mp4", "toy_picture.jpg")
+)
+
+LONG = "Is the pip in time with the bounce?"
+"""The toy model answers it about the clip in a handful of tokens."""
 
 PATIENCE_MS = 120_000
 """Longer than any step takes however busy the machine; nothing here measures speed."""
@@ -22,137 +41,301 @@ IDLE = """() => [...document.querySelectorAll('[data-testid=status-tracker]')]
 """No part of the page waits for the server."""
 
 
-class HesitantParrot(Parrot):
-    """Says a dozen tokens, and the rest when it is told to go on."""
+class Breath:
+    """Lets a model hold its breath after the second token of an answer when it is told to."""
 
-    def __init__(self) -> None:
-        super().__init__(" ".join(["again"] * 50))
+    def __init__(self, model: Any) -> None:
         self.go_on = threading.Event()
+        self.go_on.set()
         self.said: list[int] = []
+        self._stream = model.stream_prompt
+        model.stream_prompt = self.stream_prompt
+
+    def hold(self) -> None:
+        self.go_on.clear()
 
     def stream_prompt(self, **prompt: Any) -> Iterator[int]:
-        for token_id in super().stream_prompt(**prompt):
-            if len(self.said) == 12:
-                self.go_on.wait(PATIENCE_MS / 1000)
-            self.said.append(token_id)
+        self.said = said = []
+        for token_id in self._stream(**prompt):
+            if len(said) == 2:
+                assert self.go_on.wait(PATIENCE_MS / 1000)
+            said.append(token_id)
             yield token_id
 
 
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Any]:
-    """Return a function that serves a parrot's page and opens it."""
-    pages = []
+@dataclass
+class Server:
+    """The page and what stands behind it."""
 
-    def opened(parrot: Parrot) -> Any:
-        served = demo.build_page(parrot.chat(max_new_tokens=300))
-        _, url, _ = served.launch(prevent_thread_lock=True, quiet=True)
-        tab = browser.new_page(viewport={"width": 1300, "height": 900}, reduced_motion="reduce")
-        tab.set_default_timeout(PATIENCE_MS)
-        tab.requested = []
-        tab.on("request", lambda request: tab.requested.append(request.url))
-        tab.goto(url)
-        pages.append((served, tab))
-        return tab
+    url: str
+    breath: Breath
+    votes: Path
+    files: Path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    votes = tmp_path_factory.mktemp("demo") / "votes.jsonl"
+    chat = load_chat(TOY, decode_timeout_s=120)
+    breath = Breath(chat.model)
+    with demo.served(chat, model="toy", votes=VoteLog(votes)) as page:
+        yield Server(demo.launch(page), breath, votes, Path(page.GRADIO_CACHE))
+        breath.go_on.set()
+
+
+class Tab:
+    """A visitor's tab, in a browser context of its own."""
+
+    def __init__(self, context: Any, url: str) -> None:
+        self.page = context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.requested: list[str] = []
+        self.page.on("request", lambda request: self.requested.append(request.url))
+        self.page.goto(url)
+        self.settle()
+
+    def settle(self) -> None:
+        self.page.locator("#question textarea").wait_for()
+        self.page.wait_for_function(IDLE)
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).last.click()
+
+    def choose(self, path: Path, *, box: str = "Video") -> None:
+        """Choose a file; it is handed over when its box shows it."""
+        self.page.get_by_role("tab", name=box).click()
+        field = self.page.locator(f"#{box.lower()} input[type=file]")
+        field.wait_for(state="attached")
+        self.page.wait_for_function(IDLE)
+        with self.page.expect_response(lambda response: "/upload?" in response.url):
+            field.set_input_files(str(path))
+        self.page.locator(f"#{box.lower()} :is(video, img)").wait_for(state="attached")
+        self.page.wait_for_function(IDLE)
+
+    def upload(self, path: Path, *, box: str = "Video") -> None:
+        self.choose(path, box=box)
+        self.press("Upload & start")
+        self.page.locator(".saw h4", has_text=path.name).wait_for()
+        self.settle()
+
+    def ask(self, question: str) -> None:
+        self.page.locator("#question textarea").fill(question)
+        self.page.locator("#question textarea").press("Enter")
+
+    def answers(self) -> list[str]:
+        return [
+            text.strip() for text in self.page.locator("#turns [data-testid=bot]").all_inner_texts()
+        ]
+
+    def await_answer(self, number: int) -> str:
+        """Wait until the numbered answer is complete and return it."""
+        self.page.locator("#status", has_text="tokens").wait_for()
+        self.page.wait_for_function(
+            f"() => document.querySelectorAll('#turns [data-testid=bot]').length == {number}"
+        )
+        self.settle()
+        return self.answers()[-1]
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server) -> Iterator[Any]:
+    """Return a function that opens a tab."""
+    contexts = []
+
+    def opened() -> Tab:
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
+        )
+        contexts.append(context)
+        return Tab(context, server.url)
 
     yield opened
-    for served, tab in pages:
-        tab.close()
-        served.close()
+    server.breath.go_on.set()
+    for context in contexts:
+        context.close()
 
 
-def hand_over(tab: Any, path: Path) -> None:
-    """Choose a file, wait until the server has it (its name is shown before), and start."""
-    tab.locator("input[type=file]").first.set_input_files(str(path))
-    tab.locator(f"a[download='{path.name}']").wait_for()
-    tab.get_by_role("button", name="Upload & start").click()
+def outside(tab: Tab) -> list[str]:
+    """What a tab asked of other machines."""
+    inside = re.compile(r"https?://127\.0\.0\.1[:/]|data:|blob:")
+    return [url for url in tab.requested if not inside.match(url)]
 
 
-def upload(tab: Any, path: Path) -> None:
-    hand_over(tab, path)
-    tab.wait_for_function("() => !document.querySelector('textarea').disabled")
+def test_a_visitor_uploads_a_clip_with_sound_and_asks_twice(visit: Any, server: Server) -> None:
+    tab = visit()
+    assert tab.page.locator("#question textarea").is_disabled()
+    tab.upload(CLIP)
+    quarters = [f"{i / 4:.2f} s" for i in range(8)]
+    assert tab.page.locator(".frames figcaption").all_inner_texts() == quarters
+    assert tab.page.locator(".mels figcaption").all_inner_texts() == quarters
+    server.breath.hold()
+    tab.ask(LONG)
+    tab.page.locator("#turns [data-testid=bot]").wait_for()
+    piece = tab.answers()[0]
+    server.breath.go_on.set()
+    whole = tab.await_answer(1)
+    assert whole.startswith(piece)
+    assert len(whole) > len(piece) > 0
+    tab.ask("What colour is the circle?")
+    assert tab.await_answer(2) == "purple"
+    assert "known from before" in tab.page.locator("#status").inner_text()
+    assert outside(tab) == []
 
 
-def ask(tab: Any, question: str) -> None:
-    tab.locator("textarea").first.fill(question)
-    tab.locator("textarea").first.press("Enter")
+def test_stopping_keeps_what_was_said(visit: Any, server: Server) -> None:
+    tab = visit()
+    tab.upload(CLIP)
+    server.breath.hold()
+    tab.ask(LONG)
+    tab.page.locator("#turns [data-testid=bot]").wait_for()
+    said = tab.answers()[0]
+    with tab.page.expect_response(lambda response: "/run/" in response.url):
+        tab.press("Stop")
+    server.breath.go_on.set()
+    stopped = tab.await_answer(1)
+    assert stopped.startswith(said)
+    assert ", stopped" in tab.page.locator("#status").inner_text()
+    assert len(server.breath.said) == 3
 
 
-def await_answer(tab: Any, words: str) -> None:
-    tab.get_by_text(words).first.wait_for()
-    tab.wait_for_function(IDLE)
-
-
-def test_a_visitor_uploads_asks_and_clears(visit: Any, sounding_clip: Path, tmp_path: Path) -> None:
-    tab = visit(Parrot("a red boat###"))
-    assert tab.locator("textarea").first.is_disabled()
-    upload(tab, sounding_clip)
-    tab.get_by_text("0.8 s").wait_for()
-    ask(tab, "What is it?")
-    await_answer(tab, "a red boat")
-    tab.screenshot(path=str(tmp_path / "page.png"))
-    tab.get_by_role("button", name="Clear").last.click()
-    tab.get_by_text("a red boat").wait_for(state="detached")
-    assert tab.locator("textarea").first.is_disabled()
-    outside = [url for url in tab.requested if "127.0.0.1" not in url and url.startswith("http")]
-    assert outside == []
-
-
-def test_emptying_the_conversation_also_makes_the_model_forget(
-    visit: Any, sounding_clip: Path
+def test_clearing_in_the_middle_of_an_answer_leaves_nothing(
+    visit: Any, server: Server, tmp_path: Path
 ) -> None:
-    parrot = Parrot("a red boat###")
-    tab = visit(parrot)
-    upload(tab, sounding_clip)
-    ask(tab, "What is it?")
-    await_answer(tab, "a red boat")
-    # The first such icon empties the upload box, the second the conversation.
-    tab.locator("button[aria-label=Clear]").nth(1).click()
-    tab.wait_for_function("() => document.querySelector('textarea').disabled")
-    upload(tab, sounding_clip)
-    ask(tab, "And now?")
-    await_answer(tab, "a red boat")
-    assert "What is it?" not in parrot.last_prompt()
+    tab = visit()
+    # Nobody else has this very file: an mp4 may end in a box of nothing.
+    mine = tmp_path / "mine.mp4"
+    mine.write_bytes(CLIP.read_bytes() + b"\0\0\0\x08free")
+    tab.upload(mine)
+    assert list(server.files.rglob("mine.mp4"))
+    server.breath.hold()
+    tab.ask(LONG)
+    tab.page.locator("#turns [data-testid=bot]").wait_for()
+    with tab.page.expect_response(lambda response: "/run/" in response.url):
+        tab.press("Clear")
+    server.breath.go_on.set()
+    tab.page.locator("#question textarea:disabled").wait_for()
+    assert not list(server.files.rglob("mine.mp4"))
+    # The model is free again, and knows nothing of it.
+    tab.upload(STAR)
+    assert tab.answers() == []
+    tab.ask("Which colour comes first?")
+    assert tab.await_answer(1) == "yellow"
 
 
-def interrupt(tab: Any, parrot: HesitantParrot, *, button: str, heard: Any) -> None:
-    """Press a button in the middle of an answer; the parrot speaks on as soon as it is heard."""
-    ask(tab, "Talk")
-    tab.get_by_text("again again again").first.wait_for()
-    with heard:
-        tab.get_by_role("button", name=button).last.click()
-    parrot.go_on.set()
-
-
-def test_stopping_keeps_what_was_said(visit: Any, sounding_clip: Path) -> None:
-    parrot = HesitantParrot()
-    tab = visit(parrot)
-    upload(tab, sounding_clip)
-    interrupt(tab, parrot, button="Stop", heard=tab.expect_response("**/run/**"))
-    tab.wait_for_function(IDLE)
-    said = tab.get_by_text("again again").last.inner_text()
-    assert said == parrot.tokenizer.decode(parrot.said)
-    assert len(said) < len(parrot.says)
-
-
-def test_clearing_in_the_middle_of_an_answer_leaves_nothing_of_it(
-    visit: Any, sounding_clip: Path
-) -> None:
-    parrot = HesitantParrot()
-    tab = visit(parrot)
-    upload(tab, sounding_clip)
-    interrupt(tab, parrot, button="Clear", heard=tab.expect_request("**/cancel"))
-    # It waits for the model, which is free when the answer has come to its end.
-    upload(tab, sounding_clip)
-    assert tab.get_by_text("again").count() == 0
-    ask(tab, "And now?")
-    await_answer(tab, "again again again")
-    assert "Talk" not in parrot.last_prompt()
+def test_a_picture_is_uploaded_asked_about_again_and_taken_back(visit: Any) -> None:
+    tab = visit()
+    tab.upload(PICTURE, box="Picture")
+    assert tab.page.locator(".saw figcaption").all_inner_texts() == ["as the model sees it"]
+    tab.ask("What shape is the red thing?")
+    assert tab.await_answer(1) == "triangle"
+    tab.press("Regenerate")
+    assert tab.await_answer(1) == "triangle"
+    with tab.page.expect_response(lambda response: "/run/" in response.url):
+        tab.press("Undo")
+    tab.page.locator("#turns [data-testid=bot]").wait_for(state="detached")
+    assert tab.page.locator("#question textarea").input_value() == "What shape is the red thing?"
 
 
 def test_a_file_that_is_no_media_is_explained(visit: Any, tmp_path: Path) -> None:
-    tab = visit(Parrot(""))
+    tab = visit()
     path = tmp_path / "notes.mp4"
     path.write_text("not a clip")
-    hand_over(tab, path)
-    tab.get_by_text("cannot be opened").first.wait_for()
-    assert tab.locator("textarea").first.is_disabled()
+    tab.choose(path)
+    tab.press("Upload & start")
+    tab.page.get_by_text("this is text; supported are video: mp4").wait_for()
+    assert tab.page.get_by_text(str(tmp_path)).count() == 0
+    assert tab.page.locator("#question textarea").is_disabled()
+
+
+def test_an_example_is_one_click_and_brings_a_question(visit: Any) -> None:
+    tab = visit()
+    tab.page.get_by_role("tab", name="Sound").click()
+    tab.page.get_by_text("slow beeps").click()
+    tab.page.locator(".mels").wait_for()
+    tab.page.wait_for_function("() => document.querySelector('#question textarea').value")
+    tab.settle()
+    tab.press("Ask")
+    assert "slow beeps" in tab.await_answer(1)
+
+
+def test_what_a_microphone_hears_is_uploaded(visit: Any) -> None:
+    tab = visit()
+    tab.page.get_by_role("tab", name="Sound").click()
+    tab.page.get_by_label("Record audio").click()
+    tab.page.locator("#sound .record-button").click()
+    tab.page.locator("#sound .stop-button").click()
+    tab.page.get_by_label("Play", exact=True).wait_for()
+    tab.press("Upload & start")
+    tab.page.locator(".saw h4", has_text="audio.wav").wait_for()
+    assert outside(tab) == []
+
+
+def test_two_visitors_at_once_wait_for_each_other_and_get_their_own_answers(
+    visit: Any, server: Server
+) -> None:
+    first, second = visit(), visit()
+    first.upload(CLIP)
+    second.upload(STAR)
+    server.breath.hold()
+    first.ask(LONG)
+    first.page.locator("#turns [data-testid=bot]").wait_for()
+    second.ask("Which colour comes first?")
+    second.page.get_by_text("queue: 1/1").wait_for()
+    server.breath.go_on.set()
+    assert second.await_answer(1) == "yellow"
+    assert first.await_answer(1) != "yellow"
+
+
+def test_closing_the_tab_in_the_middle_of_an_answer_frees_the_model(
+    visit: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, stays = visit(), visit()
+    left, leave = threading.Event(), Visits.leave
+
+    def noticed(visits: Visits, session: str) -> None:
+        leave(visits, session)
+        left.set()
+
+    monkeypatch.setattr(Visits, "leave", noticed)
+    gone.upload(CLIP)
+    stays.upload(STAR)
+    server.breath.hold()
+    gone.ask(LONG)
+    gone.page.locator("#turns [data-testid=bot]").wait_for()
+    unheard = server.breath.said
+    gone.page.close()
+    assert left.wait(PATIENCE_MS / 1000)
+    server.breath.go_on.set()
+    stays.ask("Which colour comes first?")
+    assert stays.await_answer(1) == "yellow"
+    assert len(unheard) == 3
+
+
+def test_a_thumb_is_a_line_in_the_log(visit: Any, server: Server) -> None:
+    tab = visit()
+    tab.upload(STAR)
+    tab.ask("Which colour comes first?")
+    tab.await_answer(1)
+    with tab.page.expect_response(lambda response: "/queue/data" in response.url):
+        tab.page.get_by_label("Like", exact=True).click()
+    tab.settle()
+    *_, line = server.votes.read_text("utf-8").splitlines()
+    vote = json.loads(line)
+    assert (vote["verdict"], vote["question"], vote["answer"]) == (
+        "up",
+        "Which colour comes first?",
+        "yellow",
+    )
+
+
+def test_a_program_asks_over_the_page_s_api(server: Server) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(server.url, verbose=False, download_files=False)
+    clip = {"video": handle_file(str(CLIP)), "picture": None, "sound": None}
+    client.predict(**clip, start_s=None, end_s=None, api_name="/start")
+    client.predict("What colour is the circle?", api_name="/ask")
+    job = client.submit(api_name="/answer")
+    turns, *_ = job.result(timeout=PATIENCE_MS / 1000)
+    assert turns[-1]["content"][0]["text"] == "purple"
+    assert len(job.outputs()) > 1

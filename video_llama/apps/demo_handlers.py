@@ -54,7 +54,7 @@ class Handlers:
         """
         paths = [path for path in map(path_of, files) if path is not None]
         if not paths:
-            raise self._gradio.Error("Choose a video, a picture or a sound first.", title="No file")
+            raise self._error("Choose a video, a picture or a sound first.", title="No file")
         visit = self._visits.of(session)
         self._refuse_if_busy(visit)
         problems, first = [], len(visit.files)
@@ -65,7 +65,7 @@ class Handlers:
             except VideoLlamaError as error:
                 problems.append(_without_folder(error, path))
         if len(visit.files) == first:
-            raise self._gradio.Error("\n".join(problems), title="This file cannot be used")
+            raise self._error("\n".join(problems), title="This file cannot be used")
         for problem in problems:
             self._gradio.Warning(problem, title="Left out")
         return self._view(visit, saw=_all_seen(visit), status="")
@@ -75,9 +75,9 @@ class Handlers:
         visit = self._visits.of(session)
         self._refuse_if_busy(visit)
         if not question.strip():
-            raise self._gradio.Error("Type a question first.", title="No question")
+            raise self._error("Type a question first.", title="No question")
         if not visit.files:
-            raise self._gradio.Error(
+            raise self._error(
                 "Upload a file first; one that was here an hour ago is forgotten.", title="No file"
             )
         visit.pending = Asked(question, self._settings(visit.chat, knobs))
@@ -88,7 +88,7 @@ class Handlers:
         visit = self._visits.of(session)
         self._refuse_if_busy(visit)
         if not visit.rounds:
-            raise self._gradio.Error("Ask something first.", title="No answer yet")
+            raise self._error("Ask something first.", title="No answer yet")
         settings = self._settings(visit.chat, knobs)
         visit.pending = Asked(visit.rounds[-1].asked.question, settings, again=True)
         return self._view(visit, status="")
@@ -112,7 +112,7 @@ class Handlers:
         except VideoLlamaError as error:
             _take_back(visit, replaced)
             yield self._view(visit, question=None if replaced else asked.question)
-            raise self._gradio.Error(str(error), title="No answer") from error
+            raise self._error(str(error), title="No answer") from error
         finally:
             # Also reached when the tab is closed in the middle of an answer.
             current.is_done = True
@@ -135,7 +135,7 @@ class Handlers:
         self._refuse_if_busy(visit)
         question = visit.chat.undo()
         if question is None or not visit.rounds:
-            raise self._gradio.Error("There is nothing to take back.", title="No answer yet")
+            raise self._error("There is nothing to take back.", title="No answer yet")
         visit.waiting = [*visit.rounds.pop().files, *visit.waiting]
         return self._view(visit, question=question, status="")
 
@@ -186,11 +186,16 @@ class Handlers:
         try:
             return dataclasses.replace(chat.settings, **given)
         except ValueError as error:
-            raise self._gradio.Error(str(error), title="These settings do not go") from error
+            raise self._error(str(error), title="These settings do not go") from error
+
+    def _error(self, text: str, *, title: str) -> Exception:
+        """Return what is shown as a toast; a visitor's mistake is no traceback in our log."""
+        error: Exception = self._gradio.Error(text, title=title, print_exception=False)
+        return error
 
     def _refuse_if_busy(self, visit: Visit) -> None:
         if visit.is_busy:
-            raise self._gradio.Error(
+            raise self._error(
                 "An answer is being given; wait for it, or press Stop.", title="One at a time"
             )
 

@@ -88,10 +88,10 @@ def lay_out(about: About, *, gradio: Any) -> Layout:
     gr = gradio
     gr.HTML(_heading(about), padding=False)
     with gr.Row(elem_classes="columns"):
-        with gr.Column(scale=2, min_width=340):
+        with gr.Column(scale=2, min_width=340, elem_classes="left"):
             files = _files(about, gr=gr)
             knobs = _knobs(about.settings, gr=gr)
-        with gr.Column(scale=3, min_width=340):
+        with gr.Column(scale=3, min_width=340, elem_classes="right"):
             talk = _talk(gr=gr)
     gr.HTML(_small_print(about), padding=False)
     return Layout(files, knobs, talk)
@@ -122,22 +122,31 @@ def _files(about: About, *, gr: Any) -> Files:
     with gr.Tabs(elem_classes="boxes"):
         with gr.Tab("Video", visible=about.num_frames > 0):
             video = gr.Video(
-                label="Video", sources=["upload", "webcam"], height=270, include_audio=True
+                elem_id="video",
+                label="Video",
+                sources=["upload", "webcam"],
+                height=240,
+                include_audio=True,
             )
             clips = _examples(about, "video", gr=gr)
         with gr.Tab("Picture", visible=about.num_frames > 0):
             picture = gr.Image(
-                label="Picture", sources=["upload", "webcam", "clipboard"], type="filepath",
-                image_mode=None, height=270, buttons=[],
+                elem_id="picture", label="Picture", sources=["upload", "webcam", "clipboard"],
+                type="filepath", image_mode=None, height=240, buttons=[],
             )  # fmt: skip
             pictures = _examples(about, "picture", gr=gr)
         with gr.Tab("Sound", visible=about.hears):
             sound = gr.Audio(
-                label="Sound", sources=["upload", "microphone"], type="filepath",
+                elem_id="sound", label="Sound", sources=["upload", "microphone"], type="filepath",
                 editable=False, buttons=[],
             )  # fmt: skip
             sounds = _examples(about, "sound", gr=gr)
-    with gr.Accordion("Which part, how many frames", open=False):
+    listen = gr.Checkbox(
+        value=about.hears, interactive=about.hears, label="Listen to a video's sound",
+        info=None if about.hears else "This model has no audio branch: it cannot hear.",
+    )  # fmt: skip
+    start = gr.Button("Upload & start", variant="primary", size="lg")
+    with gr.Accordion("Which part of a clip, how many frames", open=False):
         with gr.Row():
             start_s = gr.Number(label="From second", value=None, minimum=0, min_width=110)
             end_s = gr.Number(label="To second", value=None, minimum=0, min_width=110)
@@ -146,12 +155,7 @@ def _files(about: About, *, gr: Any) -> Files:
             label="Frames", info=f"spread over the part; trained with {about.num_frames}",
             visible=about.num_frames > 0,
         )  # fmt: skip
-        listen = gr.Checkbox(
-            value=about.hears, interactive=about.hears, label="Listen to a video's sound",
-            info=None if about.hears else "This model has no audio branch: it cannot hear.",
-        )  # fmt: skip
-    start = gr.Button("Upload & start", variant="primary", size="lg")
-    with gr.Accordion("What the model really saw", open=True):
+    with gr.Accordion("What the model really saw", open=True, elem_classes="later"):
         saw = gr.HTML(NOTHING_SEEN, padding=False)
     examples = [*clips, *pictures, *sounds]
     return Files(video, picture, sound, start_s, end_s, frames, listen, start, saw, examples)
@@ -173,7 +177,7 @@ def _examples(about: About, kind: str, *, gr: Any) -> list[tuple[Any, Sequence[E
 
 def _knobs(settings: GenerationSettings, *, gr: Any) -> list[Any]:
     """How answers are generated, in the order of `demo_handlers.KNOBS`."""
-    with gr.Accordion("How it answers", open=False):
+    with gr.Accordion("How it answers", open=False, elem_classes="later"):
         return [
             gr.Slider(
                 0, 2, value=settings.temperature, step=0.1, label="Temperature",
@@ -205,10 +209,9 @@ def _talk(*, gr: Any) -> Talk:
     """The conversation and what one does in it."""
     turns = gr.Chatbot(
         label="Conversation", show_label=False, height=560, placeholder=WELCOME, layout="bubble",
-        buttons=["copy"], feedback_options=("Like", "Dislike"), elem_id="turns",
+        buttons=["copy_all"], feedback_options=("Like", "Dislike"), elem_id="turns",
         latex_delimiters=[], allow_file_downloads=False, group_consecutive_messages=False,
     )  # fmt: skip
-    status = gr.HTML("", padding=False, elem_classes="status")
     with gr.Row(equal_height=True, elem_classes="asking"):
         question = gr.Textbox(
             show_label=False, container=False, placeholder=NOT_READY, interactive=False,
@@ -220,4 +223,5 @@ def _talk(*, gr: Any) -> Talk:
         again = gr.Button("Regenerate", interactive=False, size="sm", min_width=80)
         undo = gr.Button("Undo", interactive=False, size="sm", min_width=80)
         clear = gr.Button("Clear", size="sm", min_width=80)
+    status = gr.HTML("", padding=False, elem_id="status")
     return Talk(turns, status, question, send, stop, again, undo, clear)

@@ -195,7 +195,8 @@ def _wire_files(layout: Layout, acts: _Acts) -> None:
         )  # fmt: skip
     files.start.click(
         acts.in_session(acts.start), [*files.boxes, *files.span], _shown_on(layout),
-        preprocess=False, show_progress_on=layout.talk.turns, api_name="start", **ONE_UPLOAD,
+        preprocess=False, show_progress="minimal", show_progress_on=layout.talk.turns,
+        api_name="start", **ONE_UPLOAD,
     ).success(
         lambda: [None] * len(files.boxes), None, files.boxes, queue=False, show_progress="hidden",
         api_visibility="private",
@@ -203,7 +204,8 @@ def _wire_files(layout: Layout, acts: _Acts) -> None:
     for box, examples in files.examples:
         box.click(
             acts.in_session(partial(acts.example, examples)), box, _shown_on(layout),
-            show_progress_on=layout.talk.turns, api_visibility="private", **ONE_UPLOAD,
+            show_progress="minimal", show_progress_on=layout.talk.turns,
+            api_visibility="private", **ONE_UPLOAD,
         )  # fmt: skip
 
 

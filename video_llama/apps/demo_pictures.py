@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SPECTRUM = ((12, 12, 40), (74, 30, 110), (170, 50, 100), (240, 120, 60), (252, 240, 190))
 """From silent to loud."""
 
+COLUMNS = ((8, 4), (18, 6))
+"""Up to so many pictures stand in so many columns; more in eight."""
+
 DRAWN_RANGE = (-1.27, 1.0)
 """Normalised values that are drawn darkest and brightest; the first is digital silence, the log of
 the smallest float32 step less ImageBind's mean, by its standard deviation."""
@@ -48,12 +51,12 @@ def _strip(item: MediaItem, spec: MediaSpec) -> str:
         pictures, style = frames_of(item, spec), "frames"
         if item.kind == "image":
             return _figures(pictures, ["as the model sees it"], style=style, told="1 picture")
-        told = f"{len(pictures)} frames, by their second"
+        told = f"{len(pictures)} frames, by their second in the file"
     else:
         pictures, style = mels_of(item), "mels"
         told = (
-            f"{len(pictures)} pieces of sound of {spec.clip_s:g} s, by the second they start at; "
-            "low notes at the bottom"
+            f"{len(pictures)} pieces of {spec.clip_s:g} s of sound, by the second they start at; "
+            "low notes below, loud is bright"
         )
     return _figures(pictures, [f"{t:.2f} s" for t in item.times_s], style=style, told=told)
 
@@ -90,7 +93,8 @@ def _figures(pictures: list[Image.Image], captions: list[str], *, style: str, to
         f"<figcaption>{caption}</figcaption></figure>"
         for picture, caption in zip(pictures, captions, strict=True)
     )
-    return f"<p>{told}</p><div class='strip {style}'>{figures}</div>"
+    columns = next((columns for most, columns in COLUMNS if len(pictures) <= most), 8)
+    return f"<p>{told}</p><div class='strip {style}' style='--columns: {columns}'>{figures}</div>"
 
 
 def _data_url(picture: Image.Image) -> str:

@@ -26,22 +26,30 @@ button.icon-button svg { height: auto; aspect-ratio: 1; }
 .saw h4 { margin: .2rem 0; font-size: .95rem; overflow-wrap: anywhere; }
 .saw + .saw { margin-top: .9rem; padding-top: .6rem;
   border-top: 1px solid var(--border-color-primary); }
-.saw p, .empty, .small, .status { font-size: .8rem; color: var(--body-text-color-subdued); }
+.saw p, .empty, .small, #status { font-size: .8rem; color: var(--body-text-color-subdued); }
 .saw p { margin: .3rem 0 .25rem; }
-.strip { display: grid; gap: 4px; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); }
+.strip { display: grid; gap: 4px; grid-template-columns: repeat(var(--columns), 1fr); }
 .strip figure { margin: 0; }
 .strip img { width: 100%; display: block; border-radius: 4px; }
 .frames img { aspect-ratio: 1; image-rendering: pixelated; }
 .mels img { height: 64px; object-fit: fill; border-radius: 2px; }
 .strip figcaption { font-size: .7rem; text-align: center; font-variant-numeric: tabular-nums;
   color: var(--body-text-color-subdued); }
-.status { min-height: 1.2em; text-align: right; }
+#status { min-height: 1.2em; text-align: right; }
 .small { text-align: center; padding: .6rem 0; }
 .asking { gap: .5rem; }
-.boxes button[aria-label^="Trim"] { display: none; }
+.boxes button[aria-label^="Trim"], button[aria-label="Share"] { display: none; }
 footer { margin-top: 0 !important; }
+/* On a narrow window the conversation comes before what was seen and the settings. */
+@media (max-width: 780px) {
+  .columns > .left { display: contents !important; }
+  .columns > .left > * { flex: 1 1 100%; }
+  .columns > .left > .later { order: 2; }
+  .columns > .right { order: 1; }
+}
 """
-"""Trimming is hidden: Gradio fetches a program for it, and the seconds to use do its work."""
+"""Trimming is hidden, because Gradio fetches a program for it and the seconds to use do its work;
+so is sharing, which sends files to others."""
 
 
 def theme(gradio: Any) -> Any:
