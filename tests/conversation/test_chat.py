@@ -10,6 +10,7 @@ from PIL import Image
 
 from video_llama.common.errors import ConfigError, ContextOverflow, MediaError
 from video_llama.common.generation import GenerationSettings
+from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.processors.media import MediaLoader
 
 GREY = Image.fromarray(np.full((20, 30, 3), 90, dtype=np.uint8))
@@ -228,6 +229,16 @@ def test_a_question_too_long_for_the_context_is_refused_with_numbers() -> None:
     chat = Parrot("a boat###", max_context=150).chat(max_new_tokens=50)
     with pytest.raises(ContextOverflow, match="but there are 100"):
         chat.ask("word " * 200)
+
+
+@pytest.mark.parametrize("text", ["###", "a", " b", "\ud800"])
+def test_a_question_that_cannot_fit_is_refused_before_it_is_encoded(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = Parrot("a boat###", max_context=150).chat(max_new_tokens=50)
+    monkeypatch.setattr(Tokenizer, "encode_run", None)
+    with pytest.raises(ContextOverflow, match=r"has \d+ characters.*all 150 positions"):
+        chat.ask(text * 20_000)
 
 
 def test_an_answer_longer_than_the_context_is_refused() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.common.types import Message, Sample
 from video_llama.conversation.encode import encode
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.rounds import Content, Conversation, Round, items_in, keys_in
 from video_llama.conversation.tokenizer import Tokenizer
+
+LONGEST_TOKEN = 128
+"""Characters of the longest tokens of common vocabularies, which are runs of spaces."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,13 @@ class PromptWriter:
             )
         rounds = tuple(conversation.rounds)
         asked = Message("user", items_in(content))
+        if len(asked.text) > LONGEST_TOKEN * self.max_context:
+            # Seconds of work for a megabyte, while others wait.
+            raise ContextOverflow(
+                f"the question has {len(asked.text)} characters, and all {self.max_context} "
+                f"positions of the decoder's context together hold {LONGEST_TOKEN} each at the "
+                "very most; shorten it"
+            )
         keys = keys_in([*(entry.content for entry in rounds), content])
         media = [conversation.tokens[key] for key in keys]
         encoded = encode(
