@@ -63,8 +63,10 @@ def read_of(name: str, *, words: list[str]) -> Read:
     special = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
     texts = [i for i, slot in zip(heard.input_ids, heard.slots, strict=True) if not slot]
     template = get_template(name)
+    # A line feed of one's own in front of the template's "Human:" forges nothing.
+    stop = [mark.strip() for mark in template.stop]
     return Read(
-        marks={mark: text.count(mark) for mark in (*template.forgeable, *template.stop)},
+        marks={mark: text.count(mark) for mark in (*template.forgeable, *stop)},
         special_ids=sum(i in special for i in texts),
         media=[slot for slot in heard.slots if slot],
     )

@@ -129,6 +129,21 @@ def test_who_waits_is_told_how_many_stand_before_and_may_leave() -> None:
     assert "".join(pieces) == "e two three"
 
 
+def test_a_conversation_that_is_reset_or_gone_keeps_nothing_in_memory() -> None:
+    model = Witness()
+    chat = model.chat()
+    other = chat.another()
+    for each in (chat, other):
+        each.upload(picture(1))
+        each.ask("What?")
+    assert len(chat.shared.caches) == 2
+    chat.reset()
+    assert len(chat.shared.caches) == 1
+    del other, each
+    gc.collect()
+    assert len(chat.shared.caches) == 0
+
+
 def test_a_failing_answer_frees_the_turnstile() -> None:
     class Broken(Parrot):
         def encode_items(self, items: Any) -> Any:

@@ -119,6 +119,29 @@ def test_an_overtaken_turn_waits_for_the_one_that_overtook() -> None:
     assert order == ["next", "slow"]
 
 
+def test_an_overtaken_turn_comes_before_those_who_stood_behind_it() -> None:
+    line, served = Turnstile(patience_s=0.0), []
+    overtakes, may_go = threading.Event(), threading.Event()
+
+    def overtake() -> None:
+        with line.turn("next"):
+            overtakes.set()
+            may_go.wait(PATIENCE_S)
+            served.append("next")
+
+    with line.turn("slow") as slow:
+        with line.lent(slow):
+            first = threading.Thread(target=overtake, daemon=True)
+            first.start()
+            assert overtakes.wait(PATIENCE_S)
+            last = stand_in_line(line, "behind", served)
+            threading.Timer(0.05, may_go.set).start()
+        served.append("slow")
+    first.join(PATIENCE_S)
+    last.join(PATIENCE_S)
+    assert served == ["next", "slow", "behind"]
+
+
 def test_a_turn_in_use_is_never_overtaken() -> None:
     line, served = Turnstile(patience_s=0.0), []
     with line.turn("a") as turn:
