@@ -81,8 +81,8 @@ def test_the_keywords_of_uploads_and_settings_are_those_of_the_code():
 
 def test_the_bounds_of_the_chat_page_are_those_of_the_code():
     text = CHAT.read_text("utf-8")
-    assert f"evenly over the span; up to {MAX_FRAMES}." in text
-    assert f"({NUM_CACHES} unless `Shared` says otherwise)" in text
+    assert f"evenly over the span; up to {MAX_FRAMES}, " in text
+    assert f"({NUM_CACHES} unless `Shared` says otherwise, " in text
 
 
 @pytest.mark.parametrize("page", [CHAT, COMING_FROM], ids=lambda page: page.name)
