@@ -193,3 +193,8 @@ def test_a_row_draws_as_if_it_were_alone():
 def test_an_answer_that_was_cut_off_can_be_told_from_one_that_ended(ids, reason):
     found = finish_reason(ids, end_ids={13}, stop=lambda _row, said: said[-1] == 7)
     assert found == reason
+
+
+def test_the_highest_draw_takes_the_last_token_inside_the_nucleus(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda size, generator: torch.ones(size))
+    assert draw([0.2, 0.4, 0.1, 0.3], temperature=1.0, top_p=0.75) == [0]

@@ -19,7 +19,6 @@ StopRule = Callable[[int, Sequence[int]], bool]
 """Tells by row index and the ids generated so far whether a row is finished."""
 
 
-@torch.no_grad()
 def stream_ids(
     logits: Tensor,
     *,
@@ -110,7 +109,7 @@ def sample_next(
         upto = ordered.masked_fill(~inside, 0.0).cumsum(dim=-1)
         draws = torch.stack([torch.rand(1, generator=generator) for generator in generators])
         place = (upto <= draws.to(upto.device) * upto[:, -1:]).sum(dim=-1, keepdim=True)
-        # Rounding may carry a draw of almost one past the last token inside.
+        # Sums on a GPU do not grow to the last bit, and a draw of almost one might lie past all.
         place = place.minimum(inside.sum(dim=-1, keepdim=True) - 1)
         chosen = order.gather(-1, place)[:, 0]
     ids: list[int] = chosen.tolist()
