@@ -154,6 +154,14 @@ def test_there_is_nothing_to_answer_again_at_first() -> None:
         Parrot("a boat###").chat().regenerate()
 
 
+def test_there_is_nothing_to_answer_again_after_the_only_question_failed() -> None:
+    chat = Failing("a boat###", after=1).chat()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        chat.ask("One?")
+    with pytest.raises(ConfigError, match="ask a question first"):
+        chat.regenerate()
+
+
 def test_a_regeneration_that_fails_leaves_the_old_answer() -> None:
     model = Failing("a boat###", after=1, times=0)
     chat = model.chat()

@@ -60,6 +60,20 @@ def test_what_came_from_memory_is_written_beside_and_files_stay(clip: Path, tmp_
     assert sorted(path.name for path in folder.iterdir()) == ["conversation.json", "media"]
 
 
+def test_saving_over_a_conversation_leaves_nothing_of_its_media(tmp_path: Path) -> None:
+    chat = Parrot("a boat###").chat()
+    chat.upload(GREY)
+    chat.save(tmp_path)
+    chat.reset()
+    chat.upload(Image.new("RGB", (8, 8)))
+    chat.save(tmp_path)
+    (tmp_path / "media" / "mine.txt").write_text("not a medium")
+    chat.save(tmp_path)
+    tree = json.loads((tmp_path / "conversation.json").read_text())
+    names = sorted(path.name for path in (tmp_path / "media").iterdir())
+    assert names == sorted(["mine.txt", tree["media"][0]["stored"]])
+
+
 def test_a_system_text_is_saved_too(tmp_path: Path) -> None:
     chat = Parrot("a boat###").chat()
     chat.set_system("Be brief.")

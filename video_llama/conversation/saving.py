@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def write_saved(saved: SavedChat, *, folder: Path) -> None:
         for upload in group
     }
     index = {number: i for i, number in enumerate(uploads)}
-    tree = {
+    tree: dict[str, Any] = {
         "format": FORMAT,
         "settings": dataclasses.asdict(saved.settings),
         "system": saved.system,
@@ -70,9 +71,14 @@ def write_saved(saved: SavedChat, *, folder: Path) -> None:
         ],
         "waiting": [index[upload.number] for upload in saved.waiting],
     }
+    stored = {entry.get("stored") for entry in tree["media"]}
     partial = folder / f"{FILE}.partial"
     partial.write_text(json.dumps(tree, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / FILE)
+    for path in folder.glob(f"{MEDIA}/*"):
+        # Of the conversation that was here before.
+        if re.fullmatch("[0-9a-f]{32}", path.name) and path.name not in stored:
+            path.unlink()
 
 
 def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> SavedChat:

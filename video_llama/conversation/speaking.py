@@ -218,7 +218,7 @@ class Speaker:
         with self.lock:
             if answer.is_over:
                 return
-            answer.is_over = True
+            self._close(answer)
             if answer.content:
                 answer.conversation.enter(Round(answer.content, answer.said))
             self.last_usage = answer.usage
@@ -228,9 +228,15 @@ class Speaker:
         with self.lock:
             if answer.replaced is not None and not answer.is_over:
                 answer.conversation.enter(answer.replaced)
-            answer.is_over = True
+            self._close(answer)
             # Whatever the model was doing, nothing half-read is used again.
             self._cache.cache = None
+
+    def _close(self, answer: Answer) -> None:
+        """Let go of an answer and of the media in its prompt."""
+        answer.is_over, answer.laid = True, None
+        if self._running is answer:
+            self._running = None
 
 
 _NOTHING_ASKED = "there is no answer to give again; ask a question first"
