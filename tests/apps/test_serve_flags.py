@@ -62,13 +62,15 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
 def test_flags_that_mean_nothing_are_refused_together(tmp_path: Path) -> None:
     said = refused(
         "--allow-local-root", str(tmp_path / "missing"), "--max-body-mib=0", "--kept=-1",
-        "--decode-timeout-s=-5",
+        "--decode-timeout-s=-5", "--grace-s=nan", "--kept-mib=inf",
     )  # fmt: skip
     for problem in (
         f"--allow-local-root {tmp_path / 'missing'}: no such folder",
         "--max-body-mib: 0; expected a number above 0",
         "--kept: -1; expected a number at least 0",
         "--decode-timeout-s: -5; expected a number above 0",
+        "--grace-s: nan; expected a number at least 0",
+        "--kept-mib: inf; expected a number at least 0",
     ):
         assert problem in said
 

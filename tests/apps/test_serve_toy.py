@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from openai import OpenAI
@@ -55,6 +56,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("clips")
     log = tmp_path_factory.mktemp("log") / "log.txt"
     flags = ["--port", "0", "--allow-local-root", str(folder), "--kept", "20"]
+    flags += ["--max-duration-s", "4", "--max-megapixels", "1", "--max-media-mib", "0.5"]
     environment = {**os.environ, "VIDEO_LLAMA_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     with log.open("w") as lines:
         process = subprocess.Popen(
@@ -151,6 +153,27 @@ def test_it_hears_a_sound(host: Host) -> None:
     asked = question(2, "sound")
     answer = text_of(create(host.client(), user(sound, asked.question)))
     assert is_correct(asked, reply=answer), (asked, answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("large.jpg", "1200 x 1000 pixels"),
+        ("long.wav", "4 s"),
+        ("heavy.wav", "at most 524,288"),
+    ],
+)
+def test_media_beyond_the_limits_are_refused(host: Host, name: str, said: str) -> None:
+    path = host.folder / name
+    if name.endswith("jpg"):
+        write_jpg(path, np.zeros((1000, 1200, 3), dtype=np.uint8))
+    else:
+        rate_hz = 16_000 if name == "long.wav" else 96_000
+        write_wav(path, np.zeros(5 * rate_hz, dtype=np.float32), sample_rate_hz=rate_hz)
+    medium = {"type": "audio_url", "audio_url": {"url": path.as_uri()}}
+    with pytest.raises(openai.BadRequestError, match=said) as caught:
+        create(host.client(), user(medium, "What is it?"))
+    assert str(host.folder) not in str(caught.value.body)
 
 
 def test_later_rounds_read_only_what_is_new_and_answer_the_same(host: Host) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import socket
@@ -67,23 +68,26 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
 
     def number(name: str, default: float, text: str) -> None:
-        kind, value = (int, "N") if isinstance(default, int) else (float, "S")
         limits.add_argument(
-            f"--{name}", type=kind, default=default, metavar=value, help=f"{text} (%(default)s)"
+            f"--{name}",
+            type=type(default),
+            default=default,
+            metavar="S" if name.endswith("-s") else "N",
+            help=f"{text} (%(default)g)",
         )
 
     number("max-waiting", 64, "requests that may wait; more are sent away with 429")
-    number("max-body-mib", 64, "longest body of a request, in MiB")
+    number("max-body-mib", 64.0, "longest body of a request, in MiB")
     number("max-media", 16, "pictures, clips and sounds of a conversation")
-    number("max-media-mib", 48, "largest of them, in MiB")
+    number("max-media-mib", 48.0, "largest of them, in MiB")
     number("max-duration-s", 600.0, "longest clip or sound, in seconds")
-    number("max-megapixels", 34, "largest picture or frame, in millions of pixels")
+    number("max-megapixels", 34.0, "largest picture or frame, in millions of pixels")
     number("max-chars", 200_000, "text of a conversation, in characters")
     number("decode-timeout-s", 60.0, "until a medium must be decoded, in seconds")
     number("remote-timeout-s", 20.0, "until a remote medium must be here, in seconds")
     number("body-timeout-s", 60.0, "until a body must be here, in seconds")
     number("kept", 64, "conversations kept to go on with")
-    number("kept-mib", 512, "media that they keep, in MiB")
+    number("kept-mib", 512.0, "media that they keep, in MiB")
     number("key-values", 4, "of these, conversations that keep what the decoder has read")
     number("grace-s", 30.0, "until answers on their way must end when the server is told to")
 
@@ -217,7 +221,8 @@ def _check(args: argparse.Namespace) -> None:
     for names, least in ((may_be_zero, "at least 0"), (above_zero, "above 0")):
         for name in names:
             value = getattr(args, name)
-            if value < 0 or (value == 0 and names is above_zero):
+            is_enough = value > 0 or (value == 0 and names is may_be_zero)
+            if not is_enough or math.isinf(value):
                 flag = "--" + name.replace("_", "-")
                 problems.append(f"{flag}: {value:g}; expected a number {least}")
     if problems:
