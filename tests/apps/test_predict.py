@@ -146,12 +146,12 @@ def test_of_a_clip_that_is_called_audio_the_sound_alone_is_taken(
     assert sorted(set(heard.slots) - {0} for heard in parrot.heard) == [{1}, {1, 2}]
 
 
-def test_a_file_is_read_once_for_all_questions_about_it(
+def test_a_file_is_read_once_for_questions_about_it_that_stand_apart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sounding_clip: Path
 ) -> None:
     parrot = Parrot("a boat###")
-    rows = [{"question": f"What is {number}?", "video": str(sounding_clip)} for number in range(9)]
-    rows.insert(3, {"question": "What is it?", "image": PICTURE})
+    files = [str(sounding_clip), PICTURE]
+    rows = [{"question": f"What is {n}?", "media": files[n % 2]} for n in range(8)]
     chat, opened = parrot.chat(), []
     read = UploadReader.read
 
@@ -160,10 +160,10 @@ def test_a_file_is_read_once_for_all_questions_about_it(
         return read(reader, request)
 
     monkeypatch.setattr(UploadReader, "read", note)
-    code, answers = predict(monkeypatch, chat, write(tmp_path, rows), "--batch-size", "4")
+    code, answers = predict(monkeypatch, chat, write(tmp_path, rows), "--batch-size", "1")
     assert code == 0
-    assert len(answers) == 10
-    assert sorted(opened) == sorted([str(sounding_clip), PICTURE])
+    assert [answer["media"][0]["path"] for answer in answers] == files * 4
+    assert sorted(opened) == sorted(files)
     assert len(parrot.encoded) == 3
 
 
