@@ -99,7 +99,8 @@ def _shown_s(media: MediaFile, survey: Survey) -> float:
     if media.container.format.name in FORMATS_WITHOUT_STAMPS or not stamps:
         return picture_s * len(survey.marks)
     tick_s = float(stream.time_base or 0)
-    return (max(stamps) - min(stamps)) * tick_s + picture_s
+    last, until = max(stamps), survey.last_pts or 0
+    return (max(last, until) - min(stamps)) * tick_s + (picture_s if until <= last else 0.0)
 
 
 def _probe_streams(media: MediaFile) -> MediaInfo:

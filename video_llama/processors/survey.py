@@ -37,11 +37,13 @@ class Survey:
         marks: of the pictures to be shown, in file order.
         kept: packets by stream, of streams that are short enough.
         sound_s: how long the packets of sound last, all in all.
+        last_pts: when the last picture goes, as far as packets tell; in its stream's time base.
     """
 
     marks: list[Mark] = field(default_factory=list)
     kept: dict[StreamKind, list[av.Packet[Any]]] = field(default_factory=dict)
     sound_s: float = 0.0
+    last_pts: int | None = None
 
     def __post_init__(self) -> None:
         self._num_bytes = dict.fromkeys(self.kept, 0)
@@ -50,6 +52,8 @@ class Survey:
         """Take the next packet of the file into account."""
         if kind == "video" and packet.size and not packet.is_discard:
             self.marks.append(Mark(packet.pts, packet.is_keyframe))
+            if packet.pts is not None:
+                self.last_pts = max(self.last_pts or 0, packet.pts + (packet.duration or 0))
         elif kind == "audio" and packet.duration and packet.time_base is not None:
             self.sound_s += float(packet.duration * packet.time_base)
         self._num_bytes[kind] += packet.size + PACKET_BYTES

@@ -18,7 +18,7 @@ from video_llama.common.types import AudioSpec, BranchSpec, MediaItem, MediaKind
 from video_llama.processors.foreign import refuse_foreign
 from video_llama.processors.limits import MediaLimits
 from video_llama.processors.media import MediaCompat, MediaLoader, Request
-from video_llama.processors.media_file import MediaFile
+from video_llama.processors.media_file import REWINDABLE, MediaFile
 from video_llama.processors.pictures import is_folder
 from video_llama.processors.probe import length_s, probe
 from video_llama.processors.readings import MediaInfo, Reading
@@ -125,9 +125,8 @@ class UploadReader:
         self.limits.check_bytes(media)
         refuse_foreign(media)
         self.limits.check(media, start_s=request.start_s, end_s=request.end_s)
-        info = probe(media)
-        if info.duration_s is None:
-            info = replace(info, duration_s=length_s(media))
+        header = probe(media)
+        info = replace(header, duration_s=length_s(media))
         kinds, notes = self._kinds_in(info, request=request)
         num_frames = None
         if "video" in kinds:
@@ -142,8 +141,7 @@ class UploadReader:
                     raise
                 notes.append(f"Left out: its sound ({error.reason}).")
         notes += self._unheard(items, info=info)
-        if media.is_cut_off:
-            notes.append("The file is damaged or cut off: what could be decoded is used.")
+        notes += _missing(media, info=info, said_s=header.duration_s)
         return Reading(
             info=info,
             items=tuple(items),
@@ -266,6 +264,19 @@ class SupervisedUploads:
     def close(self) -> None:
         """End the child, if there is one; a later call starts another."""
         self._supervisor.close()
+
+
+def _missing(media: MediaFile, *, info: MediaInfo, said_s: float | None) -> list[str]:
+    """Say that a part of a clip is not there."""
+    if media.is_cut_off:
+        return ["The file is damaged or cut off: what could be decoded is used."]
+    found_s = info.duration_s
+    if info.kind != "video" or said_s is None or found_s is None or found_s >= said_s:
+        return []
+    # Other formats have no header that knows; what FFmpeg says of them is a guess.
+    if media.container.format.name not in REWINDABLE:
+        return []
+    return [f"The file says it lasts {said_s:.1f} s, only {found_s:.1f} s are there."]
 
 
 def _with_frames(branch: BranchSpec, num_frames: int | None) -> BranchSpec:
