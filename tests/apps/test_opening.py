@@ -141,6 +141,21 @@ def test_a_reduced_chat_answers(expected):
     assert answer(load_chat(SHIPPED, low_resource="8bit")) == expected
 
 
+def test_a_decoder_partly_on_disk_answers_alike(tmp_path, expected):
+    tree = yaml.safe_load((ROOT / SHIPPED).read_text())
+    names = [f"model.layers.{i}" for i in (0, 1)]
+    rest = ["embed_tokens", "rotary_emb", "layers.2", "layers.3", "norm"]
+    tree["run"]["device_map"] = {
+        **dict.fromkeys(names, "disk"),
+        **dict.fromkeys([*(f"model.{name}" for name in rest), "lm_head"], "cpu"),
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    chat = load_chat(path)
+    assert {p.device.type for p in chat.model.decoder.parameters()} == {"cpu", "meta"}
+    assert answer(chat) == expected
+
+
 def test_uploads_are_decoded_in_a_child_if_they_may_take_so_long_only(expected):
     chat = load_chat(SHIPPED, decode_timeout_s=20)
     assert answer(chat) == expected

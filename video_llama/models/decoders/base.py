@@ -31,6 +31,9 @@ class TokenLosses:
 class Decoder(Protocol):
     """A causal language model that is fed with embeddings; built from its `PartConfig`.
 
+    A class that says `takes_placement = True` is also given `low_resource` and `placement` where a
+    run asks for them, and has a model of transformers in `model`; others refuse both.
+
     Attributes:
         width: H.
         max_context: most positions it can read and write together.
