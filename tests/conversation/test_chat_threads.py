@@ -12,7 +12,7 @@ import pytest
 from parrot import Parrot
 from PIL import Image
 
-from video_llama.conversation.chat import Chat
+from video_llama.conversation.chat import Chat, Shared
 
 PATIENCE_S = 60.0
 NUM_PEOPLE = 32
@@ -127,6 +127,16 @@ def test_who_waits_is_told_how_many_stand_before_and_may_leave() -> None:
         other.stop()
         assert waiting.result(PATIENCE_S) == ""
     assert "".join(pieces) == "e two three"
+
+
+def test_another_turnstile_can_be_put_in_before_people_come() -> None:
+    first = Witness().chat()
+    first.shared = Shared(num_caches=1)
+    chats = [first, first.another()]
+    for chat in chats:
+        talk(chat, 1)
+    assert len(first.shared.caches) == 1
+    assert chats[1].shared is first.shared
 
 
 def test_a_conversation_that_is_reset_or_gone_keeps_nothing_in_memory() -> None:

@@ -50,7 +50,7 @@ class Chat:
 
     Attributes:
         settings: may be replaced between questions.
-        model, tokenizer, shared: as given.
+        model, tokenizer: as given.
         max_context: decoder positions for the conversation and its longest answer.
     """
 
@@ -67,15 +67,21 @@ class Chat:
     ) -> None:
         self._compat = compat or ChatCompat()
         self.max_context = min(model.max_context, self._compat.max_length or model.max_context)
-        self.settings = settings or GenerationSettings(
-            max_new_tokens=max(1, min(300, self.max_context // 4))
-        )
-        self.shared = shared or Shared()
+        self.settings = settings or GenerationSettings(max(1, min(300, self.max_context // 4)))
         self.model = model
         self.tokenizer = tokenizer
         self._reader = reader
         writer = PromptWriter(template, tokenizer, self.max_context, self._compat.overflow)
-        self._speaker = Speaker(model, writer=writer, shared=self.shared)
+        self._speaker = Speaker(model, writer=writer, shared=shared or Shared())
+
+    @property
+    def shared(self) -> Shared:
+        """What this conversation has in common with others; replace it before they are opened."""
+        return self._speaker.shared
+
+    @shared.setter
+    def shared(self, shared: Shared) -> None:
+        self._speaker.shared = shared
 
     @property
     def template(self) -> Template:
@@ -85,8 +91,7 @@ class Chat:
     @property
     def history(self) -> tuple[Message, ...]:
         """All turns so far; media stand where they were shown, without their pixels."""
-        conversation = self._speaker.conversation
-        return tuple(conversation.messages(conversation.rounds))
+        return tuple(self._speaker.conversation.messages())
 
     @property
     def uploads(self) -> tuple[Upload, ...]:
@@ -133,10 +138,7 @@ class Chat:
 
     def take_notes(self) -> list[str]:
         """Return what the person should be told since the last call, e.g. forgotten turns."""
-        with self._speaker.lock:
-            conversation = self._speaker.conversation
-            notes, conversation.notes = conversation.notes, []
-        return notes
+        return self._speaker.take_notes()
 
     def upload(
         self,
@@ -222,9 +224,7 @@ class Chat:
         Returns:
             The words of its question, None if there is no round.
         """
-        with self._speaker.lock:
-            self._speaker.end_running()
-            last = self._speaker.conversation.take_back()
+        last = self._speaker.take_back()
         return None if last is None else last.question
 
     def remember(self, question: Question, answer: str) -> None:

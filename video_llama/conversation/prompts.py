@@ -81,7 +81,7 @@ class PromptWriter:
         keys = keys_in([*(entry.content for entry in rounds), content])
         media = [conversation.tokens[key] for key in keys]
         encoded = encode(
-            Sample("conversation", [*conversation.messages(rounds), asked], form="chat"),
+            Sample("conversation", [*conversation.messages(), asked], form="chat"),
             template=self.template,
             tokenizer=self.tokenizer,
             num_slots=[len(tokens) for tokens in media],

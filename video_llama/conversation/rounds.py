@@ -139,11 +139,11 @@ class Conversation:
         self.waiting = [*again, *self.waiting]
         return last
 
-    def messages(self, rounds: Sequence[Round]) -> list[Message]:
-        """Return rounds as turns."""
+    def messages(self) -> list[Message]:
+        """Return the rounds as turns."""
         return [
             message
-            for entry in rounds
+            for entry in self.rounds
             for message in (
                 Message("user", items_in(entry.content)),
                 Message("assistant", [entry.answer]),

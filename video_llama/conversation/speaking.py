@@ -43,6 +43,7 @@ class Speaker:
         conversation: the present one; `begin_anew` replaces it.
         lock: guards it.
         writer: as given, but for the system text.
+        shared: as given.
         system: text given to `set_system`, None for the template's own.
         last_usage: what the last answer took, None before the first.
     """
@@ -55,7 +56,7 @@ class Speaker:
         self.last_usage: Usage | None = None
         self._model = model
         self.writer = writer
-        self._shared = shared
+        self.shared = shared
         self._cache = CacheSlot()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
         self._arriving: weakref.WeakSet[threading.Event] = weakref.WeakSet()
@@ -75,7 +76,7 @@ class Speaker:
             ends = [*(answer.stopped for answer in self._answers), *self._arriving]
         for end in ends:
             end.set()
-        self._shared.line.wake()
+        self.shared.line.wake()
 
     def begin_anew(self, conversation: Conversation) -> None:
         """Leave the conversation for another; answers on their way end in the old one."""
@@ -83,6 +84,18 @@ class Speaker:
         with self.lock:
             self.conversation = conversation
             self._cache.cache = None
+
+    def take_notes(self) -> list[str]:
+        """Return what the person has not been told yet."""
+        with self.lock:
+            notes, self.conversation.notes = self.conversation.notes, []
+        return notes
+
+    def take_back(self) -> Round | None:
+        """Take the last round back, be it on its way."""
+        with self.lock:
+            self.end_running()
+            return self.conversation.take_back()
 
     def end_running(self) -> None:
         """End an answer on its way now, in favour of what comes next."""
@@ -135,16 +148,16 @@ class Speaker:
         stopped = threading.Event()
         with self.lock:
             self._arriving.add(stopped)
-        with self._shared.line.turn(self, given_up=stopped.is_set) as turn:
+        with self.shared.line.turn(self, given_up=stopped.is_set) as turn:
             if not turn.granted:
                 raise MediaError("stopped before the model was free", path=upload.name)
-            held = encode_upload(upload, model=self._model, tokens=self._shared.tokens)
+            held = encode_upload(upload, model=self._model, tokens=self.shared.tokens)
         with self.lock:
             conversation.tokens |= held
 
     def answer(self, answer: Answer) -> Iterator[str]:
         """Generate when it is our turn, and let the round become part of the conversation."""
-        with self._shared.line.turn(self, given_up=answer.stopped.is_set) as turn:
+        with self.shared.line.turn(self, given_up=answer.stopped.is_set) as turn:
             answer.usage = dataclasses.replace(answer.usage, waited_s=turn.waited_s)
             try:
                 if turn.granted:
@@ -167,12 +180,12 @@ class Speaker:
             answer,
             model=self._model,
             prompt=prompt,
-            cache=self._shared.caches.take(self._cache, make=self._model.new_prompt_cache),
+            cache=self.shared.caches.take(self._cache, make=self._model.new_prompt_cache),
             tokenizer=self.writer.tokenizer,
             stop=self.writer.template.stop,
         )
         for piece in pieces:
-            with self._shared.line.lent(turn):
+            with self.shared.line.lent(turn):
                 yield piece
 
     def _begin(self, answer: Answer) -> Prompt:
@@ -205,7 +218,7 @@ class Speaker:
         content = compose(question, waiting=conversation.waiting)
         for upload in Round(content, "").uploads:
             for key in upload.keys:
-                tokens = conversation.tokens.get(key, self._shared.tokens.get(key))
+                tokens = conversation.tokens.get(key, self.shared.tokens.get(key))
                 if tokens is None:
                     raise ConfigError(
                         f"{upload.name}: was not uploaded to this conversation; upload it first"
