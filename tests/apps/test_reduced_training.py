@@ -1,4 +1,4 @@
-"""Promise: beside a decoder in 4 bits bridges and adapters learn, are saved alone, talk again."""
+"""Beside a decoder in 4 bits bridges and adapters learn, are saved alone, and talk again."""
 
 from __future__ import annotations
 
