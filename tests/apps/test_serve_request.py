@@ -151,7 +151,7 @@ def test_what_asks_for_nothing_is_let_through(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("more", "param", "said"),
     [
-        ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
+        ({"temperatures": 1}, "temperatures", "did you mean 'temperature'"),
         ({"temperature": 3}, "temperature", "a number from 0 to 2"),
         ({"temperature": "hot"}, "temperature", '"hot"'),
         ({"temperature": True}, "temperature", "true"),
