@@ -294,6 +294,14 @@ def test_learning_reaches_every_row_of_a_stretched_table():
     assert qformer.positions.weight.grad[:, 0].tolist() == [1.5, 2.0, 1.5]
 
 
+@pytest.mark.parametrize(("num_steps", "num_told"), [(3, 0), (5, 1)])
+def test_a_model_that_always_stretches_its_table_says_so(num_steps, num_told, caplog):
+    build(Shape(num_steps, 1, 7), num_positions=3)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == num_told
+    assert all("5 time steps share a table of 3 positions" in line for line in told)
+
+
 def test_a_table_of_one_row_cannot_be_stretched():
     config = QFormer.Config(num_positions=1)
     assert config.out_shape(Shape(1, 1, 1024)).num_steps == 1

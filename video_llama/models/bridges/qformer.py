@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.types import Features, Shape
 from video_llama.common.weights import Excuse, KeyMap
@@ -97,6 +98,12 @@ class QFormer(nn.Module):
     def __init__(self, config: Config, in_shape: Shape) -> None:
         super().__init__()
         config.out_shape(in_shape)
+        if 0 < config.num_positions < in_shape.num_steps:
+            get_logger().warning(
+                "qformer: %d time steps share a table of %d positions, stretched along time; "
+                "num_positions: %d gives each its own",
+                *(in_shape.num_steps, config.num_positions, in_shape.num_steps),
+            )
         self.config = config
         self.queries = nn.Parameter(torch.empty(1, config.num_queries, config.width))
         self.positions = (
