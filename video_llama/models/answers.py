@@ -38,8 +38,9 @@ def stream_answer(
 ) -> Iterator[int]:
     """Yield the ids of one answer as they are chosen; those of beams come when the search is over.
 
-    However it ends - by itself, closed by its caller, by an error - the cache is left with exactly
-    what was read: the prompt and all ids but the last, for beams the prompt.
+    However it ends - by itself, closed by its caller, by an error of a stop rule - the cache holds
+    exactly what was read: the prompt and all ids but the last, for beams the prompt. It is left
+    empty if the decoder itself fails.
 
     Args:
         prompt: with nothing of the answer in it.
