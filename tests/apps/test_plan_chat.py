@@ -9,7 +9,7 @@ import logging
 import pytest
 from pages import ROOT, commands
 
-from video_llama.apps import chat_memory
+from video_llama.apps import chat_memory, loading
 from video_llama.apps.chat_memory import log_measured, log_plan
 from video_llama.apps.main import main
 from video_llama.apps.plan_chat import ChatPlan, ChatPlanner
@@ -139,6 +139,62 @@ def test_the_plan_is_logged_before_and_what_it_took_after(caplog, monkeypatch):
 
 
 # --- full size
+
+
+class TwoGpus:
+    """What torch.cuda says on a machine with two GPUs of 24 GiB, one of them with other work."""
+
+    def __init__(self):
+        self.forgotten = []
+
+    def device_count(self):
+        return 2
+
+    def reset_peak_memory_stats(self, gpu):
+        self.forgotten.append(gpu)
+
+    def max_memory_allocated(self, gpu):
+        return (15 - 10 * gpu) * GIB
+
+    def mem_get_info(self, device):
+        gpu = int(str(device).rpartition(":")[2] or 0) if isinstance(device, str) else device
+        return (23 - 8 * gpu) * GIB, 24 * GIB
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    gpus = TwoGpus()
+    for module in (chat_memory, loading):
+        monkeypatch.setattr(module, "accelerator", lambda kind: gpus)
+    return gpus
+
+
+def test_peaks_are_those_of_every_gpu_since_before_loading(gpus, caplog):
+    log_plan(load(TOY).model, device="cuda")
+    assert gpus.forgotten == [0, 1]
+    with caplog.at_level(logging.INFO):
+        log_measured(build_model(load(TOY).model).model, device="cuda")
+    assert caplog.messages[0].endswith("peak 15.00 GiB on cuda:0, 5.00 GiB on cuda:1")
+
+
+def test_a_decoder_is_spread_over_what_is_free_beside_branches_and_computing(gpus):
+    config = load(TOY, options=["run.device_map=auto"])
+    branches = held_bytes(build_model(config.model).model.branches)
+    placement = loading.place(config, device="cuda")
+    # Of 23 and 15 free GiB one each is for CUDA and two are for key-values and computing.
+    assert placement.max_memory == {0: 20 * GIB - branches, 1: 12 * GIB}
+
+
+def test_conversations_keep_key_values_as_the_gpu_has_room(gpus, monkeypatch):
+    plan = plan_of(computing=2 * GIB, cache=9 * GIB)
+    kept = []
+    monkeypatch.setattr(loading, "Shared", lambda num_caches=None: kept.append(num_caches))
+    # 23 GiB are free: 0.5 for tokens of media, 2 for computing, and so two times 9.
+    loading._shared(plan, device="cuda:0")
+    loading._shared(plan, device="cuda:1")
+    loading._shared(plan, device="cpu")
+    loading._shared(None, device="cuda:0")
+    assert kept == [2, 1, None, None]
 
 
 def page_rows():

@@ -226,7 +226,7 @@ def place(config: Config, *, device: str) -> Placement:
         branches = meta_model(config.model).branches
         most = memory_for_decoder(
             free,
-            branch_bytes=sum(parameter.nbytes for parameter in branches.parameters()),
+            branch_bytes=sum(t.nbytes for t in (*branches.parameters(), *branches.buffers())),
             reserve_bytes=WORKING_BYTES,
         )
     placement = Placement(device, device_map=run.device_map, max_memory=most)
