@@ -130,6 +130,16 @@ def test_a_row_of_messages_is_read_as_the_conversation_it_is(
     )
 
 
+def test_a_system_text_of_the_command_line_is_that_of_rows_without_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parrot = Parrot("a boat###", branches=[VIDEO])
+    source = write(tmp_path, [{"question": "What?"}, ROWS[-1]])
+    predict(monkeypatch, parrot.chat(), source, "--system", "Shout.")
+    texts = [parrot.tokenizer.decode(heard.input_ids) for heard in parrot.heard]
+    assert sorted(text.split("###")[0] for text in texts) == ["Answer in one word.", "Shout."]
+
+
 def test_of_a_clip_that_is_called_audio_the_sound_alone_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sounding_clip: Path
 ) -> None:

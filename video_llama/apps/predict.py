@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-errors", action="store_true", help="ask rows again that ended with an error"
     )
+    parser.add_argument("--system", metavar="TEXT", help="system text of rows without their own")
     add_generation_arguments(parser)
 
 
@@ -104,6 +105,8 @@ def _predict(
             device = world.own_device(device)
             chat = open_chat(args, device=device, decode_timeout_s=args.decode_timeout_s)
             chat.settings = with_arguments(chat.settings, args)
+            if args.system is not None:
+                chat.set_system(args.system)
             if device == "cpu":
                 keep_freed_memory()
             answerer = RowAnswerer(chat, batch_size=args.batch_size)
@@ -142,7 +145,9 @@ def _open_store(
             f"--output: {output} is there, and nothing beside it says what it holds answers to "
             f"({folder.name} is missing); name another file, or move this one away"
         )
-    given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name) for name in (*FLAGS, "system") if getattr(args, name) is not None
+    }
     identity = {**model_identity(config), "questions": questions.digest, **given}
     return ResumableResults(folder, final=output, identity=identity, key="--output", run="call")
 
