@@ -3,6 +3,7 @@
 import pickle
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,6 +120,25 @@ def test_many_threads_get_what_they_asked_for(supervised, content):
     for thread in threads:
         thread.join()
     assert wanted == {number: (f"clip {number}", number) for number in range(1, 9)}
+
+
+class Slots:
+    """Counts positions, as a model does."""
+
+    def __call__(self, num_steps):
+        return num_steps
+
+    def __reduce__(self):
+        raise AssertionError("a child was told how to count positions")
+
+
+def test_a_child_is_not_told_of_models(content):
+    specs = {name: replace(spec, slots=Slots()) for name, spec in SPECS.items()}
+    reader = SupervisedUploads(UploadReader(specs), timeout_s=30)
+    upload = reader.read(UploadRequest("clip", data=content, frames=3))
+    assert upload.specs[0].slots(3) == 3
+    assert upload.specs[1] is specs["audio"]
+    reader.close()
 
 
 def test_a_copy_sent_to_another_process_has_a_child_of_its_own(supervised):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import cast
@@ -81,8 +82,10 @@ class UploadReader:
     ) -> None:
         self.specs = dict(specs)
         self.limits = limits or MediaLimits()
-        self._branches = {kind: spec for spec in self.specs.values() for kind in spec.media}
-        self._loader = MediaLoader(self.specs, reader=reader, compat=compat)
+        # Decoding asks for no positions, and a child that need not know models is there at once.
+        light = {name: replace(spec, slots=int) for name, spec in specs.items()}
+        self._branches = {kind: spec for spec in light.values() for kind in spec.media}
+        self._loader = MediaLoader(light, reader=reader, compat=compat)
 
     def read(self, request: UploadRequest) -> ReadUpload:
         """Read all that the model takes of an upload.
@@ -120,6 +123,12 @@ class UploadReader:
         return ReadUpload(
             info=reading.info, items=reading.items, specs=tuple(specs), notes=reading.notes
         )
+
+    def lightened(self) -> UploadReader:
+        """Return a copy whose `reading` can be sent to a process that never imports a model."""
+        light = copy(self)
+        light.specs = {}
+        return light
 
     def _reading(self, media: MediaFile, request: UploadRequest) -> Reading:
         self.limits.check_bytes(media)
@@ -243,7 +252,9 @@ class SupervisedUploads:
         memory_gib: float | None = MEMORY_GIB,
     ) -> None:
         self.reader = reader
-        self._supervisor = Supervisor(reader.reading, timeout_s=timeout_s, memory_gib=memory_gib)
+        self._supervisor = Supervisor(
+            reader.lightened().reading, timeout_s=timeout_s, memory_gib=memory_gib
+        )
 
     def read(self, request: UploadRequest) -> ReadUpload:
         """Read all that the model takes of an upload, see `UploadReader.read`.
