@@ -39,6 +39,7 @@ from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.limits import MediaLimits
 from video_llama.processors.media import MediaCompat
+from video_llama.processors.nursery import nursery
 from video_llama.processors.probe import probe
 from video_llama.processors.uploads import SupervisedUploads, UploadReader
 
@@ -137,6 +138,9 @@ def load_chat(
     where = pick_device(config.run)
     require_files(config.model)
     plan = log_plan(config.model, device=where)
+    if decode_timeout_s is not None:
+        # The process that decodes imports its libraries while the model is loaded.
+        nursery()
     loaded = load_model(config)
     log_measured(loaded.model, device=where)
     reader = UploadReader(
