@@ -19,6 +19,7 @@ from video_llama.common.schema import FRESH, ModelConfig
 from video_llama.common.weights import KeyMap, LoadReport, check_weights, load_weights
 from video_llama.models.branch import Branch
 from video_llama.models.decoders.lora import ADAPTER_MARK
+from video_llama.models.decoders.low_resource import refuse_rounding
 from video_llama.models.decoders.placement import Placement
 from video_llama.models.released.recognise import explain
 from video_llama.models.sources import (
@@ -238,6 +239,10 @@ def _take(model: VideoLLM, source: Source, *, step: Step) -> LoadReport:
     """
     opened = open_source(source, model.config)
     path = str(opened.source.path)
+    if model.config.low_resource != "none":
+        names = (opened.key_map.translate(key) or "" for key in opened.state)
+        ours = (name.removeprefix("decoder.") for name in names)
+        refuse_rounding(model.decoder.model, ours, source=path)
     try:
         report = step(model, opened.state, key_map=opened.key_map, source=path, only=opened.parts)
     except CheckpointMismatch as error:

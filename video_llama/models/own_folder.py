@@ -109,6 +109,11 @@ def base_files(section: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def is_base_of_decoder(name: str) -> bool:
+    """Tell whether a tensor is one of those that `save_decoder` writes."""
+    return name.startswith("decoder.") and ADAPTER_MARK not in name
+
+
 def save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors; nothing is written if there are none."""
     if state:

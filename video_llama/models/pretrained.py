@@ -32,6 +32,7 @@ from video_llama.models.model_card import model_card
 from video_llama.models.own_folder import (
     base_files,
     folder_section,
+    is_base_of_decoder,
     own_names,
     save_decoder,
     save_tensors,
@@ -117,7 +118,8 @@ class Pretrained(nn.Module):
         held = frozenset(state) if full else own
         decoder = DECODER_FOLDER if full else self.config.decoder.file
         section = folder_section(self.config, module=self, held=held, decoder=decoder)
-        save_tensors({name: state[name] for name in state if name in own}, folder / WEIGHTS_FILE)
+        kept = {name for name in own if not (full and is_base_of_decoder(name))}
+        save_tensors({name: state[name] for name in state if name in kept}, folder / WEIGHTS_FILE)
         (folder / FROZEN_FILE).unlink(missing_ok=True)
         if full:
             rest = [name for name in state if name not in own and not name.startswith("decoder.")]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig, PartConfig
 from video_llama.common.types import IGNORE_INDEX
@@ -293,6 +293,21 @@ def test_a_saved_folder_remembers_the_bits_and_may_be_told_others(directory, tmp
     assert logits_of(again.decoder).equal(logits_of(model.decoder))
     whole = VideoLLM.from_pretrained(folder, options=["model.low_resource=none"])
     assert not {torch.int8, torch.uint8} & {p.dtype for p in whole.parameters()}
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_whole_weights_of_a_checkpoint_do_not_go_into_rounded_layers(directory, tmp_path, bits):
+    merged = VideoLLM(model_config(directory, **LORA))
+    merged.merge_adapters()
+    merged.save_pretrained(tmp_path / "merged")
+    merged.save_pretrained(tmp_path / "whole", full=True)
+    low = [f"model.low_resource={bits}"]
+    with pytest.raises(CheckpointMismatch, match="8 weights of the decoder's own layers"):
+        VideoLLM.from_pretrained(tmp_path / "merged", options=low)
+    # What was saved whole has them in the decoder's directory, and there alone.
+    assert not (tmp_path / "whole" / "trainable.safetensors").exists()
+    reduced = build(str(tmp_path / "whole" / "decoder"), bits=bits)
+    assert logits_of(reduced).equal(logits_of(build(directory, bits=bits)))
 
 
 def test_a_decoder_of_another_kind_is_refused(directory, monkeypatch):

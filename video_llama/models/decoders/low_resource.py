@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.schema import LowResource
 from video_llama.models.decoders.lora import ADAPTER_MARK
 from video_llama.models.trainable import matches
@@ -89,6 +89,27 @@ def refuse_learning(model: PreTrainedModel, rule: bool | Sequence[str]) -> None:
             f"model.decoder.trainable: {len(learning)} layers that are kept in fewer bits by "
             f"model.low_resource cannot learn (first: {learning[0]}); train adapters instead "
             '(lora, trainable: ["*lora_*"]), or set model.low_resource: none'
+        )
+
+
+def refuse_rounding(model: PreTrainedModel, names: Iterable[str], *, source: str) -> None:
+    """Refuse a checkpoint that would put whole weights into layers that hold rounded ones.
+
+    Args:
+        model: of transformers.
+        names: of what the checkpoint fills, as the decoder has them.
+        source: the checkpoint.
+
+    Raises:
+        CheckpointMismatch: it holds weights of layers in fewer bits.
+    """
+    reduced = {f"model.{name}.weight" for name, _ in reduced_layers(model)}
+    held = [name for name in names if name in reduced]
+    if held:
+        raise CheckpointMismatch(
+            f"{source}: holds {len(held)} weights of the decoder's own layers (first: {held[0]}), "
+            "which cannot go into layers in fewer bits; load it with model.low_resource=none, save "
+            "the model with full=True, and load that folder in fewer bits"
         )
 
 
