@@ -222,7 +222,12 @@ def test_a_full_context_loses_old_rounds_but_no_media_and_says_so() -> None:
     assert prompt.endswith("###Human: Question number 8?###Assistant:")
     assert "number 0" not in prompt
     assert len(parrot.heard[-1].input_ids) <= 100
-    assert "its first 1 question(s) are forgotten" in notes[0]
+    # Each note tells how many there are by now.
+    told = [int(note.split("its first ")[1].split()[0]) for note in notes]
+    assert told == sorted(set(told))
+    assert 2 <= told[-1] <= 8
+    assert f"number {told[-1] - 1}?" not in prompt
+    assert f"number {told[-1]}?" in prompt
 
 
 def test_a_question_too_long_for_the_context_is_refused_with_numbers() -> None:

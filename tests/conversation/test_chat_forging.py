@@ -158,11 +158,11 @@ def test_thousands_of_rounds_are_fitted_in_a_moment() -> None:
     prompt = parrot.last_prompt()
     assert prompt.startswith("###Human: <Image>[1]</Image> Question ")
     assert prompt.endswith("Question 2999?###Assistant: yes###Human: Last?###Assistant:")
-    # As many rounds as fit: with one more there would be no room for the answer.
+    # As many rounds as fill three quarters of the room: with one more it would be too much.
     first = int(prompt.split("Question ")[1].split("?")[0])
     more = f"Question {first - 1}?###Assistant: yes###Human: "
     longer = len(parrot.heard[-1].input_ids) + len(parrot.tokenizer.encode_run(more).ids)
-    assert len(parrot.heard[-1].input_ids) <= 150 < longer + 2
+    assert len(parrot.heard[-1].input_ids) <= 112 < longer + 2
     assert chat.take_notes() == [
         "The conversation no longer fits the model's 200 positions: its first "
         f"{first} question(s) are forgotten."

@@ -43,6 +43,7 @@ class Answer:
         content: of its question with the uploads, empty before it is generated.
         laid: the question as it was laid out last.
         replaced: the round that it answers again.
+        num_forgotten: rounds that its prompt leaves out.
         usage: what it took so far.
     """
 
@@ -55,6 +56,7 @@ class Answer:
     content: Content = ()
     laid: Laid | None = None
     replaced: Round | None = None
+    num_forgotten: int = 0
     usage: Usage = field(default_factory=lambda: Usage(0, 0, 0, "stopped"))
 
 

@@ -20,7 +20,7 @@ from video_llama.conversation.chat_model import ChatModel, Reader
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.prompts import Laid, PromptWriter
-from video_llama.conversation.rounds import Conversation, Question, Round, Upload, Usage
+from video_llama.conversation.rounds import Conversation, Question, Upload, Usage
 from video_llama.conversation.saving import SavedChat, read_saved, write_saved
 from video_llama.conversation.shared import Shared
 from video_llama.conversation.side_by_side import answer_laid
@@ -237,10 +237,7 @@ class Chat:
         Raises:
             ConfigError: the question is empty.
         """
-        with self._speaker.lock:
-            self._speaker.end_running()
-            content = self._speaker.compose(question)
-            self._speaker.conversation.enter(Round(content, answer.strip()))
+        self._speaker.remember(question, answer=answer.strip())
 
     def ask_many(
         self, questions: Sequence[Question], *, settings: GenerationSettings | None = None

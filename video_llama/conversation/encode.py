@@ -108,7 +108,7 @@ def encode(
         encoded.dropped_rounds = num_rounds
         return encoded
 
-    shorten = _without_oldest if generation_prompt else _without_last
+    shorten = without_oldest if generation_prompt else _without_last
     most = _num_droppable(sample.messages, oldest=generation_prompt)
     encoded = _longest_fitting(
         encoded_without, most=most if overflow == "drop_rounds" else 0, max_len=max_len
@@ -237,8 +237,13 @@ def _without_last(messages: Sequence[Message], *, num_rounds: int) -> list[Messa
     return list(messages[: _questions(messages)[-num_rounds]] if num_rounds else messages)
 
 
-def _without_oldest(messages: Sequence[Message], *, num_rounds: int) -> list[Message]:
-    """Leave out the first questions and their answers; their media open the next question."""
+def without_oldest(messages: Sequence[Message], *, num_rounds: int) -> list[Message]:
+    """Leave out the first questions and their answers; their media open the next question.
+
+    Args:
+        messages: of more questions than are left out.
+        num_rounds: questions to leave out.
+    """
     if num_rounds == 0:
         return list(messages)
     questions = _questions(messages)

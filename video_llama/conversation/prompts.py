@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.common.types import Message, Sample
-from video_llama.conversation.encode import encode
+from video_llama.conversation.encode import Encoded, encode, without_oldest
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.rounds import Content, Conversation, Round, items_in, keys_in
 from video_llama.conversation.tokenizer import Tokenizer
 
 LONGEST_TOKEN = 128
 """Characters of the longest tokens of common vocabularies, which are runs of spaces."""
+
+
+REFILL = 0.75
+"""How full a context is after old rounds went: were it full, every question would have to let
+another round go, and nothing read before would stand where it stood."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class Laid:
         rounds: what was said before.
         content: of the question.
         prompt: for the model.
-        num_forgotten: rounds that were left out to fit the context.
+        num_forgotten: rounds that are left out to fit the context, those of earlier prompts
+            included.
     """
 
     rounds: tuple[Round, ...]
@@ -69,7 +76,6 @@ class PromptWriter:
                 f"max_new_tokens is {settings.max_new_tokens}, but the decoder's context holds "
                 f"{self.max_context} positions in all; lower it"
             )
-        rounds = tuple(conversation.rounds)
         asked = Message("user", items_in(content))
         if len(asked.text) > LONGEST_TOKEN * self.max_context:
             # Seconds of work for a megabyte, while others wait.
@@ -78,16 +84,27 @@ class PromptWriter:
                 f"positions of the decoder's context together hold {LONGEST_TOKEN} each at the "
                 "very most; shorten it"
             )
+        rounds = tuple(conversation.rounds)
         keys = keys_in([*(entry.content for entry in rounds), content])
         media = [conversation.tokens[key] for key in keys]
-        encoded = encode(
-            Sample("conversation", [*conversation.messages(), asked], form="chat"),
-            template=self.template,
-            tokenizer=self.tokenizer,
-            num_slots=[len(tokens) for tokens in media],
-            max_len=room,
-            generation_prompt=True,
-            overflow=self.overflow,
-        )
+        forgotten = conversation.num_forgotten if self.overflow == "drop_rounds" else 0
+        messages = without_oldest([*conversation.messages(), asked], num_rounds=forgotten)
+
+        def encoded_within(max_len: int) -> Encoded:
+            return encode(
+                Sample("conversation", messages, form="chat"),
+                template=self.template,
+                tokenizer=self.tokenizer,
+                num_slots=[len(tokens) for tokens in media],
+                max_len=max_len,
+                generation_prompt=True,
+                overflow=self.overflow,
+            )
+
+        encoded = encoded_within(room)
+        if encoded.dropped_rounds:
+            # Where that much would have to go, it is enough that it fits.
+            with suppress(ContextOverflow):
+                encoded = encoded_within(int(room * REFILL))
         prompt = Prompt(encoded.input_ids, encoded.slots, media=media, media_keys=keys)
-        return Laid(rounds, content, prompt, num_forgotten=encoded.dropped_rounds)
+        return Laid(rounds, content, prompt, num_forgotten=forgotten + encoded.dropped_rounds)

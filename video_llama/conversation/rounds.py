@@ -82,10 +82,17 @@ class Usage:
 
 @dataclass(frozen=True)
 class Round:
-    """A question and its answer."""
+    """A question and its answer.
+
+    Attributes:
+        content: of the question.
+        answer: what was said.
+        num_forgotten: rounds that the model had to forget to read it; they stay forgotten.
+    """
 
     content: Content
     answer: str
+    num_forgotten: int = 0
 
     @property
     def question(self) -> str:
@@ -113,14 +120,17 @@ class Conversation:
         waiting: uploads that belong to the next question.
         tokens: of all media in it, by key.
         notes: what the person has not been told yet.
-        num_forgotten: rounds that the last prompt left out.
     """
 
     rounds: list[Round] = field(default_factory=list)
     waiting: list[Upload] = field(default_factory=list)
     tokens: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    num_forgotten: int = 0
+
+    @property
+    def num_forgotten(self) -> int:
+        """Rounds that no prompt holds any more."""
+        return min(self.rounds[-1].num_forgotten, len(self.rounds)) if self.rounds else 0
 
     def enter(self, entry: Round) -> None:
         """Add a finished round; its uploads wait no longer."""

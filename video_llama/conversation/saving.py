@@ -66,6 +66,7 @@ def write_saved(saved: SavedChat, *, folder: Path) -> None:
                     for part in entry.content
                 ],
                 "answer": entry.answer,
+                "num_forgotten": entry.num_forgotten,
             }
             for entry in saved.rounds
         ],
@@ -108,7 +109,11 @@ def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> S
     uploads = [_received(*entry, folder=folder, receive=receive) for entry in entries]
     with _whole(file):
         rounds = [
-            Round(_content(entry["question"], uploads=uploads), str(entry["answer"]))
+            Round(
+                _content(entry["question"], uploads=uploads),
+                str(entry["answer"]),
+                max(0, int(entry["num_forgotten"])),
+            )
             for entry in tree["rounds"]
         ]
         waiting = [uploads[int(i)] for i in tree["waiting"]]

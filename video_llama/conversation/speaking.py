@@ -97,6 +97,17 @@ class Speaker:
             self.end_running()
             return self.conversation.take_back()
 
+    def remember(self, question: Question, *, answer: str) -> None:
+        """Add a round that was held elsewhere.
+
+        Raises:
+            ConfigError: the question is empty.
+        """
+        with self.lock:
+            self.end_running()
+            content, conversation = self.compose(question), self.conversation
+            conversation.enter(Round(content, answer, conversation.num_forgotten))
+
     def end_running(self) -> None:
         """End an answer on its way now, in favour of what comes next."""
         with self.lock:
@@ -163,6 +174,7 @@ class Speaker:
                 if turn.granted:
                     yield from self._speak(answer, turn)
                 elif answer.question is not None:
+                    answer.num_forgotten = answer.conversation.num_forgotten
                     answer.content = self._composed(
                         answer.question, conversation=answer.conversation
                     )
@@ -210,7 +222,7 @@ class Speaker:
                     f"The conversation no longer fits the model's {self.writer.max_context} "
                     f"positions: its first {laid.num_forgotten} question(s) are forgotten."
                 )
-            conversation.num_forgotten = laid.num_forgotten
+            answer.num_forgotten = laid.num_forgotten
             self._running = answer
         return laid.prompt
 
@@ -233,7 +245,8 @@ class Speaker:
                 return
             self._close(answer)
             if answer.content:
-                answer.conversation.enter(Round(answer.content, answer.said))
+                entry = Round(answer.content, answer.said, answer.num_forgotten)
+                answer.conversation.enter(entry)
             self.last_usage = answer.usage
 
     def _withdraw(self, answer: Answer) -> None:
