@@ -142,15 +142,20 @@ def test_the_plan_is_logged_before_and_what_it_took_after(caplog, monkeypatch):
 
 
 class TwoGpus:
-    """What torch.cuda says on a machine with two GPUs of 24 GiB, one of them with other work."""
+    """Stands in for torch.cuda with two GPUs of 24 GiB, the second with other work."""
 
     def __init__(self):
+        self.is_ready = False
         self.forgotten = []
+
+    def init(self):
+        self.is_ready = True
 
     def device_count(self):
         return 2
 
     def reset_peak_memory_stats(self, gpu):
+        assert self.is_ready, "Invalid device argument: did you call init?"
         self.forgotten.append(gpu)
 
     def max_memory_allocated(self, gpu):

@@ -37,8 +37,11 @@ def log_plan(config: ModelConfig, *, device: str) -> ChatPlan | None:
         The plan; None for a model too small to be worth it, or one that cannot be planned.
     """
     kind = torch.device(device).type
-    for gpu in range(accelerator(kind).device_count() if kind in WITH_PEAKS else 0):
-        accelerator(kind).reset_peak_memory_stats(gpu)
+    if kind in WITH_PEAKS:
+        # The allocator knows no device before that.
+        accelerator(kind).init()
+        for gpu in range(accelerator(kind).device_count()):
+            accelerator(kind).reset_peak_memory_stats(gpu)
     if _file_bytes(config) < SMALL_BYTES:
         return None
     try:
@@ -53,10 +56,9 @@ def log_plan(config: ModelConfig, *, device: str) -> ChatPlan | None:
 def log_measured(model: VideoLLM, *, device: str) -> None:
     """Log what the weights take and the most that was there at once, so far."""
     kind = torch.device(device).type
-    peaks = [
-        f"{accelerator(kind).max_memory_allocated(gpu) / GIB:.2f} GiB on {kind}:{gpu}"
-        for gpu in range(accelerator(kind).device_count() if kind in WITH_PEAKS else 0)
-    ]
+    gpus = range(accelerator(kind).device_count() if kind in WITH_PEAKS else 0)
+    sizes = {gpu: accelerator(kind).max_memory_allocated(gpu) for gpu in gpus}
+    peaks = [f"{size / GIB:.2f} GiB on {kind}:{gpu}" for gpu, size in sizes.items() if size]
     get_logger().info(
         "measured memory: weights %.2f GiB, peak %s",
         held_bytes(model) / GIB,
