@@ -29,7 +29,7 @@ from video_llama.conversation.chat import Chat
 from video_llama.processors.limits import MediaLimits
 
 REPOSITORY = Path(__file__).parents[2]
-RUN_FILE = REPOSITORY / "eval_configs" / "toy" / "withaudio.yaml"
+RUN_FILE = REPOSITORY / "eval_configs" / "toy" / "shipped.yaml"
 LIMITS = MediaLimits(max_duration_s=60.0, max_pixels=4096 * 4096, max_bytes=32 << 20)
 TIMEOUT_S = 30.0
 KILLED_EVERY = 50
