@@ -98,6 +98,25 @@ def test_bytes_and_pictures_in_memory_can_be_uploaded() -> None:
     assert of_bytes.items[0].content_hash == of_picture.items[0].content_hash
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "F", "I;16", "HSV"])
+def test_pictures_in_memory_of_any_mode_can_be_uploaded(mode: str) -> None:
+    assert Parrot("").chat().upload(Image.new(mode, (8, 8))).items[0].kind == "image"
+
+
+def test_a_damaged_picture_in_memory_is_an_error_for_the_user() -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, format="PNG")
+    cut = Image.open(io.BytesIO(buffer.getvalue()[:2000]))
+    with pytest.raises(MediaError, match="a picture in memory cannot be read"):
+        Parrot("").chat().upload(cut)
+
+
+def test_an_upload_of_something_else_is_refused() -> None:
+    with pytest.raises(ConfigError, match="bytes of a file or a PIL image; this is ndarray"):
+        Parrot("").chat().upload(np.zeros((8, 8, 3)))
+
+
 def test_an_upload_is_encoded_once(sounding_clip: Path) -> None:
     parrot = Parrot("a boat###")
     chat = parrot.chat()

@@ -74,6 +74,21 @@ def test_saving_over_a_conversation_leaves_nothing_of_its_media(tmp_path: Path) 
     assert names == sorted(["mine.txt", tree["media"][0]["stored"]])
 
 
+def test_half_a_surrogate_pair_can_be_saved(tmp_path: Path) -> None:
+    chat = Parrot("a boat###").chat()
+    chat.set_system("s\ud83d")
+    chat.remember("q\ud83d", "a\ud83d")
+    chat.save(tmp_path)
+    chat.restore(tmp_path)
+    assert [turn.text for turn in chat.history] == ["q?", "a?"]
+
+
+def test_an_identity_of_another_kind_is_a_changed_medium(tmp_path: Path) -> None:
+    folder = broken(lambda tree: tree["media"][0].update(identity=[7, ""]), tmp_path)
+    with pytest.raises(MediaError, match="not as in the conversation"):
+        Parrot("").chat().restore(folder)
+
+
 def test_a_system_text_is_saved_too(tmp_path: Path) -> None:
     chat = Parrot("a boat###").chat()
     chat.set_system("Be brief.")
@@ -146,6 +161,9 @@ def broken(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> Path:
         (lambda tree: tree["rounds"][0].update(question=3), "not a whole"),
         (lambda tree: tree["media"][0].update(start_s="soon"), "not a whole"),
         (lambda tree: tree["media"][0].update(fps=-1.0), "fps: -1"),
+        (lambda tree: tree["media"][0].update(frames=2.5), "frames is 2.5"),
+        (lambda tree: tree["settings"].update(max_new_tokens=2.5), "max_new_tokens is 2.5"),
+        (lambda tree: tree["settings"].update(temperature="hot"), "temperature is 'hot'"),
         (lambda tree: tree.update(media=None), "not a whole"),
     ],
 )

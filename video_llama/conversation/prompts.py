@@ -17,7 +17,6 @@ from video_llama.conversation.tokenizer import Tokenizer
 LONGEST_TOKEN = 128
 """Characters of the longest tokens of common vocabularies, which are runs of spaces."""
 
-
 REFILL = 0.75
 """How full a context is after old rounds went: were it full, every question would have to let
 another round go, and nothing read before would stand where it stood."""

@@ -175,7 +175,9 @@ def compose(question: Question, *, waiting: Sequence[Upload]) -> Content:
             )
     if not any(isinstance(part, str) and part.strip() for part in parts):
         raise ConfigError("the question is empty; type one, or upload a file first")
-    shown = [part.without_pixels() if isinstance(part, Upload) else part for part in parts]
+    shown = [
+        part.without_pixels() if isinstance(part, Upload) else spellable(part) for part in parts
+    ]
     if isinstance(shown[0], str):
         shown[0] = shown[0].lstrip()
     if isinstance(shown[-1], str):
@@ -183,6 +185,11 @@ def compose(question: Question, *, waiting: Sequence[Upload]) -> Content:
     named = {part.number for part in shown if isinstance(part, Upload)}
     in_front = [upload for upload in waiting if upload.number not in named]
     return (*in_front, *(part for part in shown if part != ""))
+
+
+def spellable(text: str) -> str:
+    """Return a text whose halves of surrogate pairs, which no file can hold, are question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def items_in(content: Content) -> list[str | MediaItem]:

@@ -25,7 +25,18 @@ MEDIA = "media"
 """Folder of content that came from memory."""
 
 FORMAT = "video-llama-conversation-1"
-_REQUESTED = ("start_s", "end_s", "frames", "fps", "sound")
+_NUMBER = (int, float, type(None))
+_REQUESTED: Mapping[str, tuple[type, ...]] = {
+    "start_s": _NUMBER,
+    "end_s": _NUMBER,
+    "frames": (int, type(None)),
+    "fps": _NUMBER,
+    "sound": (bool,),
+}
+_SETTINGS: Mapping[str, tuple[type, ...]] = {
+    name: (int, float) if isinstance(value, float) else (type(value),)
+    for name, value in vars(GenerationSettings()).items()
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> S
     if found != FORMAT:
         raise ConfigError(f"format is {found!r}, expected {FORMAT!r}", where=str(file))
     with _whole(file):
-        settings = GenerationSettings(**tree["settings"])
+        settings = GenerationSettings(**_typed(tree["settings"], kinds=_SETTINGS))
         entries = [_request(entry, folder=folder) for entry in tree["media"]]
     uploads = [_received(*entry, folder=folder, receive=receive) for entry in entries]
     with _whole(file):
@@ -152,15 +163,24 @@ def _describe(upload: Upload, *, folder: Path) -> dict[str, Any]:
 
 def _request(entry: Mapping[str, Any], *, folder: Path) -> tuple[UploadRequest, list[str]]:
     """Return how a medium is read again, and what it has to be."""
-    wanted = {name: entry[name] for name in _REQUESTED}
+    wanted = _typed({name: entry[name] for name in _REQUESTED}, kinds=_REQUESTED)
+    identity = [str(each) for each in entry["identity"]]
     if "path" in entry:
-        return UploadRequest(str(entry["path"]), **wanted), list(entry["identity"])
+        return UploadRequest(str(entry["path"]), **wanted), identity
     stored = folder / MEDIA / Path(str(entry["stored"])).name
     try:
         data = stored.read_bytes()
     except OSError as error:
         raise MediaError(f"cannot be read ({error.strerror})", path=str(stored)) from error
-    return UploadRequest(str(entry["name"]), data=data, **wanted), list(entry["identity"])
+    return UploadRequest(str(entry["name"]), data=data, **wanted), identity
+
+
+def _typed(values: Mapping[str, Any], *, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Refuse values of another kind, for which nobody would look any more."""
+    for name, value in values.items():
+        if not isinstance(value, kinds[name]):
+            raise TypeError(f"{name} is {value!r}")
+    return dict(values)
 
 
 def _received(
@@ -179,7 +199,7 @@ def _received(
         ) from error
     found = [f"{item.kind} {item.content_hash}" for item in upload.items]
     if found != identity:
-        kinds = [each.split()[0] for each in identity], [each.split()[0] for each in found]
+        kinds = [[each.partition(" ")[0] for each in which] for which in (identity, found)]
         what = (
             "it has changed since"
             if kinds[0] == kinds[1]

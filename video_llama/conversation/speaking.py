@@ -24,6 +24,7 @@ from video_llama.conversation.rounds import (
     Upload,
     Usage,
     compose,
+    spellable,
 )
 from video_llama.conversation.shared import CacheSlot, Shared
 from video_llama.conversation.templates import with_system
@@ -66,7 +67,7 @@ class Speaker:
         """Change the system text; what was read with the old one is read again."""
         special = self.writer.tokenizer.special_texts
         with self.lock:
-            self.system = text
+            self.system = spellable(text)
             template = with_system(self.writer.template, text, extra_marks=special)
             self.writer = dataclasses.replace(self.writer, template=template)
 
@@ -106,7 +107,7 @@ class Speaker:
         with self.lock:
             self.end_running()
             content, conversation = self.compose(question), self.conversation
-            conversation.enter(Round(content, answer, conversation.num_forgotten))
+            conversation.enter(Round(content, spellable(answer), conversation.num_forgotten))
 
     def end_running(self) -> None:
         """End an answer on its way now, in favour of what comes next."""

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_llama.common.errors import ContextOverflow
+from video_llama.common.errors import ConfigError, ContextOverflow, MediaError
 from video_llama.common.types import BranchSpec, MediaItem
 from video_llama.conversation.chat_model import ChatModel
 from video_llama.conversation.rounds import Conversation, Upload, keys_in
@@ -23,13 +23,28 @@ IN_MEMORY = "upload"
 
 
 def content_of(source: bytes | bytearray | Image) -> bytes:
-    """Return the content of what is not a file; a picture becomes a PNG."""
+    """Return the content of what is not a file; a picture becomes a PNG.
+
+    Raises:
+        ConfigError: it is something else.
+        MediaError: the picture was opened from a file that is damaged.
+    """
+    from PIL import Image
+
     if isinstance(source, bytes | bytearray):
         return bytes(source)
+    if not isinstance(source, Image.Image):
+        raise ConfigError(
+            f"`upload` takes a path, the bytes of a file or a PIL image; this is "
+            f"{type(source).__name__}"
+        )
     buffer = io.BytesIO()
     # Whatever else Pillow can hold in memory, a PNG holds only these without loss.
     storable = source.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-    (source if storable else source.convert("RGB")).save(buffer, format="PNG")
+    try:
+        (source if storable else source.convert("RGB")).save(buffer, format="PNG")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise MediaError(f"a picture in memory cannot be read ({error})", path=IN_MEMORY) from error
     return buffer.getvalue()
 
 
