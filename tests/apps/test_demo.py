@@ -291,7 +291,7 @@ def test_a_question_withdrawn_in_the_queue_is_not_answered(
     handlers.ask(ME, "What?", GREEDY)
     view = handlers.stop(ME)
     assert (view.question, view.is_busy) == ("What?", False)
-    assert list(handlers.answer(ME)) == []
+    assert [said(view) for view in handlers.answer(ME)] == [said(shown)]
     assert parrot.heard == []
 
 
@@ -392,7 +392,18 @@ def test_an_answer_to_a_cleared_conversation_is_not_shown(handlers: Handlers, sh
     answer = handlers.answer(ME)
     next(answer)
     handlers.clear(ME)
+    assert [view.turns for view in answer] == [[]]
+
+
+def test_an_answer_to_somebody_who_was_forgotten_opens_no_visit(
+    handlers: Handlers, visits: Visits, shown: View
+) -> None:
+    handlers.ask(ME, "What?", GREEDY)
+    answer = handlers.answer(ME)
+    next(answer)
+    visits.forget(ME)
     assert list(answer) == []
+    assert len(visits) == 0
 
 
 def test_a_file_that_two_visitors_uploaded_stays_for_the_other(

@@ -98,6 +98,7 @@ class Handlers:
         visit = self._visits.of(session)
         asked, visit.pending = visit.pending, None
         if asked is None:
+            yield self.look(session)
             return
         replaced = visit.rounds.pop() if asked.again else None
         current = Round(replaced.files if replaced else visit.waiting, asked)
@@ -107,7 +108,7 @@ class Handlers:
             for piece in _pieces(visit.chat, asked):
                 current.answer += piece
                 if not self._visits.is_here(visit, session):
-                    return
+                    break
                 yield self._view(visit)
         except VideoLlamaError as error:
             _take_back(visit, replaced)
@@ -119,6 +120,9 @@ class Handlers:
         if self._visits.is_here(visit, session):
             current.notes += visit.chat.take_notes()
             yield self._view(visit, status=told(visit.chat.last_usage))
+        elif session in self._visits:
+            # Gradio shows the last view of an answer once more when it ends, so it must be this.
+            yield self.look(session)
 
     def stop(self, session: str) -> View:
         """End the answer being given, or withdraw the question that waits for its turn."""
@@ -143,6 +147,11 @@ class Handlers:
         """Forget the conversation and delete its files."""
         self._visits.forget(session)
         return self._view(self._visits.of(session), saw="", status="", question="")
+
+    def look(self, session: str) -> View:
+        """Say once more what is to be shown."""
+        visit = self._visits.of(session)
+        return self._view(visit, saw=_all_seen(visit))
 
     def leave(self, session: str) -> None:
         """Note that a tab was closed."""

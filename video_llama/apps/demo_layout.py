@@ -41,7 +41,6 @@ class Files:
     frames: Any
     listen: Any
     start: Any
-    saw: Any
     examples: Sequence[tuple[Any, Sequence[Example]]]
 
     @property
@@ -61,6 +60,7 @@ class Talk:
 
     turns: Any
     status: Any
+    saw: Any
     question: Any
     send: Any
     stop: Any
@@ -118,21 +118,21 @@ def _small_print(about: About) -> str:
 
 
 def _files(about: About, *, gr: Any) -> Files:
-    """Where a file is chosen, and what the model got of it."""
+    """Where a file is chosen, and what of it is used."""
     with gr.Tabs(elem_classes="boxes"):
         with gr.Tab("Video", visible=about.num_frames > 0):
             video = gr.Video(
                 elem_id="video",
                 label="Video",
                 sources=["upload", "webcam"],
-                height=240,
+                height=270,
                 include_audio=True,
             )
             clips = _examples(about, "video", gr=gr)
         with gr.Tab("Picture", visible=about.num_frames > 0):
             picture = gr.Image(
                 elem_id="picture", label="Picture", sources=["upload", "webcam", "clipboard"],
-                type="filepath", image_mode=None, height=240, buttons=[],
+                type="filepath", image_mode=None, height=270, buttons=[],
             )  # fmt: skip
             pictures = _examples(about, "picture", gr=gr)
         with gr.Tab("Sound", visible=about.hears):
@@ -155,10 +155,8 @@ def _files(about: About, *, gr: Any) -> Files:
             label="Frames", info=f"spread over the part; trained with {about.num_frames}",
             visible=about.num_frames > 0,
         )  # fmt: skip
-    with gr.Accordion("What the model really saw", open=True, elem_classes="later"):
-        saw = gr.HTML(NOTHING_SEEN, padding=False)
     examples = [*clips, *pictures, *sounds]
-    return Files(video, picture, sound, start_s, end_s, frames, listen, start, saw, examples)
+    return Files(video, picture, sound, start_s, end_s, frames, listen, start, examples)
 
 
 def _examples(about: About, kind: str, *, gr: Any) -> list[tuple[Any, Sequence[Example]]]:
@@ -206,9 +204,9 @@ def _knobs(settings: GenerationSettings, *, gr: Any) -> list[Any]:
 
 
 def _talk(*, gr: Any) -> Talk:
-    """The conversation and what one does in it."""
+    """The conversation, what one does in it, and what the model saw for it."""
     turns = gr.Chatbot(
-        label="Conversation", show_label=False, height=560, placeholder=WELCOME, layout="bubble",
+        label="Conversation", show_label=False, height=480, placeholder=WELCOME, layout="bubble",
         buttons=["copy_all"], feedback_options=("Like", "Dislike"), elem_id="turns",
         latex_delimiters=[], allow_file_downloads=False, group_consecutive_messages=False,
     )  # fmt: skip
@@ -224,4 +222,6 @@ def _talk(*, gr: Any) -> Talk:
         undo = gr.Button("Undo", interactive=False, size="sm", min_width=80)
         clear = gr.Button("Clear", size="sm", min_width=80)
     status = gr.HTML("", padding=False, elem_id="status")
-    return Talk(turns, status, question, send, stop, again, undo, clear)
+    with gr.Accordion("What the model really saw", open=True):
+        saw = gr.HTML(NOTHING_SEEN, padding=False)
+    return Talk(turns, status, saw, question, send, stop, again, undo, clear)

@@ -48,13 +48,14 @@ def build_page(handlers: Handlers, about: About, *, gradio: Any) -> Blocks:
     with gradio.Blocks(
         title=f"{TITLE} · {about.model} · {about.template}",
         analytics_enabled=False,
+        fill_width=True,
         delete_cache=(3600, FILES_AGE_S),
     ) as page:
         layout = lay_out(about, gradio=gradio)
         acts = _Acts(handlers, about, gradio)
         _wire_files(layout, acts)
-        answers = _wire_questions(layout, acts)
-        _wire_the_rest(layout, acts, answers)
+        _wire_questions(layout, acts)
+        _wire_the_rest(layout, acts)
         page.unload(acts.in_session(acts.leave))
         if about.votes is not None:
             layout.talk.turns.like(acts.in_session(acts.vote, event=gradio.LikeData), None, None)
@@ -179,7 +180,7 @@ def _shown_on(layout: Layout) -> list[Any]:
     """The components that show a view."""
     talk = layout.talk
     return [
-        talk.turns, layout.files.saw, talk.status, talk.question, talk.send, talk.stop,
+        talk.turns, talk.saw, talk.status, talk.question, talk.send, talk.stop,
         talk.again, talk.undo,
     ]  # fmt: skip
 
@@ -209,43 +210,39 @@ def _wire_files(layout: Layout, acts: _Acts) -> None:
         )  # fmt: skip
 
 
-def _wire_questions(layout: Layout, acts: _Acts) -> list[Any]:
-    """Asking and asking again; returns the events that answer."""
+def _wire_questions(layout: Layout, acts: _Acts) -> None:
+    """Asking and asking again; each of them is followed by an answer."""
     talk, shown = layout.talk, _shown_on(layout)
-    asked = talk.question.submit
-    answers = []
     for trigger, api in ((talk.question.submit, "ask"), (talk.send.click, None)):
         asked = trigger(
             acts.in_session(acts.ask), [talk.question, *layout.knobs], shown, queue=False,
             show_progress="hidden", api_name=api,
             api_visibility="public" if api else "private",
         )  # fmt: skip
-        answers.append(_answer_after(asked, layout, acts, api="answer" if api else None))
+        _answer_after(asked, layout, acts, api="answer" if api else None)
     again = talk.again.click(
         acts.in_session(acts.ask_again), [*layout.knobs], shown, queue=False,
         show_progress="hidden", api_name="regenerate",
     )  # fmt: skip
-    answers.append(_answer_after(again, layout, acts, api=None))
-    return answers
+    _answer_after(again, layout, acts, api=None)
 
 
-def _answer_after(asked: Any, layout: Layout, acts: _Acts, *, api: str | None) -> Any:
-    return asked.success(
+def _answer_after(asked: Any, layout: Layout, acts: _Acts, *, api: str | None) -> None:
+    asked.success(
         acts.in_session(acts.answer), None, _shown_on(layout), show_progress="minimal",
         show_progress_on=layout.talk.turns, api_name=api,
-        api_visibility="public" if api else "private", **ONE_ANSWER,
+        api_visibility="public" if api else "private",
+        # One that was cleared away may still be in the line, and must not keep the next one out.
+        trigger_mode="multiple", **ONE_ANSWER,
     )  # fmt: skip
 
 
-def _wire_the_rest(layout: Layout, acts: _Acts, answers: list[Any]) -> None:
+def _wire_the_rest(layout: Layout, acts: _Acts) -> None:
     """What ends or takes back; nothing of it waits."""
     talk, shown = layout.talk, _shown_on(layout)
     at_once = {"queue": False, "show_progress": "hidden"}
     talk.stop.click(acts.in_session(acts.stop), None, shown, api_name="stop", **at_once)
     talk.undo.click(acts.in_session(acts.undo), None, shown, api_name="undo", **at_once)
-    # An answer that goes on would write itself into the emptied page.
-    for index, cleared in enumerate((talk.clear.click, talk.turns.clear)):
-        cleared(
-            acts.in_session(acts.clear), None, shown, cancels=answers, **at_once,
-            **({"api_visibility": "private"} if index else {"api_name": "clear"}),
-        )  # fmt: skip
+    # The answer being given ends by itself, and with a look at what is to be shown then.
+    talk.clear.click(acts.in_session(acts.clear), None, shown, api_name="clear", **at_once)
+    talk.turns.clear(acts.in_session(acts.clear), None, shown, api_visibility="private", **at_once)

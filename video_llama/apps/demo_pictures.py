@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 SPECTRUM = ((12, 12, 40), (74, 30, 110), (170, 50, 100), (240, 120, 60), (252, 240, 190))
 """From silent to loud."""
 
-COLUMNS = ((8, 4), (18, 6))
-"""Up to so many pictures stand in so many columns; more in eight."""
+FEW = 4
+"""Up to so many pictures stand in so many columns; more stand in twice as many."""
 
 DRAWN_RANGE = (-1.27, 1.0)
 """Normalised values that are drawn darkest and brightest; the first is digital silence, the log of
@@ -93,7 +93,7 @@ def _figures(pictures: list[Image.Image], captions: list[str], *, style: str, to
         f"<figcaption>{caption}</figcaption></figure>"
         for picture, caption in zip(pictures, captions, strict=True)
     )
-    columns = next((columns for most, columns in COLUMNS if len(pictures) <= most), 8)
+    columns = FEW if len(pictures) <= FEW else 2 * FEW
     return f"<p>{told}</p><div class='strip {style}' style='--columns: {columns}'>{figures}</div>"
 
 

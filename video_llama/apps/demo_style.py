@@ -15,6 +15,8 @@ CSS = """
 .gradio-container main { width: 100%; }
 button.icon-button svg { height: auto; aspect-ratio: 1; }
 #turns { border: 1px solid var(--border-color-primary); }
+#turns .icon-button-wrapper:not(:has(button)) { display: none; }
+#turns .message-row { margin-block: .15rem; }
 #turns .placeholder { max-width: 26rem; margin: auto; }
 #turns video, #turns .message img { min-width: 192px; border-radius: 6px;
   image-rendering: pixelated; }
@@ -46,6 +48,7 @@ footer { margin-top: 0 !important; }
   .columns > .left > * { flex: 1 1 100%; }
   .columns > .left > .later { order: 2; }
   .columns > .right { order: 1; }
+  .strip { grid-template-columns: repeat(4, 1fr); }
 }
 """
 """Trimming is hidden, because Gradio fetches a program for it and the seconds to use do its work;

@@ -185,6 +185,9 @@ class Visits:
     def __len__(self) -> int:
         return len(self._guests)
 
+    def __contains__(self, session: object) -> bool:
+        return session in self._guests
+
     def of(self, session: str) -> Visit:
         """Return the visit of a browser session; it is opened if there is none."""
         with self._lock:
