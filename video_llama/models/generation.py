@@ -40,6 +40,7 @@ def stream_ids(
         end_ids: ids that end an answer.
         stop: called with a row and its ids after each token.
     """
+    assert min(limits) > 0, "a row without room for an id"
     rows: list[list[int]] = [[] for _ in limits]
     done = [False] * len(rows)
     generators = [torch.Generator().manual_seed(settings.seed) for _ in rows]

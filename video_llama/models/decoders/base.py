@@ -63,7 +63,10 @@ class Decoder(Protocol):
         """Return an empty cache for `step`."""
 
     def step(self, inputs_embeds: Tensor, *, attention_mask: Tensor | None, cache: Cache) -> Tensor:
-        """Read float[B, L, H] behind what the cache holds; return next-token logits."""
+        """Read float[B, L, H] behind what the cache holds; return next-token logits.
+
+        There is a mask, bool[B, P + L] over all positions, only where something is padded.
+        """
 
 
 class Adapted(Protocol):
