@@ -19,6 +19,10 @@ from video_llama.runners.loss_scale import LossScale
 from video_llama.runners.optimizer_state import NUM_GOOD_STEPS, SCALE
 
 
+def config_of(run: RunConfig, *, low_resource: str = "none") -> SimpleNamespace:
+    return SimpleNamespace(run=run, model=SimpleNamespace(low_resource=low_resource))
+
+
 def run_of(**keys) -> RunConfig:
     return RunConfig("video_text_pretrain", "out", engine="deepspeed", **keys)
 
@@ -66,13 +70,13 @@ def test_weights_cannot_be_offloaded_where_every_process_needs_them_all():
 
 def test_a_gpu_deepspeed_does_not_know_is_refused():
     with pytest.raises(ConfigError, match="device is 'mps'"):
-        refuse_unusable(SimpleNamespace(run=run_of()), device="mps")
+        refuse_unusable(config_of(run_of()), device="mps")
 
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'video-llama\[train\]'"):
-        refuse_unusable(SimpleNamespace(run=run_of()), device="cpu")
+        refuse_unusable(config_of(run_of()), device="cpu")
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(0, 1999))
