@@ -56,7 +56,7 @@ def talk(chat: Chat, number: int) -> list[str]:
 
 def test_thirty_two_people_in_thirty_two_threads_get_their_own_answers() -> None:
     model = Witness()
-    first = model.chat(num_caches=3)
+    first = model.chat(num_caches=3, patience_s=PATIENCE_S)
     chats = [first.another() for _ in range(NUM_PEOPLE)]
     with ThreadPoolExecutor(NUM_PEOPLE) as pool:
         answers = list(pool.map(talk, chats, range(NUM_PEOPLE)))
@@ -81,7 +81,8 @@ def test_a_picture_that_everybody_shows_is_encoded_once() -> None:
 
 
 def test_questions_of_two_threads_to_one_chat_are_asked_one_after_the_other() -> None:
-    chat = Witness().chat()
+    # A whole answer is never overtaken, however little patience there is.
+    chat = Witness().chat(patience_s=0.0)
     chat.upload(picture(1))
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(chat.ask, ["One?", "Two?", "Three?", "Four?"]))

@@ -185,7 +185,8 @@ class Chat:
 
     def ask(self, question: Question, *, settings: GenerationSettings | None = None) -> str:
         """Ask and wait for the whole answer; see `stream`."""
-        return "".join(self.stream(question, settings=settings))
+        answer = self._speaker.expect(question, settings=settings or self.settings)
+        return "".join(self._speaker.answer(answer, lends=False))
 
     def stream(
         self, question: Question, *, settings: GenerationSettings | None = None

@@ -10,6 +10,7 @@ import dataclasses
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.generation import GenerationSettings, Prompt
@@ -167,13 +168,18 @@ class Speaker:
         with self.lock:
             conversation.tokens |= held
 
-    def answer(self, answer: Answer) -> Iterator[str]:
-        """Generate when it is our turn, and let the round become part of the conversation."""
+    def answer(self, answer: Answer, *, lends: bool = True) -> Iterator[str]:
+        """Generate when it is our turn, and let the round become part of the conversation.
+
+        Args:
+            answer: from `expect`.
+            lends: lend our turn while somebody takes the pieces; false for who takes them at once.
+        """
         with self.shared.line.turn(self, given_up=answer.stopped.is_set) as turn:
             answer.usage = dataclasses.replace(answer.usage, waited_s=turn.waited_s)
             try:
                 if turn.granted:
-                    yield from self._speak(answer, turn)
+                    yield from self._speak(answer, turn, lends=lends)
                 elif answer.question is not None:
                     answer.num_forgotten = answer.conversation.num_forgotten
                     answer.content = self._composed(
@@ -186,8 +192,8 @@ class Speaker:
                 # Also reached when the listener goes away in the middle of an answer.
                 self._finish(answer)
 
-    def _speak(self, answer: Answer, turn: Turn) -> Iterator[str]:
-        """Generate, and lend our turn while somebody takes the pieces."""
+    def _speak(self, answer: Answer, turn: Turn, *, lends: bool) -> Iterator[str]:
+        """Generate what is asked now."""
         prompt = self._begin(answer)
         pieces = generate(
             answer,
@@ -198,7 +204,7 @@ class Speaker:
             stop=self.writer.template.stop,
         )
         for piece in pieces:
-            with self.shared.line.lent(turn):
+            with self.shared.line.lent(turn) if lends else nullcontext():
                 yield piece
 
     def _begin(self, answer: Answer) -> Prompt:
