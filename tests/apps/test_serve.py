@@ -23,6 +23,8 @@ from openai import OpenAI
 from parrot import VIDEO, Parrot
 from served import MODEL, Served, Setup, assistant, served, user
 
+from video_llama.apps.serve_jobs import Wish
+from video_llama.apps.serve_request import parse_request
 from video_llama.apps.serve_service import ServiceLimits
 from video_llama.apps.serve_talk import TalkLimits
 from video_llama.conversation.shared import Shared
@@ -419,6 +421,7 @@ def test_health_tells_what_is_going_on(host: Served) -> None:
     assert (status["status"], status["ready"], status["model"]) == ("ok", True, MODEL)
     assert status["queue"] == {"inside": 0, "waiting": 0, "max_waiting": 64}
     assert status["memory_gib"]["process"] > 0.1
+    assert httpx.head(f"{host.url}/health").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -441,6 +444,7 @@ def test_what_is_not_there_is_said_in_the_same_form(
         (b"[1]", {}, 400),
         (b"\xff\xfe", {}, 400),
         (b"[" * 100_000, {}, 400),
+        (question(**{"\ud800": 1}), {}, 400),
         (question(), {"Content-Type": "text/plain"}, 415),
         (question(), {"Origin": "https://evil.example"}, 403),
         (b" " * (1 << 18) + b"{}", {}, 413),
@@ -503,9 +507,12 @@ def test_pages_may_ask_only_where_they_are_allowed_to(
     host: Served, serve: Callable[..., Served]
 ) -> None:
     asked = {"Origin": "https://my.page", "Access-Control-Request-Method": "POST"}
+    # OpenAI's client for pages sends it.
+    asked["Access-Control-Request-Headers"] = "authorization,x-stainless-lang"
     assert httpx.options(f"{host.url}/v1/chat/completions", headers=asked).status_code == 403
     open_host = serve(Parrot(SAYS), origins=("https://my.page",), api_key="k")
     reply = httpx.options(f"{open_host.url}/v1/chat/completions", headers=asked)
+    assert reply.status_code == 200
     assert reply.headers["access-control-allow-origin"] == "https://my.page"
     reply = post(open_host, question(), Origin="https://my.page", Authorization="Bearer k")
     assert reply.headers["access-control-allow-origin"] == "https://my.page"
@@ -615,6 +622,20 @@ def test_a_client_that_hangs_up_while_it_waits_leaves_at_once(
     assert parrot.encoded == []
 
 
+def test_who_hangs_up_too_late_stops_nobody_else(host: Served) -> None:
+    talker, late = host.service.talker, Wish()
+    talker.answer(parse_request(question()), say=str, wish=late)
+    pieces: list[str] = []
+
+    def say(piece: str) -> None:
+        pieces.append(piece)
+        late.end()
+
+    asked = [user("What is it?"), assistant(SAYS), user("And why?")]
+    talker.answer(parse_request(question(messages=asked)), say=say, wish=Wish())
+    assert "".join(pieces) == SAYS
+
+
 class Broken(Parrot):
     """Fails after a few tokens."""
 
@@ -638,6 +659,8 @@ def test_a_fault_of_ours_is_told_without_its_details_and_costs_one_answer(
         ask(host.client(), user("What?"))
     assert caught.value.code == "internal_error"
     assert "secret" not in str(caught.value.body)
+    # The server hangs up; a client must not send its next request there.
+    assert caught.value.response.headers["connection"] == "close"
     parrot.after = 4
     chunks = ask(host.client(), user("What?"), stream=True)
     with pytest.raises(openai.APIError, match="the server failed"):
@@ -645,6 +668,13 @@ def test_a_fault_of_ours_is_told_without_its_details_and_costs_one_answer(
     parrot.after = 1000
     assert said(host.client(), user("What?")) == SAYS
     assert host.service.line.num_inside == 0
+
+
+def test_a_fault_of_ours_is_in_the_log_under_the_requests_id(
+    serve: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = post(serve(Broken(after=0)), question())
+    eventually(lambda: f"{reply.headers['x-request-id']} failed: RuntimeError" in caplog.text)
 
 
 def test_an_answer_on_its_way_is_finished_when_the_server_ends() -> None:

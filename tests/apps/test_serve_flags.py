@@ -62,7 +62,7 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
 def test_flags_that_mean_nothing_are_refused_together(tmp_path: Path) -> None:
     said = refused(
         "--allow-local-root", str(tmp_path / "missing"), "--max-body-mib=0", "--kept=-1",
-        "--decode-timeout-s=-5", "--grace-s=nan", "--kept-mib=inf",
+        "--decode-timeout-s=-5", "--grace-s=nan", "--kept-mib=inf", "--api-key=",
     )  # fmt: skip
     for problem in (
         f"--allow-local-root {tmp_path / 'missing'}: no such folder",
@@ -71,6 +71,7 @@ def test_flags_that_mean_nothing_are_refused_together(tmp_path: Path) -> None:
         "--decode-timeout-s: -5; expected a number above 0",
         "--grace-s: nan; expected a number at least 0",
         "--kept-mib: inf; expected a number at least 0",
+        "--api-key: empty",
     ):
         assert problem in said
 
@@ -78,6 +79,7 @@ def test_flags_that_mean_nothing_are_refused_together(tmp_path: Path) -> None:
 def test_a_model_is_called_after_its_preset_or_its_folder() -> None:
     assert serve.default_name(flags()) == "video_llama/toy"
     assert serve.default_name(flags("--model-path", "output/my_model/")) == "my_model"
+    assert serve.default_name(flags("--model-path", ".")) == Path.cwd().name
 
 
 @given(st.text("ab\n", max_size=30), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))

@@ -237,7 +237,10 @@ def test_a_huge_value_is_not_echoed() -> None:
     assert len(refused(model="x" * 10**6, stream="y" * 10**6).message) < 200
 
 
-@pytest.mark.parametrize("text", [b"{", b"[NaN]", b"\xff", b"[" * 10**5, b"", b"9" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"[NaN]", b"\xff", b"[" * 10**5, b"", b"9" * 5000, b"[" + b"[]," * 10**6 + b"0]"],
+)
 def test_what_is_no_json_is_a_clients_error(text: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         parse_json(text)

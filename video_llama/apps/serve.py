@@ -108,6 +108,8 @@ def main(args: argparse.Namespace) -> int:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         get_logger().info("serving %s at http://%s:%d/v1", service.model_name, shown, port)
+        if api_key is None and host not in ("127.0.0.1", "::1"):
+            get_logger().warning("whoever reaches it may ask; %s asks for a key", API_KEY_VARIABLE)
         # An orderly end is no failure; uvicorn raises the signal again when it is done.
         signal.signal(signal.SIGTERM, lambda *_: None)
         run(app, service=service, listener=listener, grace_s=args.grace_s)
@@ -201,7 +203,7 @@ def warm_up(chat: Chat) -> None:
 def default_name(args: argparse.Namespace) -> str:
     """Return what a model is called unless told otherwise."""
     if args.model_path is not None:
-        return Path(args.model_path).name
+        return Path(args.model_path).resolve().name
     model = load(args.cfg_path, options=list(assignments(args.options))).model
     return f"{model.arch}/{model.model_type}"
 
@@ -213,6 +215,9 @@ def _check(args: argparse.Namespace) -> None:
         for root in args.allow_local_root
         if not root.is_dir()
     ]
+    if args.api_key == "":
+        # A variable of a shell that was never set; nobody means to serve everybody by that.
+        problems.append("--api-key: empty; give a key, or leave it out to ask for none")
     may_be_zero = ("max_waiting", "kept", "kept_mib", "key_values", "max_media", "grace_s")
     above_zero = (
         "max_body_mib", "max_media_mib", "max_duration_s", "max_megapixels", "max_chars",

@@ -59,7 +59,7 @@ def build_app(
             raise unknown_model(name)
         return card
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> JSONResponse:
         status = service.status()
         return JSONResponse(status, status_code=200 if status["ready"] else 503)
@@ -70,7 +70,8 @@ def build_app(
             CORSMiddleware,
             allow_origins=list(origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            # OpenAI's client for pages adds many of its own.
+            allow_headers=["*"],
             expose_headers=[REQUEST_ID],
         )
     return Porter(app, api_key=api_key, origins=origins)

@@ -50,6 +50,9 @@ class ApiError(Exception):
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status == 500:
+            # Uvicorn hangs up after a fault of ours; a client must not send its next request there.
+            headers["Connection"] = "close"
         return headers
 
 

@@ -109,7 +109,8 @@ class Fields:
                 hint = did_you_mean(key, self._asked)
                 raise ApiError(
                     f"unknown key {shown(key)} in {self.where or 'the body'}{hint}",
-                    param=self.path(key)[:200],
+                    # A key may hold half a character, which no answer can.
+                    param=self.path(key)[:200].encode(errors="replace").decode(),
                     code="unknown_parameter",
                 )
 

@@ -61,6 +61,10 @@ class Porter:
                 await self._app(scope, receive, send_on)
             else:
                 await error_response(refusal)(scope, receive, send_on)
+        except Exception as error:
+            # Uvicorn logs what happened below this line, without the id.
+            get_logger().error("%s failed: %r", request_id, error)
+            raise
         finally:
             get_logger().info(
                 "%s %s %s %r %s %.0f ms",

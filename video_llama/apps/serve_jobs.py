@@ -42,11 +42,11 @@ class Wish:
             if self._stoppable is not None:
                 self._stoppable.stop()
 
-    def concerns(self, stoppable: Stoppable) -> None:
-        """Say what is to be stopped; at once if it is too late."""
+    def concerns(self, stoppable: Stoppable | None) -> None:
+        """Say what is to be stopped, at once if it is too late; None once nothing is any more."""
         with self._lock:
             self._stoppable = stoppable
-            if self._over:
+            if self._over and stoppable is not None:
                 stoppable.stop()
 
 

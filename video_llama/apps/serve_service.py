@@ -28,6 +28,9 @@ from video_llama.apps.serve_replies import Reply, event
 from video_llama.apps.serve_request import ChatRequest, parse_request
 from video_llama.apps.serve_talk import Talker
 
+MAX_VALUES = 1_000_000
+"""Commas and brackets of a body, those in its texts included."""
+
 
 @dataclass(frozen=True)
 class ServiceLimits:
@@ -197,8 +200,15 @@ def parse_json(body: bytes) -> object:
     """Parse a body.
 
     Raises:
-        ApiError: it is no JSON, or nested too deeply.
+        ApiError: it is no JSON, nested too deeply, or of so many values that parsing them would
+            keep everybody waiting.
     """
+    num_values = sum(map(body.count, (b",", b"[", b"{")))
+    if num_values > MAX_VALUES:
+        raise ApiError(
+            f"the body holds about {num_values:,} values, at most {MAX_VALUES:,} are allowed",
+            code="invalid_json",
+        )
     try:
         return json.loads(body, parse_constant=_no_constant)
     except RecursionError as error:

@@ -96,6 +96,8 @@ class Talker:
             return None
         except VideoLlamaError as error:
             raise told(error, param="messages") from error
+        # From now on it may be somebody else's, who must not be stopped in our name.
+        wish.concerns(None)
         usage = chat.last_usage
         if wish.is_over or usage is None:
             return None
