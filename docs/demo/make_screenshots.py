@@ -48,7 +48,7 @@ def main() -> None:
         url = demo.launch(page)
         browser = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(
-            viewport={"width": 1200, "height": 1000},
+            viewport={"width": 1180, "height": 1085},
             reduced_motion="reduce",
             device_scale_factor=1.25,
         )

@@ -70,10 +70,14 @@ def main(args: argparse.Namespace) -> int:
     chat = open_chat(args, limits=limits_of(args), decode_timeout_s=args.decode_timeout_s)
     chat.settings = with_arguments(chat.settings, args)
     with served(chat, model=model_name(args), votes=votes) as page, ended_by_sigterm():
-        launch(
-            page, host=args.host, port=args.port, share=args.share,
-            max_bytes=int(args.max_upload_gib * GIB), wait=True,
-        )  # fmt: skip
+        try:
+            launch(
+                page, host=args.host, port=args.port, share=args.share,
+                max_bytes=int(args.max_upload_gib * GIB), wait=True,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            # That is how a page ends; Gradio itself expects it only once it waits.
+            print("The page is closed.")
     return 0
 
 

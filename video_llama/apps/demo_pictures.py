@@ -56,7 +56,7 @@ def _strip(item: MediaItem, spec: MediaSpec) -> str:
         pictures, style = mels_of(item), "mels"
         told = (
             f"{len(pictures)} pieces of {spec.clip_s:g} s of sound, by the second they start at; "
-            "low notes below, loud is bright"
+            "low notes below"
         )
     return _figures(pictures, [f"{t:.2f} s" for t in item.times_s], style=style, told=told)
 
