@@ -69,6 +69,14 @@ def ask(handlers: Handlers, question: str, *, session: str = ME) -> list[View]:
     return list(handlers.answer(session))
 
 
+def shown_before(error: type[Exception], *, views: Iterator[View]) -> list[View]:
+    """Return what is shown until an error that must come."""
+    shown: list[View] = []
+    with pytest.raises(error):
+        shown.extend(views)
+    return shown
+
+
 def said(view: View) -> list[Any]:
     return [turn["content"] for turn in view.turns]
 
@@ -316,6 +324,23 @@ def test_an_error_gives_the_question_back(handlers: Handlers, shown: View) -> No
         next(answer)
 
 
+def test_an_answer_that_crashes_is_taken_back_on_the_page_too(
+    handlers: Handlers, parrot: Parrot, shown: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(**prompt: Any) -> Iterator[int]:
+        yield from parrot.tokenizer.encode_run("a red").ids
+        raise RuntimeError("the GPU is gone")
+
+    ask(handlers, "What?")
+    monkeypatch.setattr(parrot, "stream_prompt", crash)
+    handlers.ask(ME, "Where?", GREEDY)
+    *_, last = shown_before(RuntimeError, views=handlers.answer(ME))
+    assert said(last)[1:] == ["What?", "a red boat"]
+    assert (last.question, last.is_busy) == ("Where?", False)
+    monkeypatch.undo()
+    assert said(handlers.undo(ME)) == said(shown)
+
+
 def test_an_answer_can_be_given_again(handlers: Handlers, parrot: Parrot, shown: View) -> None:
     ask(handlers, "What?")
     parrot.says = "a green boat###"
@@ -422,6 +447,23 @@ def test_files_that_were_not_uploaded_are_never_deleted(
 ) -> None:
     handlers.clear(ME)
     assert sounding_clip.exists()
+
+
+def test_a_visitor_who_names_a_folder_as_a_file_deletes_nothing(
+    handlers: Handlers, tmp_path: Path, uploaded: Path
+) -> None:
+    for folder in (tmp_path, uploaded.parent, tmp_path.parent):
+        handlers.hold(ME, {"path": str(folder)})
+        with pytest.raises(gradio.Error, match="not here any more"):
+            handlers.start(ME, [{"path": str(folder)}], Span())
+    handlers.clear(ME)
+    assert uploaded.exists()
+
+
+def test_a_file_that_is_gone_is_asked_for_again(handlers: Handlers, uploaded: Path) -> None:
+    uploaded.unlink()
+    with pytest.raises(gradio.Error, match="clip.mp4: is not here any more; choose it again"):
+        handlers.start(ME, [str(uploaded)], Span())
 
 
 def test_a_visitor_who_does_nothing_is_forgotten(

@@ -61,6 +61,8 @@ class Handlers:
         for path in paths:
             self._visits.hold(session, path)
             try:
+                if not path.is_file():
+                    raise MediaError("is not here any more; choose it again", path=path.name)
                 visit.waiting.append(_shown(visit.chat, path, span))
             except VideoLlamaError as error:
                 problems.append(_without_folder(error, path))
@@ -68,6 +70,8 @@ class Handlers:
             raise self._error("\n".join(problems), title="This file cannot be used")
         for problem in problems:
             self._gradio.Warning(problem, title="Left out")
+        if not self._visits.is_here(visit, session):
+            return self.look(session)
         return self._view(visit, saw=_all_seen(visit), status="")
 
     def ask(self, session: str, question: str, knobs: Sequence[float | None]) -> View:
@@ -110,13 +114,19 @@ class Handlers:
                 if not self._visits.is_here(visit, session):
                     break
                 yield self._view(visit)
-        except VideoLlamaError as error:
+        except Exception as error:
+            # Whatever it was, the chat has taken the question back, and so does the page.
             _take_back(visit, replaced)
             yield self._view(visit, question=None if replaced else asked.question)
+            if not isinstance(error, VideoLlamaError):
+                raise
             raise self._error(str(error), title="No answer") from error
         finally:
             # Also reached when the tab is closed in the middle of an answer.
             current.is_done = True
+        if replaced and not current.answer:
+            # Stopped before its turn came, which leaves the old answer where it was.
+            current.answer = visit.chat.history[-1].text
         if self._visits.is_here(visit, session):
             current.notes += visit.chat.take_notes()
             yield self._view(visit, status=told(visit.chat.last_usage))
@@ -171,19 +181,22 @@ class Handlers:
             return
         past = visit.rounds[number]
         seen = [file for earlier in visit.rounds[: number + 1] for file in earlier.files]
-        self._votes.add(
-            Vote(
-                verdict=verdict,
-                conversation=visit.id,
-                round=number,
-                question=past.asked.question,
-                answer=past.answer,
-                media=[VotedMedia(kind, name) for file in seen for kind, name in file.media],
-                settings=past.asked.settings,
-                model=self._model,
-                template=visit.chat.template.name,
-            )
+        vote = Vote(
+            verdict=verdict,
+            conversation=visit.id,
+            round=number,
+            question=past.asked.question,
+            answer=past.answer,
+            media=[VotedMedia(kind, name) for file in seen for kind, name in file.media],
+            settings=past.asked.settings,
+            model=self._model,
+            template=visit.chat.template.name,
         )
+        try:
+            self._votes.add(vote)
+        except OSError as error:
+            text = f"The vote could not be written ({error.strerror})."
+            raise self._error(text, title="Not kept") from error
 
     def _settings(self, chat: Chat, knobs: Sequence[float | None]) -> GenerationSettings:
         """Return the settings the page asks for; an emptied field means the default."""

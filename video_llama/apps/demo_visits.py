@@ -8,7 +8,6 @@ done in a visit is in `demo_handlers`.
 from __future__ import annotations
 
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -203,9 +202,9 @@ class Visits:
         return guest is not None and guest.visit is visit
 
     def hold(self, session: str, path: Path) -> None:
-        """Keep an uploaded file until the visit lets go of it."""
+        """Keep an uploaded file until the visit lets go of it; what else there is, is not ours."""
         path = path.resolve()
-        if path.is_relative_to(self._folder):
+        if path.is_file() and path.is_relative_to(self._folder):
             self.of(session).held.add(path)
 
     def leave(self, session: str) -> None:
@@ -229,9 +228,10 @@ class Visits:
         guest.visit.pending = None
         guest.visit.chat.reset()
         for path in gone:
-            # Gradio gives every upload a folder of its own.
-            place = path.parent if path.parent != self._folder else path
-            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else path.unlink(True)
+            path.unlink(missing_ok=True)
+            # Gradio gives every upload a folder of its own; one that holds more stays.
+            if path.parent != self._folder and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
     def sweep(self) -> None:
         """Forget whoever stayed away for too long."""
