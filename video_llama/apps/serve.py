@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
     with listener:
         service = build_service(args)
         from video_llama.apps.serve_app import build_app
-        from video_llama.apps.serve_lifetime import run
+        from video_llama.apps.serve_lifetime import Server
 
         api_key = args.api_key or os.environ.get(API_KEY_VARIABLE) or None
         app = build_app(service, api_key=api_key, origins=args.allow_origin)
@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> int:
             get_logger().warning("whoever reaches it may ask; %s asks for a key", API_KEY_VARIABLE)
         # An orderly end is no failure; uvicorn raises the signal again when it is done.
         signal.signal(signal.SIGTERM, lambda *_: None)
-        run(app, service=service, listener=listener, grace_s=args.grace_s)
+        Server(app, service=service, grace_s=args.grace_s).run(sockets=[listener])
     return 0
 
 

@@ -71,7 +71,7 @@ class KeptChats:
         self._max_chats = max_chats
         self._max_bytes = max_bytes
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Conversations kept now."""
@@ -114,11 +114,8 @@ class KeptChats:
             key = marks[-1].key
             self._entries.pop(key, None)
             self._entries[key] = _Entry(chat, tuple(marks), num_bytes)
-            while len(self._entries) > self._max_chats or self._size() > self._max_bytes:
+            while len(self._entries) > self._max_chats or self.num_bytes > self._max_bytes:
                 self._entries.popitem(last=False)
-
-    def _size(self) -> int:
-        return sum(entry.num_bytes for entry in self._entries.values())
 
 
 def media_of(parts: Sequence[str | Identity]) -> tuple[Identity, ...]:

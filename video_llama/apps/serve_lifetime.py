@@ -51,15 +51,3 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         self._service.end_all()
         self._service.close()
-
-
-def run(app: ASGIApp, *, service: Service, listener: socket.socket, grace_s: float) -> None:
-    """Serve until the process is told to end.
-
-    Args:
-        app: what is served.
-        service: what answers.
-        listener: a bound socket.
-        grace_s: for answers on their way at the end.
-    """
-    Server(app, service=service, grace_s=grace_s).run(sockets=[listener])

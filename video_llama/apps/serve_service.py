@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from video_llama.apps.serve_errors import ApiError, internal_error, shutting_down
 from video_llama.apps.serve_health import GIB, memory_gib
@@ -139,22 +138,27 @@ class Service:
             watched.callback(watcher.cancel)
             first = await anext(pieces, None)
             if asked.stream and first is not None:
-                stream = self._events(reply, job, first, pieces)
-                return EventStream(stream, when_over=watched.pop_all())
+                began = reply.opening() + reply.piece(first)
+                return event_stream(_events(began, reply, job, pieces, watched.pop_all()))
             text = (first or "") + "".join([piece async for piece in pieces])
             finished = await job.finished()
             if finished is None:
                 raise shutting_down() if self.line.closed else ClientDisconnect
         if asked.stream:
-            return EventStream(_given([reply.opening(), reply.closing(finished)]))
+            return event_stream([reply.opening(), reply.closing(finished)])
         return JSONResponse(reply.whole(text, finished))
 
-    async def _events(
-        self, reply: Reply, job: Job, first: str, pieces: AsyncIterator[str]
-    ) -> AsyncIterator[bytes]:
-        """Yield the events of a stream; an error in its middle becomes its last event."""
-        yield reply.opening()
-        yield reply.piece(first)
+
+async def _events(
+    began: bytes,
+    reply: Reply,
+    job: Job,
+    pieces: AsyncIterator[str],
+    watched: contextlib.ExitStack,
+) -> AsyncIterator[bytes]:
+    """Yield the events of a stream; an error in its middle becomes its last event."""
+    with watched:
+        yield began
         async for piece in pieces:
             yield reply.piece(piece)
         try:
@@ -168,32 +172,11 @@ class Service:
         yield event(shutting_down().body()) if finished is None else reply.closing(finished)
 
 
-class EventStream(Response):
-    """Server-sent events.
-
-    Args:
-        events: encoded.
-        when_over: closed when the last one was sent, or nobody listens any more.
-    """
-
-    def __init__(
-        self, events: AsyncIterator[bytes], *, when_over: contextlib.ExitStack | None = None
-    ) -> None:
-        # Proxies that hold back pieces to make bigger ones are asked not to.
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(headers=headers, media_type="text/event-stream")
-        del self.headers["content-length"]
-        self._events = events
-        self._when_over = when_over or contextlib.ExitStack()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them as they come."""
-        with self._when_over:
-            head = {"status": self.status_code, "headers": self.raw_headers}
-            await send({"type": "http.response.start", **head})
-            async for chunk in self._events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+def event_stream(events: AsyncIterable[bytes] | Iterable[bytes]) -> Response:
+    """Return server-sent events as they come."""
+    # Proxies that hold back pieces to make bigger ones are asked not to.
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
 
 def parse_json(body: bytes) -> object:
@@ -229,8 +212,3 @@ def unknown_model(name: str) -> ApiError:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
-
-
-async def _given(events: list[bytes]) -> AsyncIterator[bytes]:
-    for each in events:
-        yield each
