@@ -236,6 +236,17 @@ def test_a_picture_is_uploaded_asked_about_again_and_taken_back(visit: Any) -> N
     assert tab.page.locator("#question textarea").input_value() == "What shape is the red thing?"
 
 
+def test_part_of_a_clip_and_other_frames_are_a_matter_of_settings(visit: Any) -> None:
+    tab = visit()
+    tab.page.get_by_text("Which part of a clip").click()
+    tab.page.get_by_label("To second").fill("1")
+    tab.page.get_by_label("number input for Frames").fill("4")
+    tab.page.get_by_label("number input for Frames").press("Enter")
+    tab.upload(STAR)
+    shown = tab.page.locator(".frames figcaption").all_inner_texts()
+    assert shown == ["0.00 s", "0.25 s", "0.50 s", "0.75 s"]
+
+
 def test_a_file_that_is_no_media_is_explained(visit: Any, tmp_path: Path) -> None:
     tab = visit()
     path = tmp_path / "notes.mp4"
@@ -333,7 +344,7 @@ def test_a_program_asks_over_the_page_s_api(server: Server) -> None:
 
     client = Client(server.url, verbose=False, download_files=False)
     clip = {"video": handle_file(str(CLIP)), "picture": None, "sound": None}
-    client.predict(**clip, start_s=None, end_s=None, api_name="/start")
+    client.predict(**clip, api_name="/start")
     client.predict("What colour is the circle?", api_name="/ask")
     job = client.submit(api_name="/answer")
     turns, *_ = job.result(timeout=PATIENCE_MS / 1000)

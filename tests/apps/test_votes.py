@@ -93,7 +93,8 @@ def test_a_vote_that_is_taken_back_is_a_line_more(voted: tuple[Handlers, Path]) 
 @pytest.mark.parametrize("index", [-1, 99])
 def test_a_vote_on_nothing_is_no_vote(voted: tuple[Handlers, Path], index: int) -> None:
     handlers, path = voted
-    handlers.vote(ME, index, "up")
+    with pytest.raises(gradio.Error, match="Votes are for answers"):
+        handlers.vote(ME, index, "up")
     assert path.read_text("utf-8") == ""
 
 

@@ -178,7 +178,7 @@ class Handlers:
         visit = self._visits.of(session)
         number = visit.round_of(index)
         if self._votes is None or number is None:
-            return
+            raise self._error("Votes are for answers.", title="Not kept")
         past = visit.rounds[number]
         seen = [file for earlier in visit.rounds[: number + 1] for file in earlier.files]
         vote = Vote(

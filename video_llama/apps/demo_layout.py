@@ -148,8 +148,12 @@ def _files(about: About, *, gr: Any) -> Files:
     start = gr.Button("Upload & start", variant="primary", size="lg")
     with gr.Accordion("Which part of a clip, how many frames", open=False):
         with gr.Row():
-            start_s = gr.Number(label="From second", value=None, minimum=0, min_width=110)
-            end_s = gr.Number(label="To second", value=None, minimum=0, min_width=110)
+            start_s = gr.Number(
+                label="From second", value=0, minimum=0, info="of the file", min_width=110
+            )
+            end_s = gr.Number(
+                label="To second", value=0, minimum=0, info="0 is its end", min_width=110
+            )
         frames = gr.Slider(
             1, max(32, MORE_FRAMES * about.num_frames), value=about.num_frames or 1, step=1,
             label="Frames", info=f"spread over the part; trained with {about.num_frames}",

@@ -152,7 +152,7 @@ class _Acts:
     def _span(self, start_s: float | None, end_s: float | None, frames: int, listen: bool) -> Span:
         # The number it was trained with need not be asked for.
         wanted = None if frames == self._about.num_frames else int(frames)
-        return Span(start_s, end_s, wanted, listen)
+        return Span(start_s or None, end_s or None, wanted, listen)
 
     def _put(self, view: View) -> list[Any]:
         """Return the updates of `_shown_on` for a view."""

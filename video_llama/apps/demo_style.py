@@ -61,6 +61,14 @@ def theme(gradio: Any) -> Any:
     Args:
         gradio: the module, handed in because it is imported on demand.
     """
-    return gradio.themes.Soft(
+    soft = gradio.themes.Soft(
         primary_hue="indigo", neutral_hue="slate", radius_size="md", font=FONT, font_mono=MONO
+    )
+    # The names of settings are no buttons, and should not look like some.
+    return soft.set(
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_padding="0",
     )
