@@ -119,8 +119,8 @@ def _small_print(about: About) -> str:
 
 def _files(about: About, *, gr: Any) -> Files:
     """Where a file is chosen, and what of it is used."""
-    with gr.Tabs(elem_classes="boxes"):
-        with gr.Tab("Video", visible=about.num_frames > 0):
+    with gr.Tabs(selected="video" if about.num_frames else "sound", elem_classes="boxes"):
+        with gr.Tab("Video", id="video", visible=about.num_frames > 0):
             video = gr.Video(
                 elem_id="video",
                 label="Video",
@@ -129,13 +129,13 @@ def _files(about: About, *, gr: Any) -> Files:
                 include_audio=True,
             )
             clips = _examples(about, "video", gr=gr)
-        with gr.Tab("Picture", visible=about.num_frames > 0):
+        with gr.Tab("Picture", id="picture", visible=about.num_frames > 0):
             picture = gr.Image(
                 elem_id="picture", label="Picture", sources=["upload", "webcam", "clipboard"],
                 type="filepath", image_mode=None, height=270, buttons=[],
             )  # fmt: skip
             pictures = _examples(about, "picture", gr=gr)
-        with gr.Tab("Sound", visible=about.hears):
+        with gr.Tab("Sound", id="sound", visible=about.hears):
             sound = gr.Audio(
                 elem_id="sound", label="Sound", sources=["upload", "microphone"], type="filepath",
                 editable=False, buttons=[],
