@@ -28,6 +28,7 @@ from video_llama.apps.serve_request import parse_request
 from video_llama.apps.serve_service import ServiceLimits
 from video_llama.apps.serve_talk import TalkLimits
 from video_llama.conversation.shared import Shared
+from video_llama.processors.uploads import ReadUpload, UploadReader, UploadRequest
 
 SAYS = "a red boat on a blue sea"
 
@@ -619,6 +620,33 @@ def test_a_client_that_hangs_up_while_it_waits_leaves_at_once(
         parrot.speak_freely()
         assert first.result() == SAYS
     assert len(parrot.heard) == 1
+    assert parrot.encoded == []
+
+
+def test_a_client_that_hangs_up_while_its_clip_is_decoded_does_not_wait(
+    serve: Callable[..., Served], clip: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parrot = Patient(SAYS)
+    host = serve(parrot)
+    decoding, go_on, read = threading.Event(), threading.Event(), UploadReader.read
+
+    def read_slowly(reader: UploadReader, request: UploadRequest) -> ReadUpload:
+        decoding.set()
+        assert go_on.wait(30)
+        return read(reader, request)
+
+    monkeypatch.setattr(UploadReader, "read", read_slowly)
+    with ThreadPoolExecutor(1) as people:
+        first = people.submit(said, host.client(), user("First?"))
+        eventually(lambda: parrot.heard)
+        connection = raw(host, {**question(), "messages": [user(clip, "a")]})
+        assert decoding.wait(30)
+        connection.close()
+        time.sleep(0.5)
+        go_on.set()
+        eventually(lambda: host.service.line.num_inside == 1)
+        parrot.speak_freely()
+        assert first.result() == SAYS
     assert parrot.encoded == []
 
 

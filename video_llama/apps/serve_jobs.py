@@ -6,6 +6,7 @@ A job hands its pieces to the loop as they come, and is asked to end when its cl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -13,6 +14,9 @@ from concurrent.futures import Executor
 from typing import Any, Protocol
 
 from video_llama.apps.serve_replies import Finished
+
+ASK_AGAIN_S = 0.5
+"""How often a thread is asked to end until it has."""
 
 
 class Stoppable(Protocol):
@@ -85,7 +89,10 @@ class Job:
         """Ask the thread to end; what it says from now on is of no interest."""
         if not self._future.done():
             # Elsewhere: who lays out a long prompt at this moment would make the loop wait.
-            self._loop.run_in_executor(None, self._wish.end)
+            with contextlib.suppress(RuntimeError):  # the loop itself is ending
+                self._loop.run_in_executor(None, self._wish.end)
+            # Again: whose clip is being decoded waits for nothing yet that could be stopped.
+            self._loop.call_later(ASK_AGAIN_S, self.end)
 
     async def pieces(self) -> AsyncIterator[str]:
         """Give the pieces of the answer as they come."""

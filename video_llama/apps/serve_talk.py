@@ -216,9 +216,9 @@ class _Table:
         return shown
 
     def _upload(self, medium: Medium) -> Upload:
+        source = self._door.take(medium)
         if self._wish.is_over:
             raise _Unwished
-        source = self._door.take(medium)
         try:
             upload = self._chat.upload(
                 source,
