@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from video_llama.apps import serve
 from video_llama.apps.serve_errors import ApiError
 from video_llama.apps.serve_line import Line
-from video_llama.apps.serve_stops import StopStrings
+from video_llama.apps.serve_talk import StopStrings
 from video_llama.common.errors import ConfigError
 
 

@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from video_llama.apps.serve_errors import ApiError, internal_error, shutting_down
-from video_llama.apps.serve_health import GIB, memory_gib
 from video_llama.apps.serve_http import announced_bytes, read_body
 from video_llama.apps.serve_jobs import Job, gone
 from video_llama.apps.serve_line import Line
@@ -27,6 +28,7 @@ from video_llama.apps.serve_replies import Reply, event
 from video_llama.apps.serve_request import ChatRequest, parse_request
 from video_llama.apps.serve_talk import Talker
 
+GIB = 2**30
 MAX_VALUES = 1_000_000
 """Commas and brackets of a body, those in its texts included."""
 
@@ -212,3 +214,17 @@ def unknown_model(name: str) -> ApiError:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
+
+
+def memory_gib() -> dict[str, float]:
+    """Return the memory this process holds: `process`, and `gpu` where one is in use."""
+    memory = {}
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        resident = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        memory["process"] = round(resident / GIB, 3)
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        memory["gpu"] = round(torch.cuda.memory_allocated() / GIB, 3)
+    return memory

@@ -6,7 +6,7 @@ begins like it is still kept, it goes on, so that nothing is encoded or read twi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from video_llama.apps.serve_errors import ApiError, told
@@ -24,9 +24,9 @@ from video_llama.apps.serve_media import MediaDoor
 from video_llama.apps.serve_parts import Medium, Parts
 from video_llama.apps.serve_replies import Finished
 from video_llama.apps.serve_request import ChatRequest
-from video_llama.apps.serve_stops import StopStrings
 from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.conversation.chat import Chat, Upload
+from video_llama.conversation.stopping import cut_at_stop, num_held
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,42 @@ class Talker:
             Identity(self._door.identity(part)) if isinstance(part, Medium) else part
             for part in parts
         ]
+
+
+class StopStrings:
+    """Ends an answer before the first string of a client's, and never shows a part of it.
+
+    Args:
+        marks: the strings; none lets everything through.
+    """
+
+    def __init__(self, marks: Sequence[str]) -> None:
+        self._marks = tuple(marks)
+        self._text = ""
+        self._num_shown = 0
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        """Take the next piece of an answer.
+
+        Returns:
+            What can be shown now, often "".
+        """
+        self._text += piece
+        cut = cut_at_stop(self._text, stop=self._marks)
+        if cut is not None:
+            self.found, self._text = True, cut
+            return self.close()
+        return self._show(len(self._text) - num_held(self._text, stop=self._marks))
+
+    def close(self) -> str:
+        """Return what was held back but belongs to the answer."""
+        return self._show(len(self._text))
+
+    def _show(self, end: int) -> str:
+        new = self._text[self._num_shown : end]
+        self._num_shown = max(self._num_shown, end)
+        return new
 
 
 @dataclass(frozen=True)
