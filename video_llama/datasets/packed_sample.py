@@ -10,7 +10,8 @@ from typing import Any
 from video_llama.common.errors import MediaError
 from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.processors.containers import check_file
-from video_llama.processors.probe import MediaInfo, probe
+from video_llama.processors.probe import probe
+from video_llama.processors.readings import MediaInfo
 from video_llama.processors.shard_files import ShardFiles
 
 
