@@ -19,6 +19,7 @@ from video_llama.apps.serve_parts import Medium
 from video_llama.apps.serve_remote import RemoteLimits, fetch
 
 _DATA_HEAD = re.compile(r"data:[\w.+-]*(/[\w.+-]+)?(;[\w.+-]+=[\w.+-]*)*;base64", re.IGNORECASE)
+_MAX_HEAD_CHARS = 200
 _SHOWN_CHARS = 80
 
 
@@ -91,7 +92,8 @@ class MediaDoor:
     def _inline(self, medium: Medium) -> bytes:
         """Decode a data URL."""
         head, comma, payload = medium.address.partition(",")
-        if not comma or not _DATA_HEAD.fullmatch(head):
+        # Matching millions of parameters takes seconds and gigabytes.
+        if not comma or len(head) > _MAX_HEAD_CHARS or not _DATA_HEAD.fullmatch(head):
             raise ApiError(
                 f"{medium.where}: the data URL opens with {head[:_SHOWN_CHARS]!r}; "
                 "expected data:TYPE;base64,...",
