@@ -115,6 +115,14 @@ def test_forged_paths_are_refused_alike(disk: Path, name: str) -> None:
     assert str(disk) not in error.message
 
 
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_endless_addresses_are_refused_at_once(disk: Path, scheme: str) -> None:
+    at = door(disk / "open", remote=RemoteLimits(1000, 5.0))
+    began = time.monotonic()
+    assert "2,000,0" in refusal(at, f"{scheme}:///" + "a/" * 1_000_000).message
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("host", ["a", "127.0.0.1", "a@localhost", "localhost:80"])
 def test_files_of_other_hosts_are_refused(disk: Path, host: str) -> None:
     error = refusal(door(disk / "open"), f"file://{host}{disk}/open/inner/b.mp4")

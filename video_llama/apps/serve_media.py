@@ -19,6 +19,7 @@ from video_llama.apps.serve_parts import Medium
 from video_llama.apps.serve_remote import RemoteLimits, fetch
 
 _DATA_HEAD = re.compile(r"data:[\w.+-]*(/[\w.+-]+)?(;[\w.+-]+=[\w.+-]*)*;base64", re.IGNORECASE)
+_MAX_ADDRESS_CHARS = 8192
 _MAX_HEAD_CHARS = 200
 _SHOWN_CHARS = 80
 
@@ -84,6 +85,14 @@ class MediaDoor:
             raise ApiError(
                 f"{medium.where}: the address opens with {medium.address[:_SHOWN_CHARS]!r}; "
                 "expected data:, file:// or https://",
+                param=medium.where,
+                code="invalid_address",
+            )
+        if scheme != "data" and len(medium.address) > _MAX_ADDRESS_CHARS:
+            # Following a path takes time with the square of its length: hours for a megabyte.
+            raise ApiError(
+                f"{medium.where}: the address has {len(medium.address):,} characters, at most "
+                f"{_MAX_ADDRESS_CHARS:,} are allowed",
                 param=medium.where,
                 code="invalid_address",
             )
