@@ -200,7 +200,7 @@ def test_parts_that_do_not_fit_together_are_refused_before_weights_are_read(
 ):
     said = refused(
         "model.branches.video.stages.projection.width=20",
-        "model.branches.audio.stages.audio_qformer.num_positions=3",
+        "model.branches.audio.stages.audio_qformer.num_positions=1",
     )
     assert "model.branches.video: its last stage is 20 wide, the decoder 16" in said
     assert "model.branches.audio: qformer: 8 time steps come in" in said

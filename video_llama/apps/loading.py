@@ -135,8 +135,8 @@ def load_chat(
         VideoLlamaError: the path means no model, a key is wrong, or weights do not fit.
     """
     config = open_chat_config(cfg_path, options=options, device=device, low_resource=low_resource)
-    where = pick_device(config.run)
     require_files(config.model)
+    where = pick_device(config.run)
     plan = log_plan(config.model, device=where)
     if decode_timeout_s is not None:
         # The process that decodes imports its libraries while the model is loaded.
