@@ -263,6 +263,58 @@ def test_another_input_or_model_does_not_fill_the_same_file(
     assert (tmp_path / "answers.jsonl").read_bytes() == before
 
 
+def test_answers_about_other_media_do_not_fill_the_same_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(Path(PICTURE).read_bytes())
+    source = write(tmp_path, [{"question": "What?", "image": "a.jpg"}])
+    first, second = (["--media", str(tmp_path / name)] for name in ("first", "second"))
+    assert predict(monkeypatch, Parrot("a boat###").chat(), source, *first)[0] == 0
+    assert predict(monkeypatch, None, source, *second)[0] == 2
+    assert f"(media: '{tmp_path}/first' there, '{tmp_path}/second' now)" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to("first")
+    assert predict(monkeypatch, None, source, "--media", str(tmp_path / "link"))[0] == 0
+
+
+def test_a_folder_from_which_no_path_starts_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = write(tmp_path, [{"question": "What?", "image": PICTURE}])
+    assert predict(monkeypatch, Parrot("a boat###").chat(), source)[0] == 0
+    (tmp_path / "clips").mkdir()
+    assert predict(monkeypatch, None, source, "--media", str(tmp_path / "clips"))[0] == 0
+
+
+DEAF = ["--options", "model.branches.audio=null"]
+
+
+def test_sound_alone_for_a_model_that_cannot_hear_is_told_before_loading(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"question": "What?", "audio": SOUND}, {"question": "What?", "media": SOUND}]
+    assert predict(monkeypatch, None, write(tmp_path, rows), *DEAF) == (2, [])
+    said = capsys.readouterr().err
+    assert f"--input: the model can use the files of none of 2 rows, the first: {SOUND}: " in said
+    assert "this is audio, and the model takes image, video" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_some_sound_for_a_model_that_cannot_hear_is_warned_of_and_its_rows_say_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    files: list[dict[str, Any]] = [{"audio": SOUND}, {"media": [PICTURE, SOUND]}, {"media": BOUNCE}]
+    rows = [{"question": "What?", **named} for named in (*files, {})]
+    deaf = Parrot("a boat###", branches=[VIDEO]).chat()
+    code, answers = predict(monkeypatch, deaf, write(tmp_path, rows), *DEAF)
+    assert code == 3
+    assert [answer["error"] is None for answer in answers] == [False, False, True, True]
+    assert f"2 of 4 rows name files the model cannot use, the first: {SOUND}: " in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_file_of_somebody_else_is_not_touched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -127,6 +127,10 @@ def test_all_mistakes_are_named_with_their_lines(tmp_path: Path) -> None:
         ({"question": "a", "start": 2, "end": 1, "video": "a"}, "'end' must come after 'start'"),
         ({"question": "a", "start": 2}, "start: no file is named"),
         ({"question": "a", "video": 3}, "'video': expected the path of a file, found 3"),
+        ({"question": "a", "video": ""}, "'video' names no file, found \"\"; leave it out of a"),
+        ({"question": "a", "image": None}, "'image' names no file, found null"),
+        ({"question": "a", "audios": []}, "'audios' names no file, found []"),
+        ({"question": "a", "media": False}, "'media' names no file, found false"),
         ({"question": "a", "video": "http://x/a.mp4"}, "is no file; download it"),
         ({"question": "a", "video": {"path": "a", "stat": 1}}, "did you mean 'start'"),
         ({"question": "a", "video": "a", "videos": ["b"]}, "both 'video' and 'videos'"),
@@ -142,6 +146,11 @@ def test_all_mistakes_are_named_with_their_lines(tmp_path: Path) -> None:
 )
 def test_a_row_that_makes_no_sense_is_refused(tmp_path: Path, row: Any, reason: str) -> None:
     assert reason in refusal(tmp_path, json.dumps(row))
+
+
+def test_a_row_that_is_nested_without_end_is_named(tmp_path: Path) -> None:
+    told = refusal(tmp_path, {"question": "What?"}, "[" * 100_000)
+    assert "questions.jsonl:2: not valid JSON: nested too deeply" in told
 
 
 def test_an_empty_file_and_none_are_refused(tmp_path: Path) -> None:

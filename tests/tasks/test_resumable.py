@@ -50,6 +50,23 @@ def test_half_a_line_is_mended(tmp_path: Path, torn: bytes) -> None:
     assert again.collect() == [row(0), row(1)]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["3", "null", '"chunk"', "[" * 100_000, '{"chunk": 1}', '{"chunk": "1", "predictions": []}',
+     '{"chunk": 1, "predictions": 3}', '{"chunk": 1, "predictions": [3]}'],
+    ids=range(8),
+)  # fmt: skip
+def test_a_line_that_holds_no_results_is_passed_over(tmp_path: Path, line: str) -> None:
+    store = open_store(tmp_path)
+    store.add({0: [row(0)]})
+    part = tmp_path / "answers.jsonl.parts" / "parts" / "rank0.jsonl"
+    part.write_text(f"{line}\n{part.read_text()}")
+    again = open_store(tmp_path)
+    assert again.finished() == {0}
+    again.add({1: [row(1)]})
+    assert again.collect() == [row(0), row(1)]
+
+
 def test_a_line_that_lacks_its_end_alone_counts(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.add({0: [row(0)]})
@@ -64,6 +81,14 @@ def test_another_identity_is_refused_with_the_difference(tmp_path: Path) -> None
     open_store(tmp_path, questions="abc").add({0: [row(0)]})
     with pytest.raises(ConfigError, match="--output: .* another call .*questions: 'abc' there"):
         open_store(tmp_path, questions="xyz")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"3", b"\xff", b"[" * 100_000])
+def test_a_damaged_identity_is_named_with_the_way_out(tmp_path: Path, content: bytes) -> None:
+    open_store(tmp_path, questions="abc").add({0: [row(0)]})
+    (tmp_path / "answers.jsonl.parts" / "identity.json").write_bytes(content)
+    with pytest.raises(ConfigError, match="identity.json is damaged .*; choose another --output"):
+        open_store(tmp_path, questions="abc")
 
 
 def test_errors_are_taken_back_from_a_finished_file(tmp_path: Path) -> None:

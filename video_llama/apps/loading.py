@@ -25,6 +25,7 @@ from video_llama.common.dist import read_world
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger
 from video_llama.common.schema import Config, LowResource, ModelConfig
+from video_llama.common.types import MediaKind
 from video_llama.common.yaml_files import assignments
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.compat import ChatCompat
@@ -192,7 +193,7 @@ def check_media(config: Config, paths: Iterable[str | Path]) -> None:
     Raises:
         MediaError: a file cannot be read, or nothing in it is for this model.
     """
-    takes = {kind for branch in config.model.branches.values() for kind in branch.media}
+    takes = kinds_taken(config)
     for path in paths:
         info = probe(Path(path))
         present = [info.kind, *(["audio"] if info.kind == "video" and info.has_audio else [])]
@@ -203,6 +204,11 @@ def check_media(config: Config, paths: Iterable[str | Path]) -> None:
                 "model with a branch for this one",
                 path=str(path),
             )
+
+
+def kinds_taken(config: Config) -> set[MediaKind]:
+    """Return the kinds of media that a model has a branch for."""
+    return {kind for branch in config.model.branches.values() for kind in branch.media}
 
 
 def place(config: Config, *, device: str) -> Placement:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 from video_llama.apps.generation_flags import FLAGS, add_generation_arguments, with_arguments
 from video_llama.apps.talk import add_talk_arguments, config_of, log_to_stderr, open_chat
 from video_llama.common.dist import barrier, is_main, process_group
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.logger import get_logger
+from video_llama.common.types import MEDIA_KINDS
 from video_llama.datasets.question_rows import QuestionFile, QuestionRow, read_questions
 from video_llama.runners.write_errors import require_writable
 
@@ -76,6 +77,8 @@ def main(args: argparse.Namespace) -> int:
     config = config_of(args)
     store = _open_store(args, questions, config=config)
     _look_for_media(questions.rows)
+    if not store.is_complete():
+        _look_into_media(questions.rows, config=config)
     results = _predict(args, questions, config=config, store=store)
     failed = [row for row in results if row["error"] is not None]
     if is_main():
@@ -148,6 +151,10 @@ def _open_store(
     given = {
         name: getattr(args, name) for name in (*FLAGS, "system") if getattr(args, name) is not None
     }
+    start = Path(args.input).parent if args.media is None else Path(args.media)
+    files = [Path(file.path) for row in questions.rows for file in row.files]
+    if any(path.is_relative_to(start) for path in files):
+        given["media"] = str(start.resolve())
     identity = {**model_identity(config), "questions": questions.digest, **given}
     return ResumableResults(folder, final=output, identity=identity, key="--output", run="call")
 
@@ -166,6 +173,33 @@ def _look_for_media(rows: Sequence[QuestionRow]) -> None:
     get_logger().warning(
         "%d of %d files are not there, the first is %s; their rows will say so",
         len(absent), len(paths), absent[0],
+    )  # fmt: skip
+
+
+def _look_into_media(rows: Sequence[QuestionRow], *, config: Config) -> None:
+    """Refuse questions about nothing but what the model has no branch for; warn of some."""
+    from video_llama.apps.loading import check_media, kinds_taken
+
+    if kinds_taken(config).issuperset(MEDIA_KINDS):
+        return
+    reasons = {}
+    for path in dict.fromkeys(file.path for row in rows for file in row.files):
+        if Path(path).exists():
+            try:
+                check_media(config, [path])
+            except MediaError as error:
+                reasons[path] = str(error)
+    refused = [row for row in rows if any(file.path in reasons for file in row.files)]
+    if not refused:
+        return
+    first = next(reasons[file.path] for file in refused[0].files if file.path in reasons)
+    if len(refused) == len(rows):
+        raise ConfigError(
+            f"--input: the model can use the files of none of {len(rows)} rows, the first: {first}"
+        )
+    get_logger().warning(
+        "%d of %d rows name files the model cannot use, the first: %s; they will say so",
+        len(refused), len(rows), first,
     )  # fmt: skip
 
 

@@ -157,6 +157,8 @@ def _read_row(line: bytes, *, folder: Path, index: int, number: int, where: str)
         fields = json.loads(line)
     except ValueError as error:
         raise BadRow(f"not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise BadRow("not valid JSON: nested too deeply") from error
     if not isinstance(fields, dict):
         raise BadRow(f"expected an object, found {type(fields).__name__}")
     _check_keys(fields, ROW_KEYS, what="key")
@@ -235,6 +237,11 @@ def _check_lists(fields: Mapping[str, Any]) -> None:
             raise BadRow(f"both '{kind}' and '{kind}s'; put all files into one list")
     for name in FILE_LISTS:
         value = fields.get(name)
+        if name in fields and not value:
+            raise BadRow(
+                f"'{name}' names no file, found {json.dumps(value)}; leave it out of a question "
+                "about none"
+            )
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, dict):
                 _check_keys(entry, FILE_KEYS, what=f"key of '{name}'")

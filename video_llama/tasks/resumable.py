@@ -129,7 +129,13 @@ class ResumableResults:
         path = self.folder / IDENTITY_FILE
         if not path.is_file():
             return
-        known, wanted = json.loads(path.read_text(encoding="utf-8")), self._identity
+        known, wanted = _plain(path.read_bytes()), self._identity
+        if not isinstance(known, dict):
+            raise ConfigError(
+                f"{self._key}: {IDENTITY_FILE} is damaged and does not say what was predicted; "
+                f"choose another {self._key} or delete the folder",
+                where=str(self.folder),
+            )
         differing = [
             f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} now"
             for key in sorted({*known, *wanted})
@@ -155,15 +161,23 @@ class ResumableResults:
 
     def _read_parts(self) -> dict[int, list[Row]]:
         """Return the results of every finished chunk; half lines are skipped."""
-        chunks = {}
+        chunks: dict[int, list[Row]] = {}
         for path in sorted(self._parts.glob("*.jsonl")):
             for line in path.read_bytes().splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                chunks[entry["chunk"]] = entry["predictions"]
+                match _plain(line):
+                    case {"chunk": int(chunk), "predictions": [*rows]} if all(
+                        isinstance(row, dict) for row in rows
+                    ):
+                        chunks[chunk] = rows
         return chunks
+
+
+def _plain(text: bytes) -> object:
+    """Return what JSON holds, None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_torn(path: Path) -> bool:
