@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from parrot import VIDEO, Parrot
 from PIL import Image
 
-from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.conversation.chat import Chat
 
@@ -190,20 +192,65 @@ def test_a_stored_medium_is_looked_for_in_the_folder_alone(tmp_path: Path) -> No
         Parrot("").chat().restore(folder)
 
 
+def fill_disk(monkeypatch: pytest.MonkeyPatch, *, names: str) -> None:
+    """Let files whose name matches be written by half."""
+    whole = Path.write_bytes
+
+    def half(self: Path, content: bytes) -> int:
+        if not re.search(names, self.name):
+            return whole(self, content)
+        whole(self, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+
+
+@pytest.mark.parametrize("names", ["json", "^[0-9a-f]{32}"])
 def test_a_conversation_that_is_there_stays_whole_if_it_cannot_be_replaced(
+    names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = Parrot("a boat###").chat()
+    chat.upload(GREY)
+    chat.ask("One?")
+    chat.save(tmp_path)
+    before = chat.history
+    chat.upload(Image.new("RGB", (8, 8)))
+    chat.ask("Two?")
+    fill_disk(monkeypatch, names=names)
+    with pytest.raises(VideoLlamaError, match="No space left on device; .* GiB free"):
+        chat.save(tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+    chat.restore(tmp_path)
+    assert chat.history == before
+
+
+def test_a_medium_that_is_there_is_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = Parrot("a boat###").chat()
-    chat.ask("One?")
+    chat.upload(GREY)
     chat.save(tmp_path)
-    before = (tmp_path / "conversation.json").read_bytes()
-    chat.ask("Two?")
+    fill_disk(monkeypatch, names="^[0-9a-f]{32}")
+    chat.save(tmp_path)
+    chat.restore(tmp_path)
+    assert len(chat.uploads) == 1
 
-    def full(self: Path, text: str, **options: Any) -> int:
-        self.write_bytes(text.encode()[:10])
-        raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
-        chat.save(tmp_path)
-    assert (tmp_path / "conversation.json").read_bytes() == before
+def test_a_damaged_medium_is_written_again(tmp_path: Path) -> None:
+    chat = Parrot("a boat###").chat()
+    chat.upload(GREY)
+    chat.save(tmp_path)
+    (medium,) = (tmp_path / "media").iterdir()
+    content = medium.read_bytes()
+    medium.write_bytes(bytes(len(content)))
+    chat.save(tmp_path)
+    assert medium.read_bytes() == content
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("127.0.0.1")
+    for folder in (file, file / "below"):
+        with pytest.raises(VideoLlamaError, match="hosts.*: the conversation cannot be written"):
+            Parrot("").chat().save(folder)
+    assert file.read_text() == "127.0.0.1"

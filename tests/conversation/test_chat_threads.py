@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 from parrot import Parrot
 from PIL import Image
 
+from video_llama.common.errors import MediaError
 from video_llama.conversation.chat import Chat, Shared
+from video_llama.processors.uploads import ReadUpload, UploadReader, UploadRequest
 
 PATIENCE_S = 60.0
 NUM_PEOPLE = 32
@@ -128,6 +130,32 @@ def test_who_waits_is_told_how_many_stand_before_and_may_leave() -> None:
         other.stop()
         assert waiting.result(PATIENCE_S) == ""
     assert "".join(pieces) == "e two three"
+
+
+@pytest.mark.parametrize("end", [Chat.stop, Chat.reset])
+def test_an_upload_that_is_stopped_while_it_is_read_is_not_encoded(
+    end: Callable[[Chat], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on, read = threading.Event(), threading.Event(), UploadReader.read
+
+    def slow(self: UploadReader, request: UploadRequest) -> ReadUpload:
+        reading.set()
+        assert go_on.wait(PATIENCE_S)
+        return read(self, request)
+
+    monkeypatch.setattr(UploadReader, "read", slow)
+    model = Witness()
+    chat = model.chat()
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(chat.upload, picture(1))
+        assert reading.wait(PATIENCE_S)
+        end(chat)
+        go_on.set()
+        with pytest.raises(MediaError, match="stopped before the model was free"):
+            upload.result(PATIENCE_S)
+    assert (model.encoded, chat.uploads) == ([], ())
+    chat.upload(picture(1))
+    assert len(chat.uploads) == 1
 
 
 def test_another_turnstile_can_be_put_in_before_people_come() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from video_llama.common.generation import GenerationSettings, finish_reason
+from video_llama.common.generation import SEEDS, GenerationSettings, finish_reason
 from video_llama.models.answers import answer_rows
 from video_llama.models.generation import adjust_scores, sample_next
 
@@ -172,8 +172,18 @@ def test_the_last_id_of_an_answer_is_not_read():
     assert decoder.lengths == [3]
 
 
-def test_a_tiny_temperature_is_as_good_as_none():
-    assert draw([0.3, 0.4, 0.3], num=5, temperature=1e-45, top_p=1.0) == [1] * 5
+@pytest.mark.parametrize("tiny", [1e-38, 1e-45, 1e-300])
+def test_a_tiny_temperature_is_as_good_as_none(tiny):
+    assert draw([0.3, 0.4, 0.3], num=5, temperature=tiny, top_p=1.0) == [1] * 5
+
+
+def test_a_tiny_nucleus_holds_the_likeliest():
+    assert draw([0.3, 0.4, 0.3], num=5, temperature=1.0, top_p=1e-300) == [1] * 5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_seed_that_is_taken_can_be_drawn_with(seed):
+    assert len(answer(Counting(), max_new_tokens=2, temperature=1.0, seed=seed)[0]) == 2
 
 
 def test_a_row_draws_as_if_it_were_alone():

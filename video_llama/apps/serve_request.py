@@ -20,7 +20,7 @@ from video_llama.apps.serve_parts import (
     read_sampling,
     read_words,
 )
-from video_llama.common.generation import GenerationSettings
+from video_llama.common.generation import MAX_BEAMS, PENALTIES, SEEDS, GenerationSettings
 
 MAX_STOP_STRINGS = 4
 
@@ -164,9 +164,11 @@ def _changes(fields: Fields) -> dict[str, Any]:
         "max_new_tokens": older if longest is None else longest,
         "temperature": fields.number("temperature", least=0, most=2),
         "top_p": fields.number("top_p", least=1e-6, most=1),
-        "seed": fields.integer("seed", least=-(2**63), most=2**63 - 1),
-        "repetition_penalty": fields.number("repetition_penalty", least=0.01, most=100),
-        "num_beams": fields.integer("num_beams", least=1, most=16),
+        "seed": fields.integer("seed", least=SEEDS[0], most=SEEDS[1]),
+        "repetition_penalty": fields.number(
+            "repetition_penalty", least=PENALTIES[0], most=PENALTIES[1]
+        ),
+        "num_beams": fields.integer("num_beams", least=1, most=MAX_BEAMS),
     }
     return {name: value for name, value in read.items() if value is not None}
 

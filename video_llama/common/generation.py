@@ -9,6 +9,18 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+SEEDS = (-(2**63), 2**63 - 1)
+"""Least and most; what a generator takes."""
+
+PENALTIES = (0.01, 100.0)
+"""Least and most `repetition_penalty`."""
+
+MAX_BEAMS = 16
+"""Each takes its own keys and values."""
+
+LENGTH_PENALTIES = (-10.0, 10.0)
+"""Least and most; an answer of many tokens to this power is still a number."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -36,14 +48,16 @@ class GenerationSettings:
 
     Attributes:
         max_new_tokens: longest answer in tokens.
-        temperature: 0 takes the most likely token; above it, tokens are drawn.
+        temperature: 0 takes the most likely token; above it, up to 100, tokens are drawn.
         top_p: draw from the smallest set of tokens that holds this probability, in (0, 1].
-        repetition_penalty: above 1 makes tokens of the answer so far less likely; 1 is off.
-        seed: of the draws.
+        repetition_penalty: above 1 makes tokens of the answer so far less likely; 1 is off;
+            between 0.01 and 100.
+        seed: of the draws; a signed integer of 64 bits.
         min_new_tokens: the decoder's end token is not chosen before; a template's stop mark may be.
-        num_beams: answers followed side by side; above 1 needs temperature 0, and the answer is
-            shown when it is complete.
-        length_penalty: the score of a beam is divided by its length to this power.
+        num_beams: answers followed side by side, up to 16; above 1 needs temperature 0, and the
+            answer is shown when it is complete.
+        length_penalty: the score of a beam is divided by its length to this power, between -10
+            and 10.
     """
 
     max_new_tokens: int = 300
@@ -62,17 +76,30 @@ class GenerationSettings:
             raise ValueError(f"temperature is {self.temperature}; it must be between 0 and 100.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
-        if not self.repetition_penalty > 0:
+        if not PENALTIES[0] <= self.repetition_penalty <= PENALTIES[1]:
             raise ValueError(
-                f"repetition_penalty is {self.repetition_penalty}; it must be above 0, 1 is off."
+                f"repetition_penalty is {self.repetition_penalty}; it must be between "
+                f"{PENALTIES[0]:g} and {PENALTIES[1]:g}, 1 is off."
+            )
+        if not SEEDS[0] <= self.seed <= SEEDS[1]:
+            raise ValueError(
+                f"seed is {self.seed}; it must be between {SEEDS[0]} and {SEEDS[1]}, the integers "
+                "of 64 bits."
             )
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise ValueError(
                 f"min_new_tokens is {self.min_new_tokens}; it must lie between 0 and "
                 f"max_new_tokens, {self.max_new_tokens}."
             )
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams is {self.num_beams}; it must be at least 1.")
+        if not 1 <= self.num_beams <= MAX_BEAMS:
+            raise ValueError(
+                f"num_beams is {self.num_beams}; it must be between 1 and {MAX_BEAMS}, 1 is off."
+            )
+        if not LENGTH_PENALTIES[0] <= self.length_penalty <= LENGTH_PENALTIES[1]:
+            raise ValueError(
+                f"length_penalty is {self.length_penalty}; it must be between "
+                f"{LENGTH_PENALTIES[0]:g} and {LENGTH_PENALTIES[1]:g}."
+            )
         if self.num_beams > 1 and self.temperature > 0:
             raise ValueError(
                 f"num_beams is {self.num_beams} and temperature {self.temperature}; beams are not "

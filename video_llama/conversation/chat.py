@@ -21,7 +21,7 @@ from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.prompts import Laid, PromptWriter
 from video_llama.conversation.rounds import Conversation, Question, Upload, Usage
-from video_llama.conversation.saving import SavedChat, read_saved, write_saved
+from video_llama.conversation.saving import read_saved, write_saved
 from video_llama.conversation.shared import Shared
 from video_llama.conversation.side_by_side import answer_laid
 from video_llama.conversation.speaking import Speaker
@@ -133,7 +133,7 @@ class Chat:
         self._speaker.begin_anew(Conversation())
 
     def stop(self) -> None:
-        """End answers after the next token, and uploads that wait; from any thread."""
+        """End answers after the next token, and uploads on their way; from any thread."""
         self._speaker.stop()
 
     def take_notes(self) -> list[str]:
@@ -164,7 +164,7 @@ class Chat:
             sound: false leaves the sound track of a clip out.
 
         Raises:
-            MediaError: it cannot be read, holds nothing for the model, or was stopped waiting.
+            MediaError: it cannot be read, holds nothing for the model, or was stopped.
             ContextOverflow: the media of the conversation alone no longer fit the decoder.
         """
         data = None if isinstance(source, str | Path) else content_of(source)
@@ -270,11 +270,11 @@ class Chat:
 
         Args:
             folder: made if need be; a conversation that is there is replaced.
+
+        Raises:
+            VideoLlamaError: it cannot be written there.
         """
-        with self._speaker.lock:
-            conversation, system = self._speaker.conversation, self._speaker.system
-            rounds, waiting = tuple(conversation.rounds), tuple(conversation.waiting)
-        write_saved(SavedChat(rounds, waiting, self.settings, system), folder=Path(folder))
+        write_saved(self._speaker.kept(settings=self.settings), folder=Path(folder))
 
     def restore(self, folder: str | Path) -> None:
         """Go on with a conversation that was saved, in place of this one; media are read again.
@@ -293,6 +293,8 @@ class Chat:
 
     def _receive(self, request: UploadRequest, conversation: Conversation) -> Upload:
         """Read a file and see to its tokens."""
+        # From before it is read, which may take longest.
+        stopped = self._speaker.expect_upload()
         upload = received(self._reader.read(request), request=request)
-        self._speaker.take_in(upload, conversation=conversation)
+        self._speaker.take_in(upload, conversation=conversation, stopped=stopped)
         return upload

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from video_llama.common.errors import ConfigError, MediaError
+from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.conversation.rounds import Content, Round, Upload
 from video_llama.processors.uploads import UploadRequest
@@ -57,7 +58,25 @@ class SavedChat:
 
 
 def write_saved(saved: SavedChat, *, folder: Path) -> None:
-    """Write a conversation; one that is there stays whole until the new one is."""
+    """Write a conversation; one that is there stays whole until the new one is.
+
+    Raises:
+        VideoLlamaError: the folder cannot be made or written into, or the disk is full.
+    """
+    try:
+        _write(saved, folder=folder)
+    except OSError as error:
+        where = Path(error.filename or folder)
+        around = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        free_gib = shutil.disk_usage(around).free / 2**30
+        raise VideoLlamaError(
+            f"{where}: the conversation cannot be written here ({error.strerror or error}; "
+            f"{free_gib:.2f} GiB free); name another folder or make room, and save again"
+        ) from error
+
+
+def _write(saved: SavedChat, *, folder: Path) -> None:
+    """Write media, then the words, then take away what nobody names any more."""
     folder.mkdir(parents=True, exist_ok=True)
     uploads = {
         upload.number: upload
@@ -84,13 +103,23 @@ def write_saved(saved: SavedChat, *, folder: Path) -> None:
         "waiting": [index[upload.number] for upload in saved.waiting],
     }
     stored = {entry.get("stored") for entry in tree["media"]}
-    partial = folder / f"{FILE}.partial"
-    partial.write_text(json.dumps(tree, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE)
+    words = json.dumps(tree, ensure_ascii=False, indent=2) + "\n"
+    _put(folder / FILE, words.encode())
     for path in folder.glob(f"{MEDIA}/*"):
-        # Of the conversation that was here before.
-        if re.fullmatch("[0-9a-f]{32}", path.name) and path.name not in stored:
+        # Of the conversation that was here before, or left by who was killed while writing.
+        if re.fullmatch(r"[0-9a-f]{32}(\.partial)?", path.name) and path.name not in stored:
             path.unlink()
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment the old one or the new one is there, and whole."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> SavedChat:
@@ -157,7 +186,9 @@ def _describe(upload: Upload, *, folder: Path) -> dict[str, Any]:
         # Named by how its tokens are known, which its content decides.
         entry["stored"] = upload.keys[0]
         (folder / MEDIA).mkdir(exist_ok=True)
-        (folder / MEDIA / upload.keys[0]).write_bytes(request.data)
+        path = folder / MEDIA / upload.keys[0]
+        if not (path.is_file() and path.read_bytes() == request.data):
+            _put(path, request.data)
     return entry | {name: getattr(request, name) for name in _REQUESTED}
 
 

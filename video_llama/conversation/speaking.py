@@ -27,6 +27,7 @@ from video_llama.conversation.rounds import (
     compose,
     spellable,
 )
+from video_llama.conversation.saving import SavedChat
 from video_llama.conversation.shared import CacheSlot, Shared
 from video_llama.conversation.templates import with_system
 from video_llama.conversation.turnstile import Turn
@@ -73,12 +74,18 @@ class Speaker:
             self.writer = dataclasses.replace(self.writer, template=template)
 
     def stop(self) -> None:
-        """End all answers on their way; those and uploads that wait are not begun."""
+        """End all answers and uploads on their way; what waits is not begun."""
         with self.lock:
             ends = [*(answer.stopped for answer in self._answers), *self._arriving]
         for end in ends:
             end.set()
         self.shared.line.wake()
+
+    def kept(self, *, settings: GenerationSettings) -> SavedChat:
+        """Return what is saved of the conversation, as it is at this moment."""
+        with self.lock:
+            rounds, waiting = tuple(self.conversation.rounds), tuple(self.conversation.waiting)
+            return SavedChat(rounds, waiting, settings, self.system)
 
     def begin_anew(self, conversation: Conversation) -> None:
         """Leave the conversation for another; answers on their way end in the old one."""
@@ -150,17 +157,28 @@ class Speaker:
         """Lay a question out behind the conversation so far; see `PromptWriter.write`."""
         return self.writer.write(content, conversation=self.conversation, settings=settings)
 
-    def take_in(self, upload: Upload, *, conversation: Conversation) -> None:
-        """See to the tokens of an upload when it is our turn.
-
-        Raises:
-            ContextOverflow: the media of the conversation alone would not fit.
-            MediaError: it was stopped while it waited.
-        """
-        check_room(upload, conversation=conversation, max_context=self.writer.max_context)
+    def expect_upload(self) -> threading.Event:
+        """Return what `stop` sets while an upload is on its way; whoever lets go of it is done."""
         stopped = threading.Event()
         with self.lock:
             self._arriving.add(stopped)
+        return stopped
+
+    def take_in(
+        self, upload: Upload, *, conversation: Conversation, stopped: threading.Event
+    ) -> None:
+        """See to the tokens of an upload when it is our turn.
+
+        Args:
+            upload: with its pixels.
+            conversation: that it belongs to.
+            stopped: from `expect_upload`, before it was read.
+
+        Raises:
+            ContextOverflow: the media of the conversation alone would not fit.
+            MediaError: it was stopped before its turn.
+        """
+        check_room(upload, conversation=conversation, max_context=self.writer.max_context)
         with self.shared.line.turn(self, given_up=stopped.is_set) as turn:
             if not turn.granted:
                 raise MediaError("stopped before the model was free", path=upload.name)

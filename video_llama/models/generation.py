@@ -103,10 +103,13 @@ def sample_next(
         chosen = scores.argmax(dim=-1)
     else:
         # Below the highest score, so that no temperature makes a score infinite.
-        scores = (scores - scores.amax(dim=-1, keepdim=True)) / settings.temperature
+        # The smallest float32 in place of what would be 0 there.
+        smallest = torch.finfo(torch.float32).tiny
+        temperature, top_p = (max(v, smallest) for v in (settings.temperature, settings.top_p))
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
         ordered, order = scores.softmax(dim=-1).sort(dim=-1, descending=True)
         # The token that crosses top_p stays in, so that at least one is left.
-        inside = ordered.cumsum(dim=-1) - ordered < settings.top_p
+        inside = ordered.cumsum(dim=-1) - ordered < top_p
         upto = ordered.masked_fill(~inside, 0.0).cumsum(dim=-1)
         draws = torch.stack([torch.rand(1, generator=generator) for generator in generators])
         place = (upto <= draws.to(upto.device) * upto[:, -1:]).sum(dim=-1, keepdim=True)
