@@ -15,9 +15,6 @@ from typing import Any, Protocol
 
 from video_llama.apps.serve_replies import Finished
 
-ASK_AGAIN_S = 0.5
-"""How often a thread is asked to end until it has."""
-
 
 class Stoppable(Protocol):
     """What generates, e.g. a chat."""
@@ -91,8 +88,6 @@ class Job:
             # Elsewhere: who lays out a long prompt at this moment would make the loop wait.
             with contextlib.suppress(RuntimeError):  # the loop itself is ending
                 self._loop.run_in_executor(None, self._wish.end)
-            # Again: whose clip is being decoded waits for nothing yet that could be stopped.
-            self._loop.call_later(ASK_AGAIN_S, self.end)
 
     async def pieces(self) -> AsyncIterator[str]:
         """Give the pieces of the answer as they come."""
