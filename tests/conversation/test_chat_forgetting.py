@@ -92,3 +92,17 @@ def test_the_published_chat_cuts_as_it_always_did() -> None:
     assert len(parrot.heard[-1].input_ids) == 100
     assert parrot.heard[-1].input_ids[0] != parrot.tokenizer.bos_id
     assert chat.take_notes() == []
+
+
+def test_released_run_files_forget_whole_rounds_and_say_so() -> None:
+    parrot = Parrot("a boat###", max_context=4000)
+    chat = parrot.chat(max_new_tokens=50, compat=ChatCompat.named("released"))
+    chat.upload(GREY)
+    for number in range(9):
+        chat.ask(f"Question number {number}? " + "word " * 150)
+    # As published: 2000 positions for the prompt and the longest answer.
+    assert 1300 < max(len(heard.input_ids) for heard in parrot.heard) <= 1950
+    assert parrot.heard[-1].input_ids[0] == parrot.tokenizer.bos_id
+    assert 1 in parrot.heard[-1].slots
+    assert "Question number 0?" not in parrot.last_prompt()
+    assert "2000 positions" in chat.take_notes()[0]
