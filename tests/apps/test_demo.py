@@ -6,7 +6,10 @@ import argparse
 import base64
 import io
 import re
-from collections.abc import Iterator
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 from parrot import VIDEO, Parrot
 from PIL import Image
 
-from video_llama.apps import demo
+from video_llama.apps import demo, demo_visits
 from video_llama.apps.demo_about import about
 from video_llama.apps.demo_handlers import Handlers
 from video_llama.apps.demo_view import Span, View
@@ -54,8 +57,8 @@ def visits(parrot: Parrot, clock: Clock, tmp_path: Path) -> Visits:
 
 
 @pytest.fixture
-def handlers(visits: Visits) -> Handlers:
-    return Handlers(visits, gradio=gradio)
+def handlers(visits: Visits, sounding_clip: Path) -> Handlers:
+    return Handlers(visits, gradio=gradio, examples=[sounding_clip])
 
 
 def flags(*words: str) -> argparse.Namespace:
@@ -188,7 +191,8 @@ def test_what_was_left_out_of_a_file_is_said_on_the_page(
     sounding_clip: Path, tmp_path: Path
 ) -> None:
     deaf = Visits(Parrot("", branches=[VIDEO]).chat(), folder=tmp_path)
-    note = Handlers(deaf, gradio=gradio).start(ME, [str(sounding_clip)], Span()).turns[-1]
+    handlers = Handlers(deaf, gradio=gradio, examples=[sounding_clip])
+    note = handlers.start(ME, [str(sounding_clip)], Span()).turns[-1]
     assert "no branch for audio" in note["content"]
     assert note["metadata"] == {"title": "Note"}
 
@@ -357,6 +361,56 @@ def test_an_answer_that_cannot_be_given_again_stays(handlers: Handlers, shown: V
     assert said(view)[1:] == ["What?", "a red boat"]
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for another thread."""
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def waiting(
+    handlers: Handlers, visits: Visits, shown: View
+) -> Iterator[tuple[threading.Thread, list[View | Exception]]]:
+    """A thread that asks for another answer and waits behind somebody else, and its views."""
+    ask(handlers, "What?")
+    views: list[View | Exception] = []
+
+    def answer() -> None:
+        try:
+            views.extend(handlers.answer(ME))
+        except Exception as error:
+            views.append(error)
+            raise
+
+    with visits.of("another").chat.turn():
+        handlers.ask_again(ME, GREEDY)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        wait_until(lambda: bool(visits.of(ME).chat.position))
+        yield thread, views
+
+
+def test_another_answer_that_is_stopped_in_the_line_leaves_the_old_one(
+    handlers: Handlers, waiting: tuple[threading.Thread, list[Any]]
+) -> None:
+    thread, views = waiting
+    handlers.stop(ME)
+    thread.join(60)
+    assert said(views[-1])[1:] == ["What?", "a red boat"]
+
+
+def test_another_answer_whose_conversation_is_cleared_in_the_line_ends_quietly(
+    handlers: Handlers, waiting: tuple[threading.Thread, list[Any]]
+) -> None:
+    thread, views = waiting
+    handlers.clear(ME)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [view.turns for view in views] == [[]]
+
+
 def test_undoing_gives_question_and_file_back(
     handlers: Handlers, parrot: Parrot, shown: View
 ) -> None:
@@ -372,7 +426,8 @@ def test_turns_forgotten_for_room_are_told(
     parrot: Parrot, tmp_path: Path, sounding_clip: Path
 ) -> None:
     parrot.max_context = 140
-    handlers = Handlers(Visits(parrot.chat(), folder=tmp_path), gradio=gradio)
+    visits = Visits(parrot.chat(), folder=tmp_path)
+    handlers = Handlers(visits, gradio=gradio, examples=[sounding_clip])
     handlers.start(ME, [str(sounding_clip)], Span())
     for _ in range(3):
         *_, last = ask(handlers, "What is to be seen in this little clip of ours?")
@@ -427,7 +482,7 @@ def test_an_answer_to_somebody_who_was_forgotten_opens_no_visit(
     answer = handlers.answer(ME)
     next(answer)
     visits.forget(ME)
-    assert list(answer) == []
+    assert [(view.turns, view.is_ready) for view in answer] == [([], False)]
     assert len(visits) == 0
 
 
@@ -460,10 +515,116 @@ def test_a_visitor_who_names_a_folder_as_a_file_deletes_nothing(
     assert uploaded.exists()
 
 
+def test_files_of_the_server_are_neither_shown_nor_known_of(
+    handlers: Handlers, parrot: Parrot, tmp_path: Path, sounding_clip: Path, uploaded: Path
+) -> None:
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-private"
+    elsewhere.mkdir()
+    secret = elsewhere / "clip.mp4"
+    secret.write_bytes(sounding_clip.read_bytes())
+    link = uploaded.parent / "link" / "clip.mp4"
+    link.parent.mkdir()
+    link.symlink_to(secret)
+    around = tmp_path / ".." / elsewhere.name / "clip.mp4"
+    answers = set()
+    for path in (secret, around, link, elsewhere / "nowhere" / "clip.mp4"):
+        for handed in (str(path), {"path": str(path)}):
+            with pytest.raises(gradio.Error) as caught:
+                handlers.start(ME, [handed], Span())
+            answers.add(caught.value.message)
+    assert answers == {"clip.mp4: is not here any more; choose it again"}
+    assert handlers.start(ME, [str(uploaded)], Span()).is_ready
+
+
+@pytest.mark.parametrize("path", ["a\0b.mp4", "a" * 5000, 7, {"path": ["x"]}, ["x"]])
+def test_what_is_no_path_at_all_is_no_file(handlers: Handlers, path: Any) -> None:
+    handlers.hold(ME, {"path": path})
+    with pytest.raises(gradio.Error, match="not here any more|Choose a video"):
+        handlers.start(ME, [{"path": path}], Span())
+
+
 def test_a_file_that_is_gone_is_asked_for_again(handlers: Handlers, uploaded: Path) -> None:
     uploaded.unlink()
     with pytest.raises(gradio.Error, match="clip.mp4: is not here any more; choose it again"):
         handlers.start(ME, [str(uploaded)], Span())
+
+
+@pytest.mark.parametrize("gone", ["the file", "its folder"])
+def test_uploads_that_somebody_else_deleted_do_not_save_the_others(
+    handlers: Handlers, visits: Visits, uploaded: Path, gone: str
+) -> None:
+    others = []
+    for name in "ab":
+        others.append(uploaded.parent.with_name(name) / "clip.mp4")
+        shutil.copytree(uploaded.parent, others[-1].parent)
+        handlers.hold(ME, str(others[-1]))
+    handlers.start(ME, [str(uploaded)], Span())
+    if gone == "the file":
+        uploaded.unlink()
+    else:
+        shutil.rmtree(uploaded.parent)
+    visits.forget(ME)
+    assert not any(path.parent.exists() for path in (uploaded, *others))
+
+
+def test_a_file_that_cannot_be_deleted_is_told_and_the_others_go(
+    handlers: Handlers,
+    visits: Visits,
+    uploaded: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = uploaded.parent.with_name("b") / "clip.mp4"
+    shutil.copytree(uploaded.parent, other.parent)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == uploaded:
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for path in (uploaded, other):
+        handlers.hold(ME, str(path))
+    visits.forget(ME)
+    assert uploaded.exists()
+    assert not other.parent.exists()
+    assert f"{uploaded} stays: it cannot be deleted (Permission denied)" in caplog.text
+
+
+def test_a_visit_that_cannot_be_forgotten_does_not_end_the_sweeping(
+    parrot: Parrot, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_visits, "SWEEP_S", 0.01)
+    with Visits(parrot.chat(), folder=tmp_path, clock=clock) as visits:
+
+        def fail() -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(visits.of(ME).chat, "reset", fail)
+        clock.now = IDLE_S
+        wait_until(lambda: ME not in visits)
+        visits.of("another")
+        clock.now = 2 * IDLE_S
+        wait_until(lambda: "another" not in visits)
+
+
+def test_nobody_begins_to_hold_a_file_while_it_is_being_deleted(
+    handlers: Handlers, visits: Visits, uploaded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers.hold(ME, str(uploaded))
+    held = threading.Thread(target=handlers.hold, args=("another", str(uploaded)))
+    unlink = Path.unlink
+
+    def slowly(path: Path, missing_ok: bool = False) -> None:
+        held.start()
+        held.join(0.3)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", slowly)
+    visits.forget(ME)
+    held.join(60)
+    assert all(path.exists() for path in visits.of("another").held)
 
 
 def test_a_visitor_who_does_nothing_is_forgotten(

@@ -51,7 +51,9 @@ def voted(tmp_path: Path, sounding_clip: Path) -> tuple[Handlers, Path]:
     """A conversation of two answers, and the file for votes on it."""
     path = tmp_path / "logs" / "votes.jsonl"
     visits = Visits(Parrot("a red boat###").chat(), folder=tmp_path)
-    handlers = Handlers(visits, gradio=gradio, model="toy", votes=VoteLog(path))
+    handlers = Handlers(
+        visits, gradio=gradio, model="toy", votes=VoteLog(path), examples=[sounding_clip]
+    )
     handlers.start(ME, [str(sounding_clip)], Span())
     for question in ("What?", "Where?"):
         handlers.ask(ME, question, GREEDY)

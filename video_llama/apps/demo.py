@@ -145,8 +145,12 @@ def served(chat: Chat, *, model: str, votes: VoteLog | None = None) -> Iterator[
         os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
         try:
             with Visits(chat, folder=folder.path) as visits:
-                handlers = Handlers(visits, gradio=gradio, model=model, votes=votes)
-                page = build_page(handlers, about(chat, model=model, votes=votes), gradio=gradio)
+                told = about(chat, model=model, votes=votes)
+                handlers = Handlers(
+                    visits, gradio=gradio, model=model, votes=votes,
+                    examples=[example.path for example in told.examples],
+                )  # fmt: skip
+                page = build_page(handlers, told, gradio=gradio)
                 try:
                     yield page
                 finally:

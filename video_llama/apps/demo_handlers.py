@@ -8,7 +8,7 @@ question that was withdrawn in the queue costs nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from video_llama.common.generation import GenerationSettings
     from video_llama.conversation.chat import Chat
 
+NOTHING = View([], is_busy=False, is_ready=False, can_go_back=False, saw="")
+"""What a visitor is shown who was forgotten."""
+
 
 class Handlers:
     """What happens behind the page.
@@ -31,15 +34,23 @@ class Handlers:
         gradio: the module, handed in because it is imported on demand.
         model: its name, for votes.
         votes: where they go; None keeps none.
+        examples: files that may be shown though nobody uploaded them.
     """
 
     def __init__(
-        self, visits: Visits, *, gradio: Any, model: str = "", votes: VoteLog | None = None
+        self,
+        visits: Visits,
+        *,
+        gradio: Any,
+        model: str = "",
+        votes: VoteLog | None = None,
+        examples: Collection[Path] = (),
     ) -> None:
         self._visits = visits
         self._gradio = gradio
         self._model = model
         self._votes = votes
+        self._examples = frozenset(examples)
 
     def hold(self, session: str, file: Any) -> None:
         """Remember that a browser handed a file over, started or not."""
@@ -61,7 +72,8 @@ class Handlers:
         for path in paths:
             self._visits.hold(session, path)
             try:
-                if not path.is_file():
+                # A program may name any path of this machine; Gradio checks some boxes only.
+                if not (path in self._examples or self._visits.has(path)):
                     raise MediaError("is not here any more; choose it again", path=path.name)
                 visit.waiting.append(_shown(visit.chat, path, span))
             except VideoLlamaError as error:
@@ -124,15 +136,16 @@ class Handlers:
         finally:
             # Also reached when the tab is closed in the middle of an answer.
             current.is_done = True
-        if replaced and not current.answer:
+        history = visit.chat.history
+        if replaced and history and not current.answer:
             # Stopped before its turn came, which leaves the old answer where it was.
-            current.answer = visit.chat.history[-1].text
+            current.answer = history[-1].text
         if self._visits.is_here(visit, session):
             current.notes += visit.chat.take_notes()
             yield self._view(visit, status=told(visit.chat.last_usage))
-        elif session in self._visits:
+        else:
             # Gradio shows the last view of an answer once more when it ends, so it must be this.
-            yield self.look(session)
+            yield self.look(session) if session in self._visits else NOTHING
 
     def stop(self, session: str) -> View:
         """End the answer being given, or withdraw the question that waits for its turn."""
@@ -243,7 +256,7 @@ class Handlers:
 def path_of(file: Any) -> Path | None:
     """Return where a file lies that Gradio hands over as it is, unopened."""
     path = file.get("path") if isinstance(file, Mapping) else file
-    return Path(path) if path else None
+    return Path(path) if path and isinstance(path, str) else None
 
 
 def _pieces(chat: Chat, asked: Asked) -> Iterator[str]:

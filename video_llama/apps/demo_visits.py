@@ -7,6 +7,7 @@ done in a visit is in `demo_handlers`.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
@@ -190,22 +191,33 @@ class Visits:
     def of(self, session: str) -> Visit:
         """Return the visit of a browser session; it is opened if there is none."""
         with self._lock:
-            guest = self._guests.get(session)
-            if guest is None:
-                guest = self._guests[session] = _Guest(Visit(self._chat.another()), 0.0)
-            guest.until = self._clock() + IDLE_S
-            return guest.visit
+            return self._opened(session)
+
+    def _opened(self, session: str) -> Visit:
+        guest = self._guests.get(session)
+        if guest is None:
+            guest = self._guests[session] = _Guest(Visit(self._chat.another()), 0.0)
+        guest.until = self._clock() + IDLE_S
+        return guest.visit
 
     def is_here(self, visit: Visit, session: str) -> bool:
         """Say whether a session still has this visit, and was not forgotten meanwhile."""
         guest = self._guests.get(session)
         return guest is not None and guest.visit is visit
 
+    def has(self, path: Path) -> bool:
+        """Say whether a file was uploaded; what else there is, is not ours to show or delete."""
+        try:
+            return path.resolve().is_relative_to(self._folder) and path.is_file()
+        except (OSError, RuntimeError, ValueError):
+            # Endless links, a name that is too long, a zero byte: it leads nowhere.
+            return False
+
     def hold(self, session: str, path: Path) -> None:
-        """Keep an uploaded file until the visit lets go of it; what else there is, is not ours."""
-        path = path.resolve()
-        if path.is_file() and path.is_relative_to(self._folder):
-            self.of(session).held.add(path)
+        """Keep an uploaded file until the visit lets go of it."""
+        with self._lock:
+            if self.has(path):
+                self._opened(session).held.add(path.resolve())
 
     def leave(self, session: str) -> None:
         """Note that a tab was closed: what it was being told ends, the rest goes soon."""
@@ -224,13 +236,20 @@ class Visits:
             if guest is None:
                 return
             kept = {path for other in self._guests.values() for path in other.visit.held}
-            gone = guest.visit.held - kept
+            # Still under the lock: nobody may begin to hold what is being deleted.
+            for path in guest.visit.held - kept:
+                self._delete(path)
         guest.visit.pending = None
         guest.visit.chat.reset()
-        for path in gone:
+
+    def _delete(self, path: Path) -> None:
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            get_logger().warning("%s stays: it cannot be deleted (%s)", path, error.strerror)
+        if path.parent != self._folder:
             # Gradio gives every upload a folder of its own; one that holds more stays.
-            if path.parent != self._folder and not any(path.parent.iterdir()):
+            with contextlib.suppress(OSError):
                 path.parent.rmdir()
 
     def sweep(self) -> None:
@@ -245,4 +264,8 @@ class Visits:
 
     def _sweep_now_and_then(self) -> None:
         while not self._ended.wait(SWEEP_S):
-            self.sweep()
+            try:
+                self.sweep()
+            except (OSError, RuntimeError):
+                # Whoever is still there is looked at again the next time.
+                get_logger().exception("a visit of the demo could not be forgotten whole")
