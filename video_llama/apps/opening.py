@@ -31,7 +31,7 @@ ARCH = "video_llama"
 """Whose releases are known by their folder alone."""
 
 BARE_RUN = {"task": "question_answering", "output_dir": "output"}
-"""The `run` section of a folder that has none; chat asks it for device and precision alone."""
+"""The `run` section of a folder that has none; chat takes its places and only checks precision."""
 
 
 def open_config(source: str | Path, *, options: Sequence[str] = ()) -> Config:

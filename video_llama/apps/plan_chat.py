@@ -58,11 +58,6 @@ class ChatPlan:
         """Most that is there at once."""
         return total(self.lines)
 
-    @property
-    def other_bytes(self) -> int:
-        """All but the weights."""
-        return self.total_bytes - self.weight_bytes
-
     def num_caches(self, free_bytes: int, *, most: int) -> int:
         """Return of how many conversations the key-values fit, at least of one.
 
