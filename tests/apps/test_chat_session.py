@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pages import blocks
 from parrot import VIDEO, Parrot
 
@@ -14,6 +18,7 @@ from video_llama.apps.chat_screen import Screen, harmless, what_is_seen
 from video_llama.apps.chat_session import Session
 from video_llama.apps.chat_words import COMMANDS, SHORT, FileWords
 from video_llama.common.types import MediaItem
+from video_llama.conversation.chat import Chat
 
 
 def talk(capsys: pytest.CaptureFixture, parrot: Parrot, *lines: str) -> str:
@@ -69,6 +74,75 @@ def test_a_conversation_is_kept_and_gone_on_with(
     assert shown.splitlines() == ["> What?", "a boat", "a ship"]
     assert second.last_prompt().endswith("What?###Assistant: a boat###Human: Sure?###Assistant:")
     assert "nowhere" in talk(capsys, second, f"/load {tmp_path}/nowhere")
+
+
+GPU_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB")
+DISK_FULL = OSError(errno.ENOSPC, "No space left on device", "talk/chat.json")
+
+
+def fails_once(real: Callable[..., Any], *, error: BaseException) -> Callable[..., Any]:
+    """Return a function that raises an error the first time and then does what is meant."""
+    errors = [error]
+
+    def called(*args: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return real(*args, **named)
+
+    return called
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (GPU_FULL, "[memory ran out (CUDA out of memory); show fewer frames"),
+        (MemoryError(), "[memory ran out (no more than that is known)"),
+    ],
+)
+def test_memory_that_runs_out_costs_one_question_and_not_the_talk(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    parrot = Parrot("a boat###")
+    broken = fails_once(parrot.stream_prompt, error=error)
+    monkeypatch.setattr(parrot, "stream_prompt", broken)
+    shown = talk(capsys, parrot, "What?", "Who?")
+    assert told in shown
+    assert shown.endswith("a boat\n")
+    assert parrot.last_prompt() == "###Human: Who?###Assistant:"
+
+
+def test_memory_that_runs_out_keeps_the_answers_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Parrot("a boat###").chat()
+    ask = chat.ask
+    monkeypatch.setattr(
+        chat, "ask", lambda question: ask(question) if question == "What?" else _run_out()
+    )
+    told = answer_all(chat, files=[], questions=["What?", "Who?"])
+    assert [answer["answer"] for answer in told["answers"]] == ["a boat"]
+    assert "memory ran out" in told["error"]
+
+
+def _run_out() -> str:
+    raise GPU_FULL
+
+
+def test_a_disk_that_is_full_is_told_and_the_talk_goes_on(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Chat, "save", fails_once(Chat.save, error=DISK_FULL))
+    folder = tmp_path / "talk"
+    shown = talk(capsys, Parrot("a boat###"), "What?", f"/save {folder}", f"/save {folder}")
+    assert "No space left on device: 'talk/chat.json'" in shown
+    assert f"[kept in {folder}; /load {folder} goes on with it]" in shown
+
+
+def test_a_file_where_a_folder_is_wanted_does_not_end_the_talk(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "hosts").write_text("127.0.0.1", encoding="utf-8")
+    shown = talk(capsys, Parrot("a boat###"), "What?", f"/save {tmp_path}/hosts", "Who?")
+    assert str(tmp_path / "hosts") in shown
+    assert shown.count("a boat") == 2
 
 
 def test_settings_are_changed_all_or_none(capsys: pytest.CaptureFixture) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from video_llama.apps.chat_words import FileWords
+from video_llama.apps.talk import named_failures
 from video_llama.common.errors import VideoLlamaError
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ def answer_all(
     told = _nothing_yet(settings=dataclasses.asdict(chat.settings))
     try:
         for words in files:
-            upload = chat.upload(words.path, **words.options)
+            with named_failures():
+                upload = chat.upload(words.path, **words.options)
             told["files"].append({"path": words.path, **upload_values(upload)})
         for question in questions:
-            answer = chat.ask(question)
+            with named_failures():
+                answer = chat.ask(question)
             assert chat.last_usage is not None
             told["answers"].append(
                 {

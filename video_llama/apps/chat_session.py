@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from video_llama.apps.chat_screen import Screen, describe, harmless, what_is_seen
 from video_llama.apps.chat_words import COMMANDS, FileWords, read_command, read_file_words, split
 from video_llama.apps.generation_flags import with_assignments
+from video_llama.apps.talk import named_failures
 from video_llama.common.errors import VideoLlamaError
 
 if TYPE_CHECKING:
@@ -58,17 +59,20 @@ class Session:
                 elif command is not None and command.name == "/quit":
                     return
                 elif command is not None:
-                    self._commands[command.name](command.rest)
+                    with named_failures():
+                        self._commands[command.name](command.rest)
             except VideoLlamaError as error:
                 self.num_failed += 1
                 self._screen.note(str(error))
             except KeyboardInterrupt:
                 self._screen.note("stopped")
 
+    @named_failures()
     def ask(self, question: str) -> bool:
         """Ask and show the answer as it is generated; return false if Ctrl-C ended it."""
         return self._say(self.chat.stream(question))
 
+    @named_failures()
     def show_file(self, words: FileWords) -> None:
         """Show the model a file and say what it got of it."""
         with self._screen.busy(f"reading {harmless(words.path)}"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from video_llama.apps.devices import add_device_arguments, device_choice
 from video_llama.apps.main import add_config_arguments
 from video_llama.common.dist import is_main
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.logger import CONSOLE, get_logger
 
 if TYPE_CHECKING:
@@ -113,6 +115,30 @@ def check_family(model_type: str | None, *, template: str) -> None:
             f"--model_type {model_type}: the model was trained with the template '{template}'; "
             "leave the flag out, or choose another model"
         )
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """Say what to do where the machine runs out of something; the conversation outlives it.
+
+    Raises:
+        VideoLlamaError: instead of what the system or PyTorch raise.
+    """
+    import torch
+
+    try:
+        yield
+    except BrokenPipeError:
+        # Nobody is there to be told.
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        what = str(error).partition(". ")[0] or "no more than that is known"
+        raise VideoLlamaError(
+            f"memory ran out ({what}); show fewer frames, lower max_new_tokens, start over with "
+            "/reset, or load the model with --load-8bit or --load-4bit"
+        ) from error
+    except OSError as error:
+        raise VideoLlamaError(str(error)) from error
 
 
 def log_to_stderr(*, verbose: bool) -> None:
