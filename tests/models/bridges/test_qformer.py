@@ -268,6 +268,24 @@ def test_a_longer_clip_shares_the_table_linearly_along_time():
     assert all(torch.equal(before[name], t) for name, t in qformer.state_dict().items())
 
 
+@pytest.mark.parametrize("over", ["item", "step"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 8])
+def test_a_clip_alone_gives_the_tokens_that_it_gives_padded_beside_a_longer_one(num_steps, over):
+    qformer = build(Shape(9, 5, 7), num_positions=3, over=over)
+    mask = torch.ones(2, 9, 5, dtype=torch.bool)
+    mask[0, num_steps:] = False
+    padded = features(2, 9, 5, 7, mask=mask)
+    alone = qformer(Features(padded.tokens[:1, :num_steps], mask[:1, :num_steps]))
+    beside = qformer(padded)
+    torch.testing.assert_close(beside.tokens[:1][beside.mask[:1]], alone.tokens[alone.mask])
+
+
+def test_a_stretched_table_stays_in_the_graph_without_any_clip():
+    qformer = build(Shape(9, 5, 7), num_positions=3)
+    qformer(features(0, 9, 5, 7)).tokens.sum().backward()
+    assert qformer.positions.weight.grad is not None
+
+
 @pytest.mark.parametrize(("num_positions", "num_steps"), [(32, 33), (32, 96), (8, 9), (8, 30)])
 def test_no_two_steps_of_a_stretched_table_look_alike(num_positions, num_steps):
     table = torch.arange(float(num_positions))[:, None]

@@ -1,13 +1,12 @@
 """Tables of time steps: for more steps than they have rows, and for models built with more rows.
 
-Shapes: P rows of a table, D width.
+Shapes: P rows of a table, D width; M rows of a batch, T steps.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def stretch_positions(table: Tensor, num_steps: int) -> Tensor:
@@ -26,9 +25,33 @@ def stretch_positions(table: Tensor, num_steps: int) -> Tensor:
     """
     if num_steps == len(table):
         return table
-    columns = table.float().t()[None]
-    stretched = functional.interpolate(columns, size=num_steps, mode="linear", align_corners=True)
-    return stretched[0].t().to(table.dtype)
+    is_real = torch.ones(1, num_steps, dtype=torch.bool, device=table.device)
+    return spread_positions(table, is_real)[0]
+
+
+def spread_positions(table: Tensor, is_real: Tensor) -> Tensor:
+    """Give each step of padded rows its position; how they were padded does not matter.
+
+    A row with no more steps than the table has rows takes the first of them; a longer one has the
+    table stretched up to its last real step, see `stretch_positions`.
+
+    Args:
+        table: float[P, D].
+        is_real: bool[M, T], false at padding, which stands behind a row.
+
+    Returns:
+        float[M, T, D]; anything at padding.
+    """
+    last, counts = len(table) - 1, torch.arange(1, is_real.shape[1] + 1, device=table.device)
+    lengths = (is_real * counts).amax(dim=1, keepdim=True)
+    # In integers, so that first and last step have their rows to the bit.
+    spans = (lengths - 1).clamp(min=max(last, 1))
+    places = (counts - 1) * last
+    below = (places // spans).clamp(max=last)
+    share = ((places - below * spans) / spans)[..., None]
+    rows = table.float()
+    low, high = rows[below], rows[(below + 1).clamp(max=last)]
+    return (low + share * (high - low)).to(table.dtype)
 
 
 def extend_table(table: Tensor, shape: torch.Size) -> Tensor:

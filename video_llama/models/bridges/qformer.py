@@ -23,7 +23,7 @@ from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.types import Features, Shape
 from video_llama.common.weights import Excuse, KeyMap
-from video_llama.models.bridges.positions import extend_table, stretch_positions
+from video_llama.models.bridges.positions import extend_table, spread_positions
 
 NORM_EPS = 1e-12
 INIT_STD = 0.02
@@ -48,7 +48,7 @@ class QFormer(nn.Module):
             over: "step" reads each step by itself, "item" all steps of a row together.
             num_positions: rows of a learned table added to the incoming tokens by time step;
                 0 for none, then the order of the steps is invisible. More steps than rows share
-                the table stretched over them, see `stretch_positions`.
+                the table stretched over them, see `spread_positions`.
             dropout: on attention weights and on every block's output.
             init_std: of the queries and of all linear layers; BERT's suits wide layers, a narrow
                 one learns several times faster from about 1 / sqrt(width).
@@ -141,8 +141,10 @@ class QFormer(nn.Module):
         if self.positions is not None:
             self.config.out_shape(Shape(*tokens_MTND.shape[1:]))
             num_rows_used = min(num_steps, self.config.num_positions)
-            rows = self.positions(torch.arange(num_rows_used, device=tokens_MTND.device))
-            tokens_MTND = tokens_MTND + stretch_positions(rows, num_steps)[:, None]
+            added = self.positions(torch.arange(num_rows_used, device=tokens_MTND.device))
+            if num_steps > num_rows_used:
+                added = spread_positions(added, mask_MTN.any(dim=2))
+            tokens_MTND = tokens_MTND + added.unsqueeze(-2)
         start, end = (0, 1) if self.config.over == "step" else (1, 2)
         source_RSD = tokens_MTND.flatten(start, end)
         mask_RS = mask_MTN.flatten(start, end)
