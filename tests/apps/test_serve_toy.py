@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import openai
 import pytest
 from openai import OpenAI
 from pages import ROOT, blocks
+from promises.hostile_inputs import contents, png
 from served import assistant, user
 
 from video_llama.toy.codec import encode_mp4, write_jpg, write_wav
@@ -174,6 +176,26 @@ def test_media_beyond_the_limits_are_refused(host: Host, name: str, said: str) -
     with pytest.raises(openai.BadRequestError, match=said) as caught:
         create(host.client(), user(medium, "What is it?"))
     assert str(host.folder) not in str(caught.value.body)
+
+
+def test_hostile_media_are_refused_and_the_next_person_is_served(
+    host: Host, tmp_path: Path
+) -> None:
+    lies = [png(65_535, 65_535), png(0x7FFFFFFF, 0x7FFFFFFF), png(0, 0)]
+    files = [each.source for each in contents(tmp_path) if each.may_be == "refused"]
+    hostile = [*lies, *files[::2]]
+    assert len(hostile) > 15
+    client, before = host.client(), host.health()["queue"]
+    for content, kind in zip(hostile, cycle(("video_url", "image_url", "audio_url"))):
+        with pytest.raises(openai.BadRequestError) as caught:
+            create(client, user(part(kind, content), "What is it?"))
+        assert isinstance(told := caught.value.body, dict)
+        assert told["code"] == "invalid_media"
+        assert told["param"] == f"messages[0].content[0].{kind}"
+        assert 10 < len(told["message"]) < 2000
+    asked = question(4, "colour")
+    assert is_correct(asked, reply=text_of(create(client, user(clip(4), asked.question))))
+    assert host.health()["queue"] == before
 
 
 def test_later_rounds_read_only_what_is_new_and_answer_the_same(host: Host) -> None:
