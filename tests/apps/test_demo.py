@@ -25,7 +25,7 @@ from video_llama.apps.demo_handlers import Handlers
 from video_llama.apps.demo_view import Span, View
 from video_llama.apps.demo_visits import CLOSED_S, IDLE_S, Visits
 from video_llama.common.errors import ConfigError
-from video_llama.processors.limits import MediaLimits
+from video_llama.processors.limits import UPLOAD_LIMITS, MediaLimits
 
 ME = "a browser session"
 GREEDY = (0.0, 0.9, 0, 1, 50, 1.0)
@@ -121,6 +121,29 @@ def test_without_arguments_the_page_is_about_the_toy_model() -> None:
 
 def test_a_model_s_own_folder_gives_it_its_name() -> None:
     assert demo.model_name(flags("--model-path", "output/my_model")) == "my_model"
+    assert demo.model_name(flags("--model-path", "DAMO-NLP-SG/a_release")) == "a_release"
+
+
+def test_a_folder_has_its_name_whichever_flag_names_it_and_however(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my_model"
+    folder.mkdir()
+    assert demo.model_name(flags("--cfg-path", str(folder))) == "my_model"
+    monkeypatch.chdir(folder)
+    assert demo.model_name(flags("--model-path", ".")) == "my_model"
+
+
+def test_a_model_without_a_name_is_refused_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo, "open_chat", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        demo.main(flags("--cfg-path", "nowhere.yaml"))
+
+
+def test_strangers_may_upload_what_they_may_hand_to_any_server_of_ours() -> None:
+    assert demo.limits_of(flags()) == UPLOAD_LIMITS
 
 
 def test_limits_of_uploads_are_what_the_flags_say() -> None:

@@ -17,12 +17,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from video_llama.apps.generation_flags import add_generation_arguments, with_arguments
+from video_llama.apps.opening import open_config
 from video_llama.apps.talk import add_talk_arguments, open_chat
 from video_llama.apps.votes import VoteLog
-from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
-from video_llama.common.yaml_files import assignments
-from video_llama.processors.limits import MediaLimits
+from video_llama.processors.limits import UPLOAD_LIMITS, MediaLimits
 from video_llama.processors.upload_folder import UploadFolder
 
 if TYPE_CHECKING:
@@ -44,16 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--votes", type=Path, metavar="FILE",
         help="show thumbs and add votes to this JSONL file (default: no thumbs, nothing is kept)",
     )  # fmt: skip
+    pixels, most_bytes = UPLOAD_LIMITS.max_pixels, UPLOAD_LIMITS.max_bytes
+    assert pixels is not None
+    assert most_bytes is not None
     limits = parser.add_argument_group("what visitors may upload")
     limits.add_argument(
-        "--max-upload-gib", type=float, default=1.0, metavar="G", help="(default: %(default)g)"
-    )
+        "--max-upload-gib", type=float, default=most_bytes / GIB, metavar="G",
+        help="(default: %(default)g)",
+    )  # fmt: skip
     limits.add_argument(
-        "--max-duration-s", type=float, default=3600.0, metavar="S",
+        "--max-duration-s", type=float, default=UPLOAD_LIMITS.max_duration_s, metavar="S",
         help="longest clip or sound, or part of one (default: %(default)g)",
     )  # fmt: skip
     limits.add_argument(
-        "--max-megapixels", type=float, default=67.2, metavar="M",
+        "--max-megapixels", type=float, default=pixels / 1e6, metavar="M",
         help="largest picture or frame; a small file can unpack to far more (default: %(default)g)",
     )  # fmt: skip
     limits.add_argument(
@@ -67,9 +70,10 @@ def main(args: argparse.Namespace) -> int:
     """Load the model and serve the page until interrupted."""
     gradio_or_error()
     votes = None if args.votes is None else VoteLog(args.votes)
+    name = model_name(args)
     chat = open_chat(args, limits=limits_of(args), decode_timeout_s=args.decode_timeout_s)
     chat.settings = with_arguments(chat.settings, args)
-    with served(chat, model=model_name(args), votes=votes) as page, ended_by_sigterm():
+    with served(chat, model=name, votes=votes) as page, ended_by_sigterm():
         try:
             launch(
                 page, host=args.host, port=args.port, share=args.share,
@@ -112,16 +116,21 @@ def limits_of(args: argparse.Namespace) -> MediaLimits:
         raise ConfigError(problems)
     return MediaLimits(
         max_duration_s=args.max_duration_s,
-        max_pixels=int(args.max_megapixels * 1e6),
+        max_pixels=round(args.max_megapixels * 1e6),
         max_bytes=int(args.max_upload_gib * GIB),
     )
 
 
 def model_name(args: argparse.Namespace) -> str:
-    """Return what the page calls its model: its folder, or the preset of its run file."""
-    if args.model_path is not None:
-        return Path(args.model_path).name
-    return load(args.cfg_path, options=assignments(args.options)).model.model_type
+    """Return what the page calls its model: its folder, or the preset of its run file.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    source = Path(args.model_path or args.cfg_path)
+    if args.model_path is not None or source.is_dir():
+        return source.resolve().name
+    return open_config(args.cfg_path, options=args.options).model.model_type
 
 
 @contextmanager
