@@ -47,6 +47,7 @@ def test_the_demo_refuses_another_family_than_the_file_s_before_weights_are_read
     said = capsys.readouterr().err
     assert "--model_type llama_v2: the model was trained with the template 'vicuna_v0_rel" in said
     assert "placeholder" not in said
+    assert "give --model_type vicuna, or leave the flag out; for Video-LLaMA-2 name" in said
 
 
 def test_the_demo_adds_its_gpu_to_overrides_of_either_style(capsys):

@@ -25,6 +25,13 @@ TOY_RUN_FILE = "eval_configs/toy/shipped.yaml"
 FAMILIES = {"vicuna": "vicuna", "llama_v2": "llama_2"}
 """Published values of `--model_type`, and how the names of their templates begin."""
 
+WAYS_TO = {
+    "vicuna": "; for Vicuna, --cfg-path eval_configs/video_llama_eval_withaudio.yaml",
+    "llama_v2": "; for Video-LLaMA-2 name its folder instead of a run file, --model-path DIR, or "
+    "beside one of the published system, --options model.released=DIR (docs/weights_llama2.md)",
+}
+"""Where a model is that has the family somebody asked for."""
+
 
 def add_talk_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which model is talked to, and where it computes."""
@@ -110,11 +117,14 @@ def check_family(model_type: str | None, *, template: str) -> None:
     Raises:
         ConfigError: they disagree.
     """
-    if model_type is not None and not template.startswith(FAMILIES[model_type]):
-        raise ConfigError(
-            f"--model_type {model_type}: the model was trained with the template '{template}'; "
-            "leave the flag out, or choose another model"
-        )
+    if model_type is None or template.startswith(FAMILIES[model_type]):
+        return
+    fitting = [name for name, start in FAMILIES.items() if template.startswith(start)]
+    raise ConfigError(
+        f"--model_type {model_type}: the model was trained with the template '{template}'; "
+        f"{f'give --model_type {fitting[0]}, or ' if fitting else ''}leave the flag out"
+        f"{WAYS_TO[model_type]}"
+    )
 
 
 @contextmanager
