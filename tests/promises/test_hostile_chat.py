@@ -46,6 +46,8 @@ class Talk:
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory) -> Talk:
     folder, temporary = tmp_path_factory.mktemp("hostile"), tmp_path_factory.mktemp("temporary")
+    inside = folder / "inside" / "nothing"
+    inside.mkdir(parents=True)
     paths = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "processors"]
     environ = {
         **os.environ,
@@ -60,7 +62,8 @@ def talk(tmp_path_factory) -> Talk:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        cwd=REPOSITORY,
+        # What "." and ".." are must not depend on where the tests are run.
+        cwd=inside,
         env=environ,
     ) as process:
         said = heard(process)

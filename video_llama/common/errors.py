@@ -51,7 +51,9 @@ class MediaError(VideoLlamaError):
     def __init__(self, reason: str, *, path: str | None = None) -> None:
         self.reason = reason
         self.path = path
-        super().__init__(printable(f"{_shortened(path)}: {reason}" if path else reason))
+        where = f"{printable(_shortened(path))}: " if path else ""
+        # A reason may list several things, one a line.
+        super().__init__(where + "\n".join(map(printable, reason.split("\n"))))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (data workers); the default would lose the keyword.

@@ -50,11 +50,11 @@ def probe(source: Source | MediaFile) -> MediaInfo:
         if is_folder(source):
             info = _probe_picture(picture_files(Path(source))[0])
             return replace(info, kind="video", duration_s=None)
-        movement = movement_of(media.content)
-        if movement == "clip":
-            return _probe_streams(media)
-        kind: MediaKind = "image" if movement == "still" else "video"
-        return replace(_probe_picture(media.content), kind=kind)
+        try:
+            return _probe_file(media)
+        except MediaError as error:
+            # Who looks at the content alone does not know what it is called.
+            raise MediaError(error.reason, path=media.name) from error
 
 
 def length_s(media: MediaFile, *, give_up_s: float = math.inf) -> float | None:
@@ -86,6 +86,15 @@ def length_s(media: MediaFile, *, give_up_s: float = math.inf) -> float | None:
     # Packets of sound hold the codec's padding too.
     agreed = not found_s or abs(found_s - header_s) <= max(AGREED_S, AGREED_SHARE * header_s)
     return (header_s if agreed else found_s) or None
+
+
+def _probe_file(media: MediaFile) -> MediaInfo:
+    """Say what a file is that is no folder."""
+    movement = movement_of(media.content)
+    if movement == "clip":
+        return _probe_streams(media)
+    kind: MediaKind = "image" if movement == "still" else "video"
+    return replace(_probe_picture(media.content), kind=kind)
 
 
 def _shown_s(media: MediaFile, survey: Survey) -> float:
