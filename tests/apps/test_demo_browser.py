@@ -256,6 +256,14 @@ def test_a_file_that_is_no_media_is_explained(visit: Any, tmp_path: Path) -> Non
     tab.page.get_by_text("this is text; supported are video: mp4").wait_for()
     assert tab.page.get_by_text(str(tmp_path)).count() == 0
     assert tab.page.locator("#question textarea").is_disabled()
+    # One that has no name of a clip either is not even handed over.
+    text = tmp_path / "notes.txt"
+    text.write_text("not a clip")
+    other = visit()
+    other.page.get_by_role("tab", name="Video").click()
+    other.page.locator("#video input[type=file]").set_input_files(str(text))
+    other.page.get_by_text("Invalid file type").wait_for()
+    assert not [url for url in other.requested if "/upload?" in url]
 
 
 def test_an_example_is_one_click_and_brings_a_question(visit: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,22 @@ def test_processes_that_vote_at_once_do_not_mix_their_lines(tmp_path: Path) -> N
     for writer in writers:
         writer.join()
     assert sorted(line["round"] for line in lines(path)) == sorted([*range(50)] * 4)
+
+
+def test_a_vote_waits_for_the_line_that_another_server_is_writing(tmp_path: Path) -> None:
+    # Votes of one machine are written at a stroke, so only a writer that pauses shows the lock.
+    path = tmp_path / "votes.jsonl"
+    voter = threading.Thread(target=VoteLog(path).add, args=(vote(),))
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b'{"verdict": ')
+        other.flush()
+        voter.start()
+        voter.join(0.3)
+        other.write(b'"down"}\n')
+        other.flush()
+    voter.join(60)
+    assert [line["verdict"] for line in lines(path)] == ["down", "up"]
 
 
 def test_a_line_that_broke_off_does_not_spoil_the_next(tmp_path: Path) -> None:
