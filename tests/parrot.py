@@ -68,7 +68,7 @@ class ParrotCache:
 
 
 class Parrot:
-    """Gives one token per frame or sound clip, its mean, and repeats `says` to every prompt."""
+    """Gives one token per frame or sound clip, its mean, and says `says` and its end to any."""
 
     def __init__(
         self, says: str, *, branches: Sequence[BranchSpec] = (VIDEO, AUDIO), max_context: int = 600
@@ -80,6 +80,10 @@ class Parrot:
         self.spoken = 0
         self.tokenizer: Tokenizer = load_tokenizer(LLAMA)
         self._branches = branches
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset({self.tokenizer.eos_id})
 
     def branch_specs(self) -> dict[str, BranchSpec]:
         return {spec.name: spec for spec in self._branches}
@@ -104,7 +108,9 @@ class Parrot:
         if cache is not None:
             keys = [None, *media_keys]
             cache.read([(keys[k], i) for k, i in zip(slots, input_ids, strict=True)])
-        for token_id in self.tokenizer.encode_run(self.says).ids[: settings.max_new_tokens]:
+        ids = [*self.tokenizer.encode_run(self.says).ids, self.tokenizer.eos_id]
+        room = min(settings.max_new_tokens, self.max_context - len(input_ids))
+        for token_id in ids[:room]:
             self.spoken += 1
             yield token_id
 

@@ -255,15 +255,27 @@ def test_a_stopped_answer_says_so() -> None:
     assert chat.last_usage.finish_reason == "stopped"
 
 
-def test_an_answer_stopped_before_it_began_is_an_empty_round() -> None:
+def test_a_question_stopped_before_its_turn_leaves_the_conversation_as_it_was() -> None:
     parrot = Parrot("one two three###")
     chat = parrot.chat()
+    chat.upload(GREY)
     pieces = chat.stream("Count")
     chat.stop()
     assert list(pieces) == []
     assert parrot.heard == []
-    assert said(chat) == [("user", "Count"), ("assistant", "")]
-    assert "".join(chat.regenerate()) == "one two three"
+    assert chat.last_usage.finish_reason == "stopped"
+    assert (chat.history, len(chat.uploads)) == ((), 1)
+    assert chat.ask("Count") == "one two three"
+    assert parrot.last_prompt() == "###Human: <Image>[1]</Image> Count###Assistant:"
+
+
+def test_an_answer_given_again_that_is_stopped_before_its_turn_leaves_the_old_one() -> None:
+    chat = Parrot("one two three###").chat()
+    chat.ask("Count")
+    pieces = chat.regenerate()
+    chat.stop()
+    assert list(pieces) == []
+    assert said(chat) == [("user", "Count"), ("assistant", "one two three")]
 
 
 def test_another_question_ends_an_answer_nobody_reads_on() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 
 from video_llama.common.errors import MediaError
 from video_llama.conversation.chat import Chat, Shared
+from video_llama.conversation.turnstile import POLL_S, Turn, Turnstile
 from video_llama.processors.uploads import ReadUpload, UploadReader, UploadRequest
 
 PATIENCE_S = 60.0
@@ -90,6 +93,58 @@ def test_questions_of_two_threads_to_one_chat_are_asked_one_after_the_other() ->
         answers = list(pool.map(chat.ask, ["One?", "Two?", "Three?", "Four?"]))
     assert sorted(answers) == [f"grey 7 at question {k}" for k in (1, 2, 3, 4)]
     assert len(chat.history) == 8
+
+
+def test_a_whole_answer_is_not_overtaken_between_two_of_its_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lent = Turnstile.lent
+
+    @contextmanager
+    def lent_for_long(line: Turnstile, turn: Turn) -> Iterator[None]:
+        with lent(line, turn):
+            time.sleep(2 * POLL_S)
+            yield
+
+    monkeypatch.setattr(Turnstile, "lent", lent_for_long)
+    chat = Parrot("one two three###").chat(patience_s=0.0)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(chat.ask, ["One?", "Two?"])) == ["one two three"] * 2
+
+
+def test_a_conversation_that_is_reset_ends_its_answers() -> None:
+    parrot = Parrot("one two three###")
+    chat = parrot.chat(patience_s=PATIENCE_S)
+    pieces, waiting = chat.stream("Count"), chat.stream("And?")
+    next(pieces)
+    num_spoken = parrot.spoken
+    chat.reset()
+    assert list(pieces) == list(waiting) == []
+    assert parrot.spoken == num_spoken
+    assert chat.history == ()
+
+
+def test_an_answer_taken_back_while_the_model_works_says_nothing_more() -> None:
+    class Thoughtful(Parrot):
+        thinking, go_on = threading.Event(), threading.Event()
+
+        def stream_prompt(self, **prompt: Any) -> Iterator[int]:
+            for token_id in super().stream_prompt(**prompt):
+                if self.tokenizer.decode([token_id]).strip() == "t":
+                    self.thinking.set()
+                    assert self.go_on.wait(PATIENCE_S)
+                yield token_id
+
+    # "#" is held back, because it may be half a stop mark.
+    model = Thoughtful("one # two###")
+    chat = model.chat(patience_s=PATIENCE_S)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(chat.ask, "Count")
+        assert model.thinking.wait(PATIENCE_S)
+        assert chat.undo() == "Count"
+        model.go_on.set()
+        assert answer.result(PATIENCE_S) == "one"
+    assert chat.history == ()
 
 
 def test_who_throws_an_answer_away_frees_the_turnstile() -> None:

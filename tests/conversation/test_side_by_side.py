@@ -56,6 +56,34 @@ def test_an_answer_that_ends_at_its_limit_on_a_stop_mark_is_whole() -> None:
     assert (answer.text, answer.usage.finish_reason) == ("one", "stop")
 
 
+def test_an_answer_that_ends_where_the_context_does_was_cut_off() -> None:
+    parrot = Parrot("one two three four###")
+    chat = parrot.chat(max_new_tokens=50)
+    laid = chat.lay_out("Count")
+    parrot.max_context = len(laid.prompt.input_ids) + 3
+    [answer] = answer_laid([laid], chat=chat)
+    assert (answer.usage.completion_tokens, answer.usage.finish_reason) == (3, "length")
+    assert chat.ask("Count") == answer.text
+    assert (chat.last_usage.completion_tokens, chat.last_usage.finish_reason) == (3, "length")
+
+
+class EndsOtherwise(Parrot):
+    """Ends its answers with an id that is not the tokenizer's own end, as chat models do."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.encode_run(self.says).ids[-1:])
+
+
+def test_every_end_id_of_a_decoder_ends_an_answer() -> None:
+    model = EndsOtherwise("one two")
+    chat = model.chat(max_new_tokens=len(model.tokenizer.encode_run("one two").ids))
+    [answer] = answer_laid([chat.lay_out("Count")], chat=chat)
+    assert answer.usage.finish_reason == "stop"
+    chat.ask("Count")
+    assert chat.last_usage.finish_reason == "stop"
+
+
 def test_nothing_asked_is_nothing_answered() -> None:
     parrot = Parrot("a boat###")
     assert answer_laid([], chat=parrot.chat()) == []

@@ -60,6 +60,7 @@ class Overheard:
     def __init__(self, model):
         self.model = model
         self.max_context = model.max_context
+        self.end_ids = model.end_ids
         self.branch_specs = model.branch_specs
         self.new_prompt_cache = model.new_prompt_cache
         self.media = {}

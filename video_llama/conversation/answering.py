@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from video_llama.common.generation import GenerationSettings, Prompt
+from video_llama.common.generation import GenerationSettings, Prompt, finish_reason
 from video_llama.conversation.prompts import Laid
 from video_llama.conversation.rounds import (
     Content,
@@ -40,7 +40,7 @@ class Answer:
         stopped: set when the person has heard enough.
         said: what was shown of it.
         is_over: it has become part of the conversation, or was withdrawn.
-        content: of its question with the uploads, empty before it is generated.
+        content: of its question with the uploads, empty before it has begun.
         laid: the question as it was laid out last.
         replaced: the round that it answers again.
         num_forgotten: rounds that its prompt leaves out.
@@ -80,17 +80,19 @@ def generate(
         stop: the template's stop strings.
     """
     books = _Books(answer, num_prompt=len(prompt.input_ids), cache=cache)
-    stream = AnswerStream(tokenizer=tokenizer, stop=stop)
-    ids = model.stream_prompt(
+    stream, rule = AnswerStream(tokenizer=tokenizer, stop=stop), StopRule(tokenizer, stop)
+    ids: list[int] = []
+    coming = model.stream_prompt(
         input_ids=prompt.input_ids,
         slots=prompt.slots,
         media=prompt.media,
         settings=answer.settings,
-        stop=_Enough(StopRule(tokenizer, stop), answer.stopped),
+        stop=_Enough(rule, answer.stopped),
         media_keys=prompt.media_keys or (),
         cache=cache,
     )
-    for token_id in ids:
+    for token_id in coming:
+        ids.append(token_id)
         piece = "" if answer.is_over else stream.push(token_id)
         books.count_token()
         if piece:
@@ -101,12 +103,8 @@ def generate(
             return
         if stream.finished or answer.stopped.is_set():
             break
-    if answer.stopped.is_set() and not stream.finished:
-        books.close("stopped")
-    elif stream.finished or answer.usage.completion_tokens < answer.settings.max_new_tokens:
-        books.close("stop")
-    else:
-        books.close("length")
+    reason = finish_reason(ids, end_ids=model.end_ids, stop=rule)
+    books.close("stopped" if reason == "length" and answer.stopped.is_set() else reason)
     rest = stream.close()
     if rest:
         answer.said += rest

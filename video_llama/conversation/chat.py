@@ -195,8 +195,8 @@ class Chat:
 
         The question joins the files uploaded since the last one. If the conversation no longer
         fits the decoder, whole old rounds are left out (their media stay), and a note says so. An
-        answer that is stopped, or that nobody reads on, stays as far as it was shown; one that
-        fails is taken back together with its question.
+        answer that is stopped, or that nobody reads on, stays as far as it was shown; of one that
+        fails, or is stopped before its turn, not even the question stays.
 
         Args:
             question: any text; template marks in it are made harmless. Or texts and uploads in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from video_llama.common.generation import GenerationSettings, Prompt
@@ -23,6 +23,10 @@ class ChatModel(Protocol):
     @property
     def max_context(self) -> int:
         """Decoder positions there are, prompt and answer together."""
+
+    @property
+    def end_ids(self) -> Collection[int]:
+        """Token ids by which the decoder ends an answer."""
 
     def branch_specs(self) -> Mapping[str, BranchSpec]:
         """Return the branches by name; no kind of media is taken by two of them."""
@@ -61,7 +65,8 @@ class ChatModel(Protocol):
             settings: length, temperature, seed.
             stop: called with row 0 and its ids after each token.
             media_keys: identity of each item's tokens.
-            cache: what was read last; None reads everything again.
+            cache: what was read last, and never anything half-read, even if this fails; None reads
+                everything again.
 
         Yields:
             Token ids; closing the iterator ends the generation.

@@ -64,8 +64,8 @@ class Usage:
         prompt_tokens: decoder positions of the prompt, media included.
         cached_tokens: of these, positions that did not have to be read again.
         completion_tokens: tokens generated, those of the stop mark included.
-        finish_reason: "stop" where the model ended its answer, "length" at the longest answer,
-            "stopped" where the person ended it.
+        finish_reason: "stop" where the model ended its answer, "length" at the longest answer
+            or the end of the decoder's context, "stopped" where the person ended it.
         waited_s: until the model was free.
         first_token_s: from then to the first token; 0 if there was none.
         total_s: from then to the end.

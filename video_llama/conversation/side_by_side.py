@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from video_llama.common.generation import GenerationSettings
+from video_llama.common.generation import GenerationSettings, finish_reason
 from video_llama.conversation.prompts import Laid
 from video_llama.conversation.rounds import Usage
 from video_llama.conversation.stopping import StopRule, answer_text
@@ -45,12 +45,11 @@ def answer_laid(
         passed_s = time.monotonic() - began
     answers = []
     for prompt, ids in zip(prompts, rows, strict=True):
-        is_whole = len(ids) < settings.max_new_tokens or stop(0, ids)
         usage = Usage(
             prompt_tokens=len(prompt.input_ids),
             cached_tokens=0,
             completion_tokens=len(ids),
-            finish_reason="stop" if is_whole else "length",
+            finish_reason=finish_reason(ids, end_ids=chat.model.end_ids, stop=stop),
             total_s=passed_s,
         )
         text = answer_text(ids, tokenizer=chat.tokenizer, stop=stop.stop)

@@ -198,11 +198,6 @@ class Speaker:
             try:
                 if turn.granted:
                     yield from self._speak(answer, turn, lends=lends)
-                elif answer.question is not None:
-                    answer.num_forgotten = answer.conversation.num_forgotten
-                    answer.content = self._composed(
-                        answer.question, conversation=answer.conversation
-                    )
             except Exception:
                 self._withdraw(answer)
                 raise
@@ -264,7 +259,7 @@ class Speaker:
         return content
 
     def _finish(self, answer: Answer) -> None:
-        """Let an answer become part of its conversation as far as it was shown."""
+        """Let an answer that has begun become part of its conversation as far as it was shown."""
         with self.lock:
             if answer.is_over:
                 return
@@ -280,8 +275,6 @@ class Speaker:
             if answer.replaced is not None and not answer.is_over:
                 answer.conversation.enter(answer.replaced)
             self._close(answer)
-            # Whatever the model was doing, nothing half-read is used again.
-            self._cache.cache = None
 
     def _close(self, answer: Answer) -> None:
         """Let go of an answer and of the media in its prompt."""
