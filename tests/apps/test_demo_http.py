@@ -27,13 +27,13 @@ class Page:
             function["id"] for function in config["dependencies"] if function["api_name"] == "start"
         )
 
-    def start(self, path: Path, *, session: str) -> dict[str, Any]:
+    def start(self, path: Path, *, session: str, frames: Any = 4) -> dict[str, Any]:
         """Name a path as if it were an upload; return what comes of it.
 
         The box for pictures is the one where Gradio itself does not look where a path leads.
         """
         body = {
-            "data": [None, {"path": str(path)}, None, 0, 0, 4, True],
+            "data": [None, {"path": str(path)}, None, 0, 0, frames, True],
             "fn_index": self.start_id,
             "session_hash": session,
         }
@@ -72,3 +72,19 @@ def test_an_example_is_shown_to_a_program_too(page: Page) -> None:
     got = page.start(EXAMPLES / "toy_picture.jpg", session="example")
     assert got["success"]
     assert "as the model sees it" in json.dumps(got["output"]["data"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", [33, 10**7, 0, -3, 2.5, "many"])
+def test_frames_that_the_slider_does_not_have_are_refused(page: Page, frames: Any) -> None:
+    got = page.start(EXAMPLES / "toy_bounce.mp4", session=f"frames-{frames}", frames=frames)
+    assert got["output"]["error"] == f"frames: {frames}, expected a whole number from 1 to 32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("frames", "count"), [(None, 4), (4, 4), (2, 2)])
+def test_frames_that_it_has_are_what_the_model_sees(
+    page: Page, frames: int | None, count: int
+) -> None:
+    got = page.start(EXAMPLES / "toy_silent.mp4", session=f"some-{frames}", frames=frames)
+    assert json.dumps(got["output"]["data"]).count("<figcaption>") == count

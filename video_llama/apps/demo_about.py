@@ -51,6 +51,11 @@ class About:
     examples: Sequence[Example] = ()
     votes: Path | None = None
 
+    @property
+    def most_frames(self) -> int:
+        """Frames that may be asked for: a few times those it was trained with, 32 at least."""
+        return max(32, 4 * self.num_frames)
+
 
 OFFERED = (
     ("toy_bounce.mp4", "video", "a clip with sound", "When does it turn back?"),

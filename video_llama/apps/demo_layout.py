@@ -25,9 +25,6 @@ READY, NOT_READY = "Ask about what you showed", "Upload a file first"
 
 NOTHING_SEEN = "<p class='empty'>Frames and sound, as the model gets them, appear here.</p>"
 
-MORE_FRAMES = 4
-"""The slider goes up to so many times the frames a model was trained with, and to 32 at least."""
-
 
 @dataclass(frozen=True)
 class Files:
@@ -155,7 +152,7 @@ def _files(about: About, *, gr: Any) -> Files:
                 label="To second", value=0, minimum=0, info="0 is its end", min_width=110
             )
         frames = gr.Slider(
-            1, max(32, MORE_FRAMES * about.num_frames), value=about.num_frames or 1, step=1,
+            1, about.most_frames, value=about.num_frames or 1, step=1,
             label="Frames", info=f"spread over the part; trained with {about.num_frames}",
             visible=about.num_frames > 0,
         )  # fmt: skip

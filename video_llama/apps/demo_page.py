@@ -107,7 +107,7 @@ class _Acts:
         sound: Any,
         start_s: float | None,
         end_s: float | None,
-        frames: int,
+        frames: int | None,
         listen: bool,
     ) -> list[Any]:
         return self._put(
@@ -149,9 +149,18 @@ class _Acts:
         # What it says when a thumb is taken back is no boolean.
         self._handlers.vote(session, index, verdict.get(event.liked, "withdrawn"))
 
-    def _span(self, start_s: float | None, end_s: float | None, frames: int, listen: bool) -> Span:
+    def _span(
+        self, start_s: float | None, end_s: float | None, frames: int | None, listen: bool
+    ) -> Span:
         # The number it was trained with need not be asked for.
-        wanted = None if frames == self._about.num_frames else int(frames)
+        wanted = None if frames in (None, self._about.num_frames) else frames
+        most = self._about.most_frames
+        # A program is not held by the slider.
+        if wanted is not None and not (isinstance(wanted, int) and 0 < wanted <= most):
+            raise self._gr.Error(
+                f"frames: {wanted}, expected a whole number from 1 to {most}",
+                title="These frames do not go", print_exception=False,
+            )  # fmt: skip
         return Span(start_s or None, end_s or None, wanted, listen)
 
     def _put(self, view: View) -> list[Any]:
