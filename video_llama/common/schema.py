@@ -92,7 +92,9 @@ class ModelConfig:
         decoder: the language model.
         template: name of the conversation template.
         tokenizer: directory of the tokenizer, None for the decoder's own.
-        frame_times: tell the decoder at which seconds the frames were taken.
+        frame_times: tell the decoder at which seconds the frames were taken; a chat with a
+            released template does not tell it of a clip shown with its sound, because the
+            published sentence that introduces both has no seconds.
         max_txt_len: longest training sample in decoder positions, slots included.
         ckpt: trained branches to start from: a run's checkpoint or a published file.
         ckpt_2: a second one, read after `ckpt` (the audio branch, as published).
