@@ -60,10 +60,13 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Make standard input the terminal that Ctrl-C comes from."""
+    """Make standard input the terminal that Ctrl-C comes from, and Ctrl-C what it is to a person."""
     import fcntl
+    import signal
     import termios
 
+    # What is started in the background of a script ignores it, and so would its children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

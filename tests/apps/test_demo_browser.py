@@ -282,6 +282,8 @@ def test_what_a_microphone_hears_is_uploaded(visit: Any) -> None:
     tab.page.get_by_role("tab", name="Sound").click()
     tab.page.get_by_label("Record audio").click()
     tab.page.locator("#sound .record-button").click()
+    # A click at once would end a recording of nothing.
+    tab.page.locator("#sound").get_by_text("0:01").first.wait_for()
     tab.page.locator("#sound .stop-button").click()
     tab.page.get_by_label("Play", exact=True).wait_for()
     tab.press("Upload & start")
