@@ -60,7 +60,7 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Make standard input the terminal that Ctrl-C comes from, and Ctrl-C what it is to a person."""
+    """Make standard input the terminal, and Ctrl-C what it is to a person."""
     import fcntl
     import signal
     import termios
