@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -73,3 +74,19 @@ def write_clip(
                 container.mux(audio.encode(piece))
             container.mux(audio.encode())
     return path
+
+
+def silence(num_frames: int) -> bytes:
+    """Return AAC of nothing: 64 ms in a few bytes, so many times."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="adts") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        block = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        block.sample_rate = 16000
+        for plane in block.planes:
+            plane.update(bytes(plane.buffer_size))
+        for _ in range(4):
+            container.mux(stream.encode(block))
+        container.mux(stream.encode())
+    content = buffer.getvalue()
+    return content[content.rindex(b"\xff\xf1") :] * num_frames

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
 import numpy as np
-from made_media import tone, write_clip
+from made_media import silence, tone, write_clip
 from PIL import Image
 from promises.damage import damaged
 
@@ -185,22 +184,6 @@ def gif(width: int, height: int, *, frames: int, size: int = 1) -> bytes:
     )
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
     return head + frame * frames + b";"
-
-
-def silence(num_frames: int) -> bytes:
-    """Return AAC of nothing: 64 ms in a few bytes, so many times."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="adts") as container:
-        stream = container.add_stream("aac", rate=16000, layout="mono")
-        block = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-        block.sample_rate = 16000
-        for plane in block.planes:
-            plane.update(bytes(plane.buffer_size))
-        for _ in range(4):
-            container.mux(stream.encode(block))
-        container.mux(stream.encode())
-    content = buffer.getvalue()
-    return content[content.rindex(b"\xff\xf1") :] * num_frames
 
 
 def bombs() -> Iterator[Hostile]:

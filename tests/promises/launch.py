@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LIMIT_S = 600
 """Ends what hangs; far more than anything here takes on a busy machine."""
@@ -113,3 +115,27 @@ def _run(work: Callable[[], None], world: Mapping[str, str], log: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     work()
+
+
+def lines_within(stream: IO[str], limit_s: float) -> Iterator[str]:
+    """Yield what a process says.
+
+    Raises:
+        TimeoutError: it said nothing for so long.
+    """
+    lines: queue.Queue[str] = queue.Queue()
+
+    def listen() -> None:
+        for line in stream:
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=limit_s)
+        except queue.Empty:
+            raise TimeoutError from None
+        if not line:
+            return
+        yield line

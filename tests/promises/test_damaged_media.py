@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import queue
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +14,7 @@ import numpy as np
 import pytest
 from made_media import tone, write_clip
 from PIL import Image
+from promises.launch import lines_within
 
 pytestmark = pytest.mark.slow
 
@@ -103,25 +100,6 @@ def read_from(first: int, folder: Path) -> list[Read]:
         return found
     assert begun is not None, f"the process ended with {code} before it read a file"
     return [*found, Read(begun, f"ends the process with {code}")]
-
-
-def lines_within(stream: io.TextIOBase, limit_s: float) -> Iterator[str]:
-    lines: queue.Queue[str] = queue.Queue()
-
-    def listen() -> None:
-        for line in stream:
-            lines.put(line)
-        lines.put("")
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=limit_s)
-        except queue.Empty:
-            raise TimeoutError from None
-        if not line:
-            return
-        yield line
 
 
 def test_every_damaged_file_is_decoded_or_named_with_a_reason(reads):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from promises.hostile_inputs import NUM_INPUTS
+from promises.launch import lines_within
 
 pytestmark = pytest.mark.slow
 
@@ -77,30 +75,11 @@ def heard(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     """Read what a process says, until it ends or is silent for too long."""
     said = []
     try:
-        for line in lines_within(process, LIMIT_S):
+        for line in lines_within(process.stdout, LIMIT_S):
             said.append(json.loads(line))
     except TimeoutError:
         process.kill()
     return said
-
-
-def lines_within(process: subprocess.Popen[str], limit_s: float) -> Iterator[str]:
-    lines: queue.Queue[str] = queue.Queue()
-
-    def listen() -> None:
-        for line in process.stdout or ():
-            lines.put(line)
-        lines.put("")
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=limit_s)
-        except queue.Empty:
-            raise TimeoutError from None
-        if not line:
-            return
-        yield line
 
 
 def test_the_process_survives_them_all(talk):

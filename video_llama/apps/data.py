@@ -26,17 +26,15 @@ from video_llama.apps.checks import meta_model, open_whole_readers
 from video_llama.apps.console import wide_console
 from video_llama.apps.data_features import compute_features, show_work
 from video_llama.apps.main import add_config_arguments
-from video_llama.apps.vocabulary import load_model_tokenizer
+from video_llama.apps.vocabulary import text_settings
 from video_llama.common.config import load
 from video_llama.common.dist import is_main
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
 from video_llama.common.schema import Config
-from video_llama.conversation.templates import get_template
 from video_llama.datasets.audit import Audit, Finding, Journal, audit, spans_of
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.mixture import MixtureDataset
-from video_llama.datasets.sample_encoder import TextSettings
 from video_llama.runners.data import open_encoder
 from video_llama.runners.signals import leave_signals_to_parent
 
@@ -228,11 +226,9 @@ def num_cores() -> int:
 
 def _open_data(config: Config, readers: dict[str, DatasetReader]) -> MixtureDataset:
     """Join readers and model as training does; no weight is read, no feature taken from a cache."""
-    model = config.model
-    template = get_template(model.template, frame_times=model.frame_times, compat=model.compat)
-    text = TextSettings(template, load_model_tokenizer(model), max_len=model.max_txt_len)
     plain = replace(config, run=replace(config.run, feature_cache=None))
-    encoder = open_encoder(plain, specs=meta_model(model).branch_specs(), text=text, rank=0)
+    specs, text = meta_model(config.model).branch_specs(), text_settings(config.model)
+    encoder = open_encoder(plain, specs=specs, text=text, rank=0)
     augment = {name: config.datasets[name].augment for name in readers}
     return MixtureDataset(readers, encoder=encoder, seed=config.run.seed, augment=augment)
 

@@ -24,16 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 from video_llama.apps.checks import open_whole_readers
 from video_llama.apps.console import wide_console
 from video_llama.apps.devices import pick_device
-from video_llama.apps.vocabulary import load_model_tokenizer
+from video_llama.apps.vocabulary import text_settings
 from video_llama.common.dist import World, gather_objects, is_main, process_group
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.heap import keep_freed_memory
 from video_llama.common.schema import Config
 from video_llama.common.types import MediaItem, Message, Sample
-from video_llama.conversation.templates import get_template
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.feature_cache import FeatureCache
-from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder, TextSettings
+from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
 from video_llama.models.branch import Branch
 from video_llama.models.loading import load_heads
 from video_llama.runners.data import open_encoder
@@ -229,10 +228,7 @@ def _open_encoder(config: Config, heads: dict[str, Branch], *, rank: int) -> Sam
             f"model.branches.{idle[0]}: its encoder learns, so that nothing of it can be kept; "
             "leave it out with null, or set its `trainable` to false"
         )
-    model = config.model
-    template = get_template(model.template, frame_times=model.frame_times, compat=model.compat)
-    text = TextSettings(template, load_model_tokenizer(model), max_len=model.max_txt_len)
-    return open_encoder(config, specs=specs, text=text, rank=rank)
+    return open_encoder(config, specs=specs, text=text_settings(config.model), rank=rank)
 
 
 def _write(report: Path, work: Work) -> None:

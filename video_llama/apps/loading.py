@@ -20,7 +20,7 @@ from video_llama.apps.opening import open_config
 from video_llama.apps.plan_chat import ChatPlan
 from video_llama.apps.plan_memory import CONTEXT_BYTES, GIB
 from video_llama.apps.plan_tables import show_parts
-from video_llama.apps.vocabulary import check_vocabulary, load_model_tokenizer
+from video_llama.apps.vocabulary import check_vocabulary, text_settings
 from video_llama.common.dist import read_world
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger
@@ -31,7 +31,6 @@ from video_llama.conversation.chat import Chat
 from video_llama.conversation.compat import ChatCompat
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.shared import MEDIA_GIB, NUM_CACHES, Shared
-from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.models.decoders.attention import require_attention
 from video_llama.models.decoders.low_resource import require_bitsandbytes
@@ -81,23 +80,15 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     loaded = build_model(config.model, placement=placement)
     for report in loaded.reports:
         get_logger().info("loaded %s", report)
-    for text in loaded.replaced:
-        get_logger().warning("replaced: %s", text)
+    for sentence in loaded.replaced:
+        get_logger().warning("replaced: %s", sentence)
     for part in loaded.fresh:
         get_logger().info("%s starts from random weights", part)
     model = loaded.model
     model.eval()
-    tokenizer = load_model_tokenizer(config.model)
-    check_vocabulary(tokenizer, rows=model.decoder.vocab_size, end_ids=model.decoder.end_ids)
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        template=get_template(
-            config.model.template,
-            frame_times=config.model.frame_times,
-            compat=config.model.compat,
-        ),
-    )
+    text = text_settings(config.model)
+    check_vocabulary(text.tokenizer, rows=model.decoder.vocab_size, end_ids=model.decoder.end_ids)
+    return LoadedModel(model=model, tokenizer=text.tokenizer, template=text.template)
 
 
 def require_files(config: ModelConfig) -> None:

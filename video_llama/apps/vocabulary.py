@@ -8,7 +8,9 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.hub import local_path
 from video_llama.common.logger import get_logger
 from video_llama.common.schema import ModelConfig
+from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
+from video_llama.datasets.sample_encoder import TextSettings
 from video_llama.models.video_llm import VideoLLM
 
 MOST_PADDING = 1024
@@ -28,6 +30,16 @@ def load_model_tokenizer(config: ModelConfig) -> Tokenizer:
             "model.tokenizer: the decoder has no directory; name one with a tokenizer"
         )
     return load_tokenizer(local_path(directory))
+
+
+def text_settings(config: ModelConfig) -> TextSettings:
+    """Return how a model section turns conversations into tokens; no weight is read.
+
+    Raises:
+        ConfigError: there is no such template, or no tokenizer.
+    """
+    template = get_template(config.template, frame_times=config.frame_times, compat=config.compat)
+    return TextSettings(template, load_model_tokenizer(config), max_len=config.max_txt_len)
 
 
 def vocabulary_problems(model: VideoLLM) -> list[str]:

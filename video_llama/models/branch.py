@@ -184,11 +184,8 @@ class Branch(nn.Module):
         Args:
             item: with `pixels` or `mel`; no more steps than the branch's spec.
         """
-        raw = item.pixels if item.pixels is not None else item.mel
-        assert raw is not None, f"{item.path} was not loaded"
-        mask = torch.ones(1, len(raw), dtype=torch.bool)
-        row = BranchInput(raw=raw[None], raw_mask=mask, raw_rows=torch.zeros(1).long())
-        features = self._run_frozen(to_device(row, next(self.parameters()).device))
+        row = to_device(row_of(item), next(self.parameters()).device)
+        features = self._run_frozen(row)
         return features.tokens[0][features.mask[0].any(dim=-1)]
 
     def _run_frozen(self, branch_input: BranchInput) -> Features:
@@ -248,6 +245,14 @@ class BranchOutput:
 
     features: Features
     frontier: Features
+
+
+def row_of(item: MediaItem) -> BranchInput:
+    """Return the input of a branch that holds one loaded item, without padding."""
+    raw = item.pixels if item.pixels is not None else item.mel
+    assert raw is not None, f"{item.path} was not loaded"
+    mask = torch.ones(1, len(raw), dtype=torch.bool)
+    return BranchInput(raw=raw[None], raw_mask=mask, raw_rows=torch.zeros(1).long())
 
 
 def to_device(branch_input: BranchInput, device: torch.device) -> BranchInput:

@@ -19,7 +19,7 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
 from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
 from video_llama.models.answers import answer_prompts, answer_rows, stream_answer
-from video_llama.models.branch import Branch, BranchOutput, check_branches, to_device
+from video_llama.models.branch import Branch, BranchOutput, check_branches, row_of, to_device
 from video_llama.models.decoders.placement import Placement, build_decoder
 from video_llama.models.generation import StopRule
 from video_llama.models.layers import recompute_where_asked
@@ -207,11 +207,8 @@ class VideoLLM(Pretrained):
         takers = {kind: b for b in self._branches().values() for kind in b.config.media}
         tokens = []
         for item in items:
-            raw = item.pixels if item.pixels is not None else item.mel
-            assert raw is not None, f"{item.path} was not loaded"
-            mask = torch.ones(1, len(raw), dtype=torch.bool)
-            row = BranchInput(raw=raw[None], raw_mask=mask, raw_rows=torch.zeros(1).long())
-            features = takers[item.kind](to_device(row, self.device)).features
+            row = to_device(row_of(item), self.device)
+            features = takers[item.kind](row).features
             tokens.append(features.tokens[features.mask])
         return tokens
 
