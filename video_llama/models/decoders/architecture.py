@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.hub import local_path
+from video_llama.models.decoders.composite import read_composite
 from video_llama.models.decoders.readiness import require_ready
 
 SIZE_KEYS = (
@@ -72,7 +73,11 @@ def _read(wanted: dict[str, Any], weights: str | None) -> PretrainedConfig:
         require_ready(weights, num_words=wanted.get("vocab_size"))
     file = None if weights is None else local_path(weights) / "config.json"
     if file is not None and file.is_file():
-        found = AutoConfig.from_pretrained(file.parent, local_files_only=True)
+        composite = read_composite(file.parent)
+        if composite is None:
+            found = AutoConfig.from_pretrained(file.parent, local_files_only=True)
+        else:
+            found = AutoConfig.for_model(**composite.architecture)
         differing = [
             f"{key} {getattr(found, key, None)} (architecture: {wanted[key]})"
             for key in SIZE_KEYS

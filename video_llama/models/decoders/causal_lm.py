@@ -1,8 +1,8 @@
 """Any causal language model of Hugging Face transformers as a decoder.
 
-Loaded from a local directory, or built without weights from `architecture`. Nothing is fetched
-from a hub and no code from a model directory is run. Tokenizer, sampling and stopping live
-elsewhere.
+Loaded from a local directory, which may hold more than the decoder (see `composite`), or built
+without weights from `architecture`. Nothing is fetched and no code from a directory is run.
+Tokenizer, sampling and stopping live elsewhere.
 
 Shapes: B batch, L text, S supervised positions of a batch, H width, V vocabulary.
 """
@@ -17,10 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging as hf_logging
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.hub import local_path
@@ -31,7 +30,14 @@ from video_llama.common.weights import LoadReport, read_state
 from video_llama.models.decoders.architecture import max_context, read_architecture
 from video_llama.models.decoders.attention import AttentionName, require_attention
 from video_llama.models.decoders.base import TokenLosses
-from video_llama.models.decoders.coverage import INVERSE_FREQUENCIES, check_directory, refuse_faults
+from video_llama.models.decoders.composite import read_composite, select_decoder
+from video_llama.models.decoders.coverage import (
+    INVERSE_FREQUENCIES,
+    check_directory,
+    left_over,
+    quiet,
+    refuse_faults,
+)
 from video_llama.models.decoders.lora import Lora, add_lora, merge_lora
 from video_llama.models.decoders.low_resource import (
     keep_gradients,
@@ -116,7 +122,7 @@ class CausalLM(nn.Module):
                 architecture, attn_implementation=attention, dtype=dtype
             )
         else:
-            self.load_report = self._load(local_path(part.file), dtype=dtype)
+            self.load_report = self._load(local_path(part.file), architecture, dtype=dtype)
         keep_gradients(self.model)
         self.model.eval()
         self.width: int = architecture.hidden_size
@@ -126,18 +132,22 @@ class CausalLM(nn.Module):
         if config.lora is not None:
             add_lora(self.model, config.lora)
 
-    def _load(self, directory: Path, *, dtype: torch.dtype) -> LoadReport:
-        """Load the whole directory, strictly."""
+    def _load(
+        self, directory: Path, architecture: PretrainedConfig, *, dtype: torch.dtype
+    ) -> LoadReport:
+        """Load all that the directory holds of the decoder, strictly."""
         require_bitsandbytes(self.low_resource, device=self.placement.device)
         check_placement(self.placement, low_resource=self.low_resource)
         # Lives as long as the layers in it.
         self._offloaded = tempfile.TemporaryDirectory() if self.placement.uses_disk else None
-        keys = list(read_state(directory))
-        shows_progress = hf_logging.is_progress_bar_enabled()
-        hf_logging.disable_progress_bar()
-        with map_errors(self.placement):
+        composite = read_composite(directory)
+        whole = read_state(directory)
+        keys = list(select_decoder(whole, directory))
+        with map_errors(self.placement), quiet():
             loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
                 directory,
+                config=architecture,
+                key_mapping=dict(composite.patterns) if composite is not None else None,
                 dtype=dtype,
                 attn_implementation=self.config.attention,
                 local_files_only=True,
@@ -151,13 +161,12 @@ class CausalLM(nn.Module):
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        if shows_progress:
-            hf_logging.enable_progress_bar()
         self.model, info = loaded
-        refuse_faults(info, directory=directory)
+        refuse_faults(info, directory=directory, ours=keys)
         check_spread(self.model, self.placement)
         old = sum(key.endswith(INVERSE_FREQUENCIES) for key in keys)
         dropped = {"rotary frequencies, computed from config.json": old} if old else {}
+        dropped |= left_over(whole, keys)
         return LoadReport(str(directory), matched=len(keys) - old, dropped=dropped)
 
     def check(self, directory: str) -> LoadReport:
