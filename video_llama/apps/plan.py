@@ -51,6 +51,7 @@ from video_llama.datasets.base import DatasetReader
 from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.data import open_readers
 from video_llama.runners.deepspeed_config import deepspeed_config, show
+from video_llama.runners.epochs import settle_epochs
 from video_llama.runners.goal import check_goal
 
 DEFAULT_GPU = "a100-80gb"
@@ -187,6 +188,7 @@ def _plan(config: Config, *, machine: Machine, length: int | None, looks_for_fil
         sharding=sharding_of(config.run, world_size=machine.world_size),
         console=console,
     )
+    config = _settled(config, readers, machine=machine)
     lengths = count_samples(config, readers)
     show_steps(steps, length=planner.length, machine=machine, console=console)
     show_time(
@@ -214,6 +216,15 @@ def _plan(config: Config, *, machine: Machine, length: int | None, looks_for_fil
         )
     _show_wrong(missing, problems=problems, console=console)
     return 0 if fits and not missing and not problems else 2
+
+
+def _settled(config: Config, readers: Mapping[str, DatasetReader], *, machine: Machine) -> Config:
+    """Say how many steps an epoch has, if what decides it is here."""
+    run = config.run
+    if run.iters_per_epoch == "auto" and any(reader.missing() for reader in readers.values()):
+        return config
+    batch = run.batch_size_train * run.accum_grad_iters * machine.world_size
+    return settle_epochs(config, readers=readers, global_batch_size=batch)
 
 
 def _machine(args: argparse.Namespace) -> Machine:

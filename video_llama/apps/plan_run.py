@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from video_llama.apps.plan_memory import Line, Weights
 from video_llama.apps.plan_steps import StepCost
 from video_llama.common.gpus import Gpu
-from video_llama.common.schema import Config
+from video_llama.common.schema import Config, RunConfig
 from video_llama.common.types import BranchSpec
 from video_llama.datasets.base import DatasetReader
+from video_llama.runners.epochs import num_steps
 
 MFU = 0.35
 """Assumed share of the peak. torchtitan publishes 33 to 39 % for Llama 3.1 8B on eight H100s
@@ -61,19 +62,19 @@ class RunTime:
     """How long a run computes.
 
     Attributes:
-        num_steps: optimizer steps.
+        num_steps: optimizer steps; None if a pass over data that are not here decides it.
         step_s: seconds of an average one.
         share_cached: share of the items whose features come from the cache.
     """
 
-    num_steps: int
+    num_steps: int | None
     step_s: float
     share_cached: float
 
     @property
-    def total_s(self) -> float:
+    def total_s(self) -> float | None:
         """Of the whole run."""
-        return self.num_steps * self.step_s
+        return None if self.num_steps is None else self.num_steps * self.step_s
 
 
 def run_time(
@@ -89,19 +90,19 @@ def run_time(
             features are read from the cache.
     """
     run = config.run
-    num_steps = run.max_epoch * run.iters_per_epoch // run.accum_grad_iters
+    steps_in_all = _num_steps(run)
     batch = run.batch_size_train * run.accum_grad_iters * machine.world_size
     step_s, share_cached = 0.0, 0.0
     for step in steps:
-        seen = max(1.0, num_steps * batch * step.share)
         cached = 0.0
-        if run.feature_cache is not None and step.dataset in lengths:
+        if run.feature_cache is not None and steps_in_all and step.dataset in lengths:
+            seen = max(1.0, steps_in_all * batch * step.share)
             cached = max(0.0, 1 - lengths[step.dataset] / seen)
         fresh_s, cached_s = machine.seconds(step.flops), machine.seconds(step.cached_flops)
         mean_s = cached * cached_s + (1 - cached) * fresh_s
         step_s += step.share * run.accum_grad_iters * mean_s
         share_cached += step.share * cached
-    return RunTime(num_steps, step_s, share_cached)
+    return RunTime(steps_in_all, step_s, share_cached)
 
 
 def count_samples(config: Config, readers: Mapping[str, DatasetReader]) -> dict[str, int]:
@@ -138,9 +139,10 @@ def disk_lines(
     lines = [Line("checkpoints", num * one, f"keep_last + best + the one being written: {num}")]
     run = config.run
     if run.ledger:
-        num_samples = run.max_epoch * run.iters_per_epoch * run.batch_size_train * world_size
-        size = num_samples * LEDGER_BYTES_PER_SAMPLE
-        lines.append(Line("ledger", size, f"{num_samples:,} samples, roughly"))
+        batch = run.batch_size_train * run.accum_grad_iters * world_size
+        num_samples = batch * (_num_steps(run) or 0)
+        note = f"{num_samples:,} samples, roughly" if num_samples else "per sample, roughly"
+        lines.append(Line("ledger", (num_samples or 1) * LEDGER_BYTES_PER_SAMPLE, note))
     if run.feature_cache is None:
         return lines
     for step in steps:
@@ -152,6 +154,11 @@ def disk_lines(
         name = f"feature cache, {step.dataset}"
         lines.append(Line(name, item * (num_items or 1), note))
     return lines
+
+
+def _num_steps(run: RunConfig) -> int | None:
+    """Return the optimizer steps of a run, None if they are not known here."""
+    return None if run.iters_per_epoch == "auto" else num_steps(run)
 
 
 def _frontier_bytes(spec: BranchSpec, num_steps: int) -> int:

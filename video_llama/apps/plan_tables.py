@@ -152,14 +152,20 @@ def show_steps(
 
 def show_time(time: RunTime, *, machine: Machine, console: Console) -> None:
     """Print how long the run computes."""
-    hours = time.total_s / 3600
     peak = machine.gpu.half_tflops
     cached = f", {time.share_cached:.0%} of the features cached" if time.share_cached else ""
-    console.print(
-        f"{time.num_steps:,} optimizer steps of {time.step_s:.2f} s: "
-        f"{timedelta(seconds=round(time.total_s))}, {hours / 24:.2f} days, "
-        f"{hours * machine.world_size:,.1f} GPU-hours{cached}"
-    )
+    if time.total_s is None:
+        console.print(
+            f"optimizer steps of {time.step_s:.2f} s; how many make one pass over the data "
+            "(run.iters_per_epoch: auto) is known where their annotations are"
+        )
+    else:
+        hours = time.total_s / 3600
+        console.print(
+            f"{time.num_steps:,} optimizer steps of {time.step_s:.2f} s: "
+            f"{timedelta(seconds=round(time.total_s))}, {hours / 24:.2f} days, "
+            f"{hours * machine.world_size:,.1f} GPU-hours{cached}"
+        )
     console.print(
         f"assumed: {machine.mfu:.0%} of the {peak:g} TFLOP/s of {machine.gpu.name} (--mfu), "
         "computing alone; not measured"

@@ -26,6 +26,7 @@ from video_llama.common.schema import Config
 from video_llama.datasets.fills import read_record
 from video_llama.datasets.trace import SampleTrace
 from video_llama.runners.data import open_readers
+from video_llama.runners.epochs import num_steps, settle_epochs
 from video_llama.runners.folder import CONFIG_FILE, SKIPPED_FILE, RunFolder
 from video_llama.runners.ledger import Entry, SampleEntry, read_entry, samples_of
 from video_llama.runners.optim import LearningRate
@@ -78,8 +79,9 @@ def main(args: argparse.Namespace) -> int:
         )
     config = load(folder / CONFIG_FILE, options=args.options)
     entry = read_entry(folder, step=args.step)
-    _check_step(config, folder, step=args.step)
     start = find_start(folder, step=args.step)
+    config = _settled(config, entry=entry, start=start)
+    _check_step(config, folder, step=args.step)
     replay = build_replay(config, folder, entry=entry, start=start, device=args.device)
     weights_step = 0 if start.state is None else start.state.step
     if args.as_saved:
@@ -131,16 +133,26 @@ def build_replay(
     )
 
 
+def _settled(config: Config, *, entry: Entry | None, start: Start) -> Config:
+    """Say how many steps an epoch of the run had."""
+    layout = layout_of(config, entry=entry, state=start.state)
+    return settle_epochs(
+        config,
+        readers=open_readers(config),
+        global_batch_size=layout.batch_size * layout.accum * layout.num_ranks,
+        state=start.state,
+    )
+
+
 def _check_step(config: Config, folder: Path, *, step: int) -> None:
     """Refuse a step that no run of this file has.
 
     Raises:
         ConfigError: with the steps there are.
     """
-    run = config.run
-    num_steps = run.max_epoch * (run.iters_per_epoch // run.accum_grad_iters)
-    if not 1 <= step <= num_steps:
-        raise ConfigError(f"--step: found {step}; the run in {folder} has steps 1 to {num_steps}")
+    last = num_steps(config.run)
+    if not 1 <= step <= last:
+        raise ConfigError(f"--step: found {step}; the run in {folder} has steps 1 to {last}")
 
 
 def _show(

@@ -26,6 +26,7 @@ from video_llama.common.config import load
 from video_llama.common.schema import Config
 from video_llama.conversation.chat import Chat
 from video_llama.runners.checkpoint import read_state
+from video_llama.runners.epochs import num_steps
 from video_llama.runners.retention import complete_checkpoints
 from video_llama.toy import questions
 from video_llama.toy.codec import encode_mp4
@@ -75,8 +76,7 @@ class Recipe:
     @property
     def size(self) -> int:
         """Optimizer steps of the whole run."""
-        run = self.config.run
-        return run.max_epoch * run.iters_per_epoch // run.accum_grad_iters
+        return num_steps(self.config.run)
 
     def kept(self) -> int:
         """Return the step of the newest complete checkpoint, 0 if there is none."""

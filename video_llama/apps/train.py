@@ -25,6 +25,7 @@ from video_llama.common.schema import Config
 from video_llama.datasets.base import DatasetReader
 from video_llama.runners.data import open_readers
 from video_llama.runners.engines import refuse_unusable
+from video_llama.runners.epochs import settle_epochs
 from video_llama.runners.flop_rate import measure_flop_rate
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.goal import check_goal
@@ -83,6 +84,12 @@ def train(config: Config) -> RunSummary:
     check_goal(config)
     readers = open_readers(config)
     check_start(config, readers, learning=True)
+    config = settle_epochs(
+        config,
+        readers=readers,
+        global_batch_size=run.batch_size_train * run.accum_grad_iters * read_world().size,
+        state=start.state,
+    )
     device = pick_device(run)
     refuse_unusable(config, device=device)
     timeout = group_timeout(run.collective_timeout_s)

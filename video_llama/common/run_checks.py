@@ -42,17 +42,19 @@ def run_problems(run: RunConfig) -> list[str]:
     problems = [
         f"{name} must be at least {least}, found {value}"
         for name, least in LEAST.items()
-        if (value := getattr(run, name)) is not None and value < least
+        if (value := getattr(run, name)) not in (None, "auto") and value < least
     ]
     try:
         parse_cadence(run.save_freq)
     except ValueError as error:
         problems.append(f"save_freq must be {error}")
-    if run.accum_grad_iters >= 1 and run.iters_per_epoch % run.accum_grad_iters:
+    iters, accum = run.iters_per_epoch, run.accum_grad_iters
+    if iters != "auto" and accum >= 1 and iters % accum:
         problems.append(
-            f"iters_per_epoch ({run.iters_per_epoch}) must be a multiple of accum_grad_iters "
-            f"({run.accum_grad_iters}): an epoch ends with an optimizer step"
+            f"iters_per_epoch ({iters}) must be a multiple of accum_grad_iters ({accum}): an epoch "
+            "ends with an optimizer step"
         )
+    problems += _warmup_problems(run)
     if not 0 <= run.min_lr <= run.init_lr:
         problems.append(f"min_lr ({run.min_lr}) must lie between 0 and init_lr ({run.init_lr})")
     if run.lr_decay_rate is not None and not 0 < run.lr_decay_rate <= 1:
@@ -84,4 +86,20 @@ def run_problems(run: RunConfig) -> list[str]:
             "come and go inside of layers, behind the compiler's back; set compile: false, or "
             "zero.stage: 2"
         )
+    return problems
+
+
+def _warmup_problems(run: RunConfig) -> list[str]:
+    """Say what is wrong with the length of the warm-up."""
+    problems = []
+    if run.warmup_ratio is not None:
+        if not 0 <= run.warmup_ratio < 1:
+            problems.append(
+                f"warmup_ratio must be at least 0 and below 1, found {run.warmup_ratio}"
+            )
+        if run.warmup_steps:
+            problems.append(
+                f"warmup_steps ({run.warmup_steps}) and warmup_ratio ({run.warmup_ratio}) are two "
+                "lengths of one warm-up; keep one, and set the other to 0 or null"
+            )
     return problems

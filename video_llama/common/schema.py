@@ -40,6 +40,8 @@ class PartConfig:
             the run's own, `run.init_lr`.
         gradient_checkpointing: compute its layers again in the backward pass instead of keeping
             what they computed: less memory, more time, equal gradients.
+        share: of a stage that is another branch's, the owner as `branch.stage`; all that is said
+            of the part is said there, and only `type` and `config` are repeated here.
         config: an instance of the class's own `Config`.
     """
 
@@ -49,6 +51,7 @@ class PartConfig:
     trainable: bool | tuple[str, ...] = False
     lr: float | None = None
     gradient_checkpointing: bool = False
+    share: str | None = None
 
     def __post_init__(self) -> None:
         if self.lr is None:
@@ -156,10 +159,12 @@ class RunConfig:
         min_lr: where the schedule ends.
         warmup_lr: where the warm-up starts.
         warmup_steps: optimizer steps of warm-up.
+        warmup_ratio: the same as a share of all steps, rounded up; instead of `warmup_steps`.
         weight_decay: of matrices; norms and biases have none.
         beta2: second moment decay of AdamW.
         max_epoch: epochs to train; an epoch is `iters_per_epoch` iterations.
-        iters_per_epoch: forward passes per rank in an epoch.
+        iters_per_epoch: forward passes per rank in an epoch; auto is one pass over the training
+            data, all sets together.
         batch_size_train: samples per rank and iteration.
         batch_size_eval: samples per rank and evaluation batch.
         num_workers: processes per rank that read media; 0 reads in the main process.
@@ -209,10 +214,11 @@ class RunConfig:
     min_lr: float = 0.0
     warmup_lr: float = 0.0
     warmup_steps: int = 0
+    warmup_ratio: float | None = None
     weight_decay: float = 0.05
     beta2: float = 0.999
     max_epoch: int = 1
-    iters_per_epoch: int = 1
+    iters_per_epoch: int | Literal["auto"] = 1
     batch_size_train: int = 1
     batch_size_eval: int = 1
     num_workers: int = 0

@@ -29,6 +29,7 @@ from video_llama.datasets.sample_encoder import MediaReader, SampleEncoder, Text
 from video_llama.datasets.stream import Plan, PlanSampler, SampleRef, Share, in_order
 from video_llama.processors.media import MediaCompat, MediaLoader
 from video_llama.processors.supervised import SupervisedLoader
+from video_llama.runners.epochs import num_steps
 from video_llama.runners.signals import leave_signals_to_parent
 from video_llama.tasks.base import Model, StopRule
 
@@ -127,13 +128,11 @@ class RunData:
         Args:
             start_step: 0-based; nothing before it is read.
         """
-        run = self._config.run
-        num_steps = run.max_epoch * (run.iters_per_epoch // run.accum_grad_iters)
         sampler = PlanSampler(
             self.plan,
             rank=self._world.rank,
             start_step=start_step,
-            num_steps=num_steps - start_step,
+            num_steps=num_steps(self._config.run) - start_step,
         )
         return self._batches(self._train, sampler)
 

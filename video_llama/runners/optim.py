@@ -21,6 +21,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config, RunConfig
 from video_llama.models.sources import named_parts
+from video_llama.runners.epochs import steps_per_epoch
 
 Compat = Literal["corrected", "released"]
 
@@ -88,14 +89,14 @@ class LearningRate:
     def __init__(self, run: RunConfig, *, compat: Compat) -> None:
         self._schedule: Schedule = registry.get_lr_scheduler_class(run.lr_sched)
         self._counts_per_step = run.accum_grad_iters if compat == "released" else 1
-        steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
+        per_epoch = steps_per_epoch(run) * self._counts_per_step
         self._span = LrSpan(
             init_lr=run.init_lr,
             min_lr=run.min_lr,
             warmup_lr=run.warmup_lr,
-            warmup_steps=run.warmup_steps,
+            warmup_steps=_warmup_steps(run, num_steps=run.max_epoch * per_epoch),
             num_epochs=run.max_epoch,
-            steps_per_epoch=steps_per_epoch * self._counts_per_step,
+            steps_per_epoch=per_epoch,
             decay_rate=run.lr_decay_rate,
             compat=compat,
         )
@@ -246,6 +247,13 @@ def build_optimizer(
         lr=run.init_lr,
         betas=(0.9, run.beta2),
     )
+
+
+def _warmup_steps(run: RunConfig, *, num_steps: int) -> int:
+    """Return the length of the warm-up; a share is rounded up, as transformers does."""
+    if run.warmup_ratio is None:
+        return run.warmup_steps
+    return math.ceil(run.warmup_ratio * num_steps)
 
 
 def _warmup(step: int, *, span: LrSpan) -> float:

@@ -24,6 +24,7 @@ from video_llama.runners.bad_steps import BAD_STEPS_FILE
 from video_llama.runners.checkpoint import RunState, find_damage, read_state
 from video_llama.runners.data import RunData
 from video_llama.runners.engine import Engine
+from video_llama.runners.epochs import steps_per_epoch
 from video_llama.runners.ledger import Entry
 from video_llama.runners.metrics import read_lines
 from video_llama.runners.optim import LearningRate
@@ -100,7 +101,6 @@ def as_one_process(config: Config, *, layout: Layout, device: str) -> Config:
         device: of this process.
     """
     run = config.run
-    steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
     accum = layout.accum * layout.num_ranks
     cache = run.feature_cache
     return dataclasses.replace(
@@ -109,7 +109,7 @@ def as_one_process(config: Config, *, layout: Layout, device: str) -> Config:
             run,
             batch_size_train=layout.batch_size,
             accum_grad_iters=accum,
-            iters_per_epoch=steps_per_epoch * accum,
+            iters_per_epoch=steps_per_epoch(run) * accum,
             device=device,
             num_workers=0,
             engine="auto",

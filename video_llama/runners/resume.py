@@ -16,6 +16,7 @@ from video_llama.common.logger import get_logger
 from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
 from video_llama.runners.checkpoint import RunState, find_damage, read_state
+from video_llama.runners.epochs import steps_per_epoch
 from video_llama.runners.provenance import changed_versions
 from video_llama.runners.retention import newest_whole
 
@@ -176,13 +177,16 @@ def tell_changes(
 def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int) -> None:
     """Refuse to change how many samples a step has, or how many steps an epoch."""
     per_iteration = run.batch_size_train * world_size
-    steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
-    found = (per_iteration * run.accum_grad_iters, steps_per_epoch)
+    # A pass over the data takes as many steps as it took when the run was begun.
+    is_pass = run.iters_per_epoch == "auto"
+    per_epoch = state.steps_per_epoch if is_pass else steps_per_epoch(run)
+    found = (per_iteration * run.accum_grad_iters, per_epoch)
     if found == (state.global_batch_size, state.steps_per_epoch):
         return
     accum, rest = divmod(state.global_batch_size, per_iteration)
     way_out = (
-        f"set run.accum_grad_iters={accum} run.iters_per_epoch={accum * state.steps_per_epoch}"
+        f"set run.accum_grad_iters={accum}"
+        + ("" if is_pass else f" run.iters_per_epoch={accum * state.steps_per_epoch}")
         if accum and not rest
         else f"choose run.batch_size_train so that it times {world_size} ranks divides "
         f"{state.global_batch_size}"

@@ -1,7 +1,7 @@
 """The only training loop of the project.
 
 An iteration is one forward pass per rank, an optimizer step is `accum_grad_iters` of them, and an
-epoch is a number of iterations, not a pass over the data.
+epoch is a number of iterations; that of one pass over the data is counted before, see `epochs`.
 
 The loop knows not what a step is made of, see `step`; no readers, see `data`; no files, see
 `folder`; and not how several processes make one step, see `engine`.
@@ -27,6 +27,7 @@ from video_llama.runners.bad_steps import StepJudge, describe
 from video_llama.runners.checkpoint import RunState
 from video_llama.runners.data import CachingModel, RunData
 from video_llama.runners.engine import Engine
+from video_llama.runners.epochs import num_steps, steps_per_epoch
 from video_llama.runners.flop_rate import FlopRate
 from video_llama.runners.folder import SKIPPED_FILE, RunFolder
 from video_llama.runners.goal import Goal
@@ -112,8 +113,8 @@ class Runner:
         self.judge = StepJudge(run, memory=folder.start.state.judge if folder.start.state else {})
         self.learning_rate = LearningRate(run, compat=config.model.compat)
         self.lr_scales = learning_scales(config)
-        self.steps_per_epoch = run.iters_per_epoch // run.accum_grad_iters
-        self.num_steps = run.max_epoch * self.steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch(run)
+        self.num_steps = num_steps(run)
         self.goal = Goal.of(config, task=task)
         fresh = RunState(
             step=0,
