@@ -18,7 +18,7 @@ from video_llama.common.config import load
 from video_llama.common.generation import GenerationSettings
 from video_llama.conversation.chat import Chat
 from video_llama.conversation.shared import NUM_CACHES
-from video_llama.models.branch import fold_shapes
+from video_llama.models.branch_shapes import fold_shapes
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.limits import UPLOAD_LIMITS
 from video_llama.processors.uploads import MAX_FRAMES

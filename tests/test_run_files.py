@@ -11,7 +11,7 @@ import yaml
 from golden.update import GOLDEN, ROOT, resolved, run_files
 
 from video_llama.common.config import SHIPPED_RUN_FILES, list_presets, load
-from video_llama.models.branch import fold_shapes
+from video_llama.models.branch_shapes import fold_shapes
 from video_llama.models.video_llm import VideoLLM
 
 RUN_FILES = run_files()

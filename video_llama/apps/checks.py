@@ -5,7 +5,7 @@ The model is built on the meta device: full size costs a second and no memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -66,13 +66,35 @@ def check_start(config: Config, readers: Mapping[str, DatasetReader], *, learnin
     Raises:
         ConfigError: with everything that is wrong.
     """
-    missing = list(missing_files(config, readers))
-    model = meta_model(config.model)
+    problems = start_problems(
+        config, readers, model=meta_model(config.model), learning=learning, to_come=()
+    )
+    if problems:
+        raise ConfigError(problems)
+
+
+def start_problems(
+    config: Config,
+    readers: Mapping[str, DatasetReader],
+    *,
+    model: VideoLLM,
+    learning: bool,
+    to_come: Collection[str],
+) -> list[str]:
+    """Say everything that keeps a run from working.
+
+    Args:
+        config: the typed run file.
+        readers: of its data sets, by name.
+        model: of the run file, on the meta device.
+        learning: whether the run trains; then every training set must teach something.
+        to_come: paths that other runs will have made when this one starts.
+    """
+    missing = [file for file in missing_files(config, readers) if file.path not in to_come]
     problems = [str(file) for file in missing] + misfits(model, readers)
     if learning and not missing:
         problems += _idle_steps(config, readers, model)
-    if problems:
-        raise ConfigError(problems)
+    return problems
 
 
 def open_whole_readers(config: Config, names: Sequence[str]) -> dict[str, DatasetReader]:
@@ -196,7 +218,7 @@ def _idle_steps(
     seen_by_learners = {
         kind
         for name, branch in config.model.branches.items()
-        if learns(model.branches[name])
+        if model.branches[name].learns
         for kind in branch.media
     }
     if not seen_by_learners:

@@ -19,6 +19,7 @@ from video_llama.common.config import list_presets, read_preset
 from video_llama.common.parsing import type_hints
 from video_llama.common.registry import registry
 from video_llama.common.schema import BranchConfig, DatasetEntry, ModelConfig, PartConfig, RunConfig
+from video_llama.common.sharing import SHARE
 
 INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
 """A value taken from another key, as OmegaConf writes it; may stand in place of any type."""
@@ -38,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
 
 def run_file_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a run file with every part that is registered."""
-    stages = {"type": "object", "additionalProperties": _nullable(_parts("bridge"))}
+    stages = {"type": "object", "additionalProperties": _nullable(_stages())}
     branch = {
         "type": "object",
         "additionalProperties": False,
@@ -160,12 +161,28 @@ def _parts(kind: str) -> dict[str, Any]:
     return _alternatives(kind, PartConfig)
 
 
+def _stages() -> dict[str, Any]:
+    """Return the schema of a stage: a part of its own, or one that is another branch's."""
+    note = "The stage of another branch that is used here too, as branch.stage; see PartConfig."
+    shared = {"type": "string", "description": note}
+    stage = _parts("bridge")
+    for case in stage["anyOf"]:
+        case["properties"][SHARE] = {"type": "null", "description": "Not shared, as by default."}
+    case = {
+        "type": "object",
+        "properties": {SHARE: shared},
+        "required": [SHARE],
+        "additionalProperties": {"type": "null"},
+    }
+    return {"anyOf": [*stage["anyOf"], case]}
+
+
 def _alternatives(kind: str, wrapper: type) -> dict[str, Any]:
     """Return one schema per registered class, told apart by `type`; without it, any key goes."""
     generic = {
         key: of_type(hint)
         for key, hint in type_hints(wrapper).items()
-        if key not in ("type", "config")
+        if key not in ("type", "config", SHARE)
     }
     cases = []
     for name in registry.names(kind):

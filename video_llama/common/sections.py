@@ -7,13 +7,14 @@ and layers are the business of `config`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from video_llama.common.errors import UnknownName
 from video_llama.common.parsing import build, parse, parse_value, type_hints
 from video_llama.common.registry import did_you_mean, registry
 from video_llama.common.schema import BranchConfig, DatasetEntry, ModelConfig, PartConfig
+from video_llama.common.sharing import SHARE, find_shares, with_shares
 
 AMP_PRECISIONS = {True: "bf16", False: "fp32"}
 """What LAVIS's `run.amp` means where `run.precision` does not say it."""
@@ -43,9 +44,13 @@ def parse_model(
         for key, value in node.items()
         if key in own and key not in ("branches", "decoder")
     }
+    shares = find_shares(node.get("branches"), problems=problems)
+    nodes = dict(_entries(node.get("branches"), "model.branches", problems))
     branches = {
-        name: _parse_branch(branch, where=f"model.branches.{name}", problems=problems)
-        for name, branch in _entries(node.get("branches"), "model.branches", problems)
+        name: _parse_branch(
+            branch, where=f"model.branches.{name}", shared=shares.get(name, {}), problems=problems
+        )
+        for name, branch in nodes.items()
     }
     decoder = _parse_part("decoder", node.get("decoder"), where="model.decoder", problems=problems)
     problems += [
@@ -54,7 +59,7 @@ def parse_model(
     if problems:
         return None
     return ModelConfig(
-        branches=cast("dict[str, BranchConfig]", branches),
+        branches=with_shares(cast("dict[str, BranchConfig]", branches), shares=shares, nodes=nodes),
         decoder=cast(PartConfig, decoder),
         paths=extra,
         **values,
@@ -118,8 +123,10 @@ def parse_datasets(node: object, problems: list[str]) -> dict[str, DatasetEntry]
     }
 
 
-def _parse_branch(node: object, *, where: str, problems: list[str]) -> BranchConfig | None:
-    """Parse one branch; a stage set to null is left out."""
+def _parse_branch(
+    node: object, *, where: str, shared: Collection[str], problems: list[str]
+) -> BranchConfig | None:
+    """Parse one branch; a stage set to null is left out, and so are those that are shared."""
     if not isinstance(node, Mapping):
         problems.append(f"{where}: expected a mapping with media, encoder and stages")
         return None
@@ -142,8 +149,9 @@ def _parse_branch(node: object, *, where: str, problems: list[str]) -> BranchCon
     stages = {
         name: _parse_part("bridge", stage, where=f"{where}.stages.{name}", problems=problems)
         for name, stage in _entries(node.get("stages"), f"{where}.stages", problems)
+        if name not in shared
     }
-    if not stages:
+    if not stages and not shared:
         problems.append(f"{where}.stages: a branch needs at least one stage (a projection)")
     # What is None here has its problem in the list, and `parse_model` returns nothing.
     return BranchConfig(
@@ -174,7 +182,9 @@ def _parse_registered(
         problems.append(f"{where}.type: {error}")
         return None
     before = len(problems)
-    generic = {key: hint for key, hint in type_hints(into).items() if key != "config"}
+    if node.get(SHARE, "") is None:
+        node = {key: value for key, value in node.items() if key != SHARE}
+    generic = {key: hint for key, hint in type_hints(into).items() if key not in ("config", SHARE)}
     own = {key: value for key, value in node.items() if key not in generic}
     config = parse(cls.Config, own, where=where, problems=problems, also_known=generic)
     values = {
@@ -189,6 +199,8 @@ def _parse_registered(
 
 def _part_section(part: PartConfig) -> dict[str, Any]:
     """Write a part as plain containers."""
+    if part.share is not None:
+        return {SHARE: part.share}
     trainable = part.trainable if isinstance(part.trainable, bool) else list(part.trainable)
     own = {
         key: list(value) if isinstance(value, tuple) else value

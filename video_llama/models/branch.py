@@ -4,6 +4,9 @@ The parts before the first one that learns run in eval mode without gradient. Wh
 the cache frontier: what stands there can be stored and used again. Frozen parts behind the
 frontier are part of the graph, so that gradients flow through them.
 
+A stage may be another branch's. It is the same module, and only its owner registers it, so that
+it has one set of names wherever parameters are named, counted or saved.
+
 Shapes: M rows, T time steps, N tokens a step, D width.
 """
 
@@ -11,73 +14,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
-from video_llama.common.schema import BranchConfig, ModelConfig, PartConfig
+from video_llama.common.schema import BranchConfig, PartConfig
 from video_llama.common.types import BranchInput, BranchSpec, Features, MediaItem, Shape
+from video_llama.models.branch_shapes import SlotCount, fold_shapes
 from video_llama.models.layers import recompute_where_asked
 from video_llama.models.precision import own_dtype
 from video_llama.models.trainable import PartRow, learns, part_row, set_mode, set_trainable
 
 
-@dataclass(frozen=True)
-class SlotCount:
-    """Number of decoder positions of an item, from configs alone; can travel to data workers."""
-
-    config: BranchConfig
-
-    def __call__(self, num_steps: int) -> int:
-        """Return the slots of an item of `num_steps` frames or sound clips."""
-        return fold_shapes(self.config, num_steps)[-1].num_slots
-
-
-def fold_shapes(config: BranchConfig, num_steps: int) -> list[Shape]:
-    """Return the shape behind the encoder and behind every stage."""
-    shapes = [config.encoder.config.out_shape(num_steps)]
-    for part in config.stages.values():
-        shapes.append(part.config.out_shape(shapes[-1]))
-    return shapes
-
-
-def check_branches(config: ModelConfig, *, width: int) -> None:
-    """Check by shapes alone that branches and decoder fit together.
-
-    Raises:
-        ConfigError: they do not; all mistakes together.
-    """
-    problems = []
-    claimed: dict[str, str] = {}
-    for name, branch in config.branches.items():
-        steps = branch.encoder.config.media_spec().num_steps
-        try:
-            last = fold_shapes(branch, steps)[-1]
-        except ConfigError as error:
-            problems += [f"model.branches.{name}: {text}" for text in error.problems]
-            continue
-        if last.width != width:
-            problems.append(
-                f"model.branches.{name}: its last stage is {last.width} wide, the decoder "
-                f"{width}; end the branch with a projection of width {width}"
-            )
-        for kind in branch.media:
-            if kind in claimed:
-                problems.append(
-                    f"model.branches.{name}.media: '{kind}' goes to branch '{claimed[kind]}' "
-                    f"already; set one of the two branches to null or change its media"
-                )
-            claimed[kind] = name
-    if problems:
-        raise ConfigError(problems)
-
-
 class Branch(nn.Module):
-    """Encoder and stages of one branch.
+    """Encoder and stages of one branch; see `build_branches`.
 
     Args:
         config: what to build.
@@ -89,27 +42,48 @@ class Branch(nn.Module):
         self.config = config
         self.name = name
         self.spec = config.encoder.config.media_spec()
-        shapes = fold_shapes(config, self.spec.num_steps)
+        self._shapes = fold_shapes(config, self.spec.num_steps)
+        self._borrowed: dict[str, nn.Module] = {}
         self.encoder = _build("encoder", config.encoder)
         self.stages = nn.ModuleDict(
             {
                 stage: _build("bridge", part, shape)
-                for (stage, part), shape in zip(config.stages.items(), shapes, strict=False)
+                for (stage, part), shape in zip(config.stages.items(), self._shapes, strict=False)
+                if part.share is None
             }
         )
-        for part_name, module, part in self.parts():
+        for part_name, module, part in self.own_parts():
             where = f"model.branches.{name}.{part_name}"
             set_trainable(module, part.trainable, where=where)
             recompute_where_asked(module, part, where=where)
+
+    def join(self, others: Mapping[str, Branch]) -> None:
+        """Take the stages that are shared from their owners, and find the cache frontier."""
+        for stage, part in self.config.stages.items():
+            if part.share is not None:
+                lender, _, lent = part.share.partition(".")
+                self._borrowed[stage] = others[lender].stages[lent]
         modules = [module for _, module, _ in self.parts()]
         self.num_frozen = next((i for i, m in enumerate(modules) if learns(m)), len(modules))
-        self.frontier_shape = shapes[max(self.num_frozen - 1, 0)]
+        self.frontier_shape = self._shapes[max(self.num_frozen - 1, 0)]
+
+    @property
+    def learns(self) -> bool:
+        """Whether any part learns, those of another branch that it runs among them."""
+        return any(learns(module) for _, module, _ in self.parts())
 
     def parts(self) -> Iterator[tuple[str, nn.Module, PartConfig]]:
         """Yield (name below the branch, module, config) in the order of the data's way."""
         yield "encoder", self.encoder, self.config.encoder
         for stage, part in self.config.stages.items():
-            yield f"stages.{stage}", self.stages[stage], part
+            module = self.stages[stage] if part.share is None else self._borrowed[stage]
+            yield f"stages.{stage}", module, part
+
+    def own_parts(self) -> Iterator[tuple[str, nn.Module, PartConfig]]:
+        """Yield what `parts` does, without stages that are another branch's."""
+        yield "encoder", self.encoder, self.config.encoder
+        for stage, module in self.stages.items():
+            yield f"stages.{stage}", module, self.config.stages[stage]
 
     def branch_spec(self, *, fingerprint: bool = False) -> BranchSpec:
         """Return what the rest of the house may know of this branch.
@@ -152,7 +126,7 @@ class Branch(nn.Module):
                 type_name=part.type,
                 weights=part.weights or unfilled,
             )
-            for name, module, part in self.parts()
+            for name, module, part in self.own_parts()
         ]
 
     def train(self, mode: bool = True) -> Branch:
@@ -245,6 +219,14 @@ class BranchOutput:
 
     features: Features
     frontier: Features
+
+
+def build_branches(configs: Mapping[str, BranchConfig]) -> dict[str, Branch]:
+    """Build the branches of a model and let them share what their configs say."""
+    branches = {name: Branch(config, name=name) for name, config in configs.items()}
+    for branch in branches.values():
+        branch.join(branches)
+    return branches
 
 
 def row_of(item: MediaItem) -> BranchInput:

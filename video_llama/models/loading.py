@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.schema import FRESH, ModelConfig
 from video_llama.common.weights import KeyMap, LoadReport, check_weights, load_weights
-from video_llama.models.branch import Branch
+from video_llama.models.branch import Branch, build_branches
 from video_llama.models.decoders.lora import ADAPTER_MARK
 from video_llama.models.decoders.low_resource import refuse_rounding
 from video_llama.models.decoders.placement import Placement
@@ -28,6 +28,7 @@ from video_llama.models.sources import (
     Source,
     named_parts,
     open_source,
+    part_path,
     sources,
 )
 from video_llama.models.video_llm import VideoLLM
@@ -123,7 +124,7 @@ def load_heads(config: ModelConfig) -> dict[str, Branch]:
     """
     with torch.device("meta"):
         model = VideoLLM(config)
-    heads = {name: Branch(branch, name=name) for name, branch in config.branches.items()}
+    heads = build_branches(config.branches)
     model.branches = nn.ModuleDict(heads)
     filled: set[str] = set()
     for source in sources(config):
@@ -145,13 +146,15 @@ def load_heads(config: ModelConfig) -> dict[str, Branch]:
 
 def _empty_heads(heads: Mapping[str, Branch], *, filled: Collection[str]) -> list[str]:
     """Return the parts before a frontier with parameters that no file filled."""
-    return [
-        f"branches.{name}.{part}"
+    before = {
+        part_path(name, part_name, part): module
         for name, head in heads.items()
-        for part, module, _ in list(head.parts())[: head.num_frozen]
-        if any(
-            f"branches.{name}.{part}.{key}" not in filled for key, _ in module.named_parameters()
-        )
+        for part_name, module, part in list(head.parts())[: head.num_frozen]
+    }
+    return [
+        name
+        for name, module in before.items()
+        if any(f"{name}.{key}" not in filled for key, _ in module.named_parameters())
     ]
 
 

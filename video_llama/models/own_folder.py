@@ -19,6 +19,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.hub import local_path
 from video_llama.common.schema import ModelConfig
 from video_llama.common.sections import model_section
+from video_llama.common.sharing import SHARE
 from video_llama.models.decoders.lora import ADAPTER_MARK
 from video_llama.models.sources import CHECKPOINT_KEYS, named_parts
 
@@ -162,7 +163,8 @@ def _parts_of(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, branch in section["branches"].items():
         parts[f"branches.{name}.encoder"] = branch["encoder"]
         for stage, part in branch["stages"].items():
-            parts[f"branches.{name}.stages.{stage}"] = part
+            if SHARE not in part:
+                parts[f"branches.{name}.stages.{stage}"] = part
     return {**parts, "decoder": section["decoder"]}
 
 

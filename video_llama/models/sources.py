@@ -137,11 +137,20 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def named_parts(config: ModelConfig) -> Iterator[tuple[str, PartConfig]]:
-    """Yield (name in the model, config) of every part of every branch."""
+    """Yield (name in the model, config) of every part of every branch, a shared one once."""
     for name, branch in config.branches.items():
         yield f"branches.{name}.encoder", branch.encoder
         for stage, part in branch.stages.items():
-            yield f"branches.{name}.stages.{stage}", part
+            if part.share is None:
+                yield f"branches.{name}.stages.{stage}", part
+
+
+def part_path(branch: str, part_name: str, part: PartConfig) -> str:
+    """Return the name in the model of a part that a branch runs, be it its own or shared."""
+    if part.share is None:
+        return f"branches.{branch}.{part_name}"
+    owner, _, stage = part.share.partition(".")
+    return f"branches.{owner}.stages.{stage}"
 
 
 def _own_table(name: str, part: PartConfig) -> FileTable:

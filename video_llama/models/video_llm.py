@@ -19,7 +19,8 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
 from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
 from video_llama.models.answers import answer_prompts, answer_rows, stream_answer
-from video_llama.models.branch import Branch, BranchOutput, check_branches, row_of, to_device
+from video_llama.models.branch import Branch, BranchOutput, build_branches, row_of, to_device
+from video_llama.models.branch_shapes import check_branches
 from video_llama.models.decoders.placement import Placement, build_decoder
 from video_llama.models.generation import StopRule
 from video_llama.models.layers import recompute_where_asked
@@ -51,9 +52,7 @@ class VideoLLM(Pretrained):
         set_trainable(self.decoder, config.decoder.trainable, where="model.decoder")
         recompute_where_asked(self.decoder, config.decoder, where="model.decoder")
         check_branches(config, width=self.decoder.width)
-        self.branches = nn.ModuleDict(
-            {name: Branch(branch, name=name) for name, branch in config.branches.items()}
-        )
+        self.branches = nn.ModuleDict(build_branches(config.branches))
 
     @property
     def device(self) -> torch.device:

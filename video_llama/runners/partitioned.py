@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from video_llama.common.dist import any_rank, max_over_ranks
+from video_llama.common.errors import ConfigError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import IGNORE_INDEX, Batch, Features, LossOutput
 from video_llama.datasets.collate import EncodedSample, collate
@@ -67,12 +68,10 @@ class FrozenHead:
     def __init__(self, branch: Branch) -> None:
         self.is_held = False
         self._branch = branch
-        self._names = [name for name, _, _ in branch.parts()][: branch.num_frozen]
-        self._parameters = [
-            parameter
-            for name in self._names
-            for parameter in branch.get_submodule(name).parameters()
-        ]
+        head = list(branch.parts())[: branch.num_frozen]
+        # A stage that is shared is hidden by its owner.
+        self._names = [name for name, _, part in head if part.share is None]
+        self._parameters = [p for _, module, _ in head for p in module.parameters()]
         self._gathered = contextlib.ExitStack()
         branch.register_forward_pre_hook(self._gather)
         branch.register_forward_hook(self._let_go, always_call=True)
@@ -101,8 +100,22 @@ class FrozenHead:
 
 
 def frozen_heads(model: nn.Module) -> list[FrozenHead]:
-    """Return the heads of all branches that have a frozen one."""
+    """Return the heads of all branches that have a frozen one.
+
+    Raises:
+        ConfigError: a stage is shared by two branches and in the head of one of them only.
+    """
     branches = [module for module in model.modules() if isinstance(module, Branch)]
+    in_head: dict[int, bool] = {}
+    for branch in branches:
+        for index, (name, module, _) in enumerate(branch.parts()):
+            is_in_head = index < branch.num_frozen
+            if in_head.setdefault(id(module), is_in_head) != is_in_head:
+                raise ConfigError(
+                    f"model.branches.{branch.name}.{name}: frozen and shared, with something that "
+                    "learns before it in one branch and not in the other; run.zero.stage 3 cannot "
+                    "divide it; take stage 2, or give each branch its own"
+                )
     return [FrozenHead(branch) for branch in branches if branch.num_frozen]
 
 
@@ -116,10 +129,13 @@ def show_features(model: nn.Module) -> None:
     Args:
         model: divided, and known to DeepSpeed.
     """
+    parts: dict[int, nn.Module] = {}
     for branch in [module for module in model.modules() if isinstance(module, Branch)]:
-        for _, part, _ in list(branch.parts())[branch.num_frozen :]:
-            part.register_forward_pre_hook(_mark_input)
-            part.register_forward_hook(_mark_output)
+        # By identity: a stage that two branches share is marked once.
+        parts |= {id(part): part for _, part, _ in list(branch.parts())[branch.num_frozen :]}
+    for part in parts.values():
+        part.register_forward_pre_hook(_mark_input)
+        part.register_forward_hook(_mark_output)
 
 
 def _mark_input(part: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
