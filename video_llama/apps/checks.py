@@ -163,6 +163,8 @@ def missing_files(config: Config, readers: Mapping[str, DatasetReader]) -> Itera
             key, _, text = problem.partition(": ")
             source = sources.get("datasets") or reader.where_from
             path = getattr(reader.config, key.rsplit(".", 1)[-1], "")
+            if isinstance(path, tuple):
+                path = next((each for each in path if each in text), "")
             yield MissingFile(
                 key, text, source if text.startswith("there is no") else "", path=path
             )

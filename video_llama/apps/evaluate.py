@@ -57,7 +57,7 @@ class QuestionSet:
 
     Attributes:
         name: of the entry.
-        annotations: the file its questions come from.
+        annotations: the file or folder its questions come from, the first of several.
         questions: those that can be asked.
         unreadable: why the others cannot, by key.
         store: where its predictions are kept.
@@ -99,14 +99,15 @@ def evaluate(config: Config) -> dict[str, list[KindScore]]:
         VideoLlamaError: the run file, the files it names or the data are wrong.
     """
     start_logging()
-    settings = _settings(config)
-    readers = _open_readers(config)
+    settings = asking_settings(config)
+    readers = open_question_sets(config)
+    check_start(config, readers, learning=False)
     device = pick_device(config.run)
     with process_group(device) as world:
         device = world.own_device(device)
         if device == "cpu":
             keep_freed_memory()
-        sets = [_open_set(config, reader, settings=settings) for reader in readers]
+        sets = [_open_set(config, reader, settings=settings) for reader in readers.values()]
         if not all(asked.store.is_complete() for asked in sets):
             # Parts that start from random weights are the same on every rank and in every start.
             torch.manual_seed(config.run.seed)
@@ -209,8 +210,12 @@ def _write_summary(folder: Path, sets: Sequence[QuestionSet]) -> None:
     (folder / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
-def _settings(config: Config) -> QuestionAnswering.Config:
-    """Read how to ask from the run section."""
+def asking_settings(config: Config) -> QuestionAnswering.Config:
+    """Read how to ask from the run section.
+
+    Raises:
+        ConfigError: the task asks no questions, or a probe is unknown.
+    """
     run = config.run
     task = registry.get_task_class(run.task)
     if not issubclass(task, QuestionAnswering):
@@ -230,8 +235,12 @@ def _settings(config: Config) -> QuestionAnswering.Config:
     )
 
 
-def _open_readers(config: Config) -> list[AnnotationReader]:
-    """Open the question sets and name every missing file of model and data at once."""
+def open_question_sets(config: Config) -> dict[str, AnnotationReader]:
+    """Open the question sets of a run file; nothing is read yet.
+
+    Raises:
+        ConfigError: there is none, or one has no file of annotations.
+    """
     if not config.datasets:
         raise ConfigError("datasets: there is no question set; add an entry of type mvbench")
     readers: dict[str, AnnotationReader] = {}
@@ -243,8 +252,7 @@ def _open_readers(config: Config) -> list[AnnotationReader]:
                 "results are told apart; ask the set it was packed from"
             )
         readers[name] = reader
-    check_start(config, readers, learning=False)
-    return list(readers.values())
+    return readers
 
 
 def _open_set(
@@ -258,10 +266,10 @@ def _open_set(
             questions.append(read_question(reader.sample(index)))
         except MediaError as error:
             unreadable[reader.key(index)] = str(error)
-    annotations = Path(reader.config.annotations)
-    identity = identity_of(config, annotations=annotations, settings=settings)
+    sources = [Path(path) for path in reader.sources]
+    identity = identity_of(config, sources=sources, settings=settings)
     store = PredictionStore(Path(config.run.output_dir) / reader.name, identity=identity)
-    return QuestionSet(reader.name, annotations, questions, unreadable, store)
+    return QuestionSet(reader.name, sources[0], questions, unreadable, store)
 
 
 def _check_skips(asked: QuestionSet, *, metrics: dict[str, Any], max_skip_rate: float) -> None:

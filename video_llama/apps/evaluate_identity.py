@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ from video_llama.tasks.question_answering import QuestionAnswering
 
 
 def identity_of(
-    config: Config, *, annotations: Path, settings: QuestionAnswering.Config
+    config: Config, *, sources: Sequence[Path], settings: QuestionAnswering.Config
 ) -> dict[str, Any]:
     """Return what decides every prediction, as plain values that can be compared and shown.
 
     Args:
         config: the typed run file.
-        annotations: file or folder of the questions.
+        sources: files or folders of the questions and their answers.
         settings: how they are asked.
     """
-    questions = b"".join(file.read_bytes() for file in _files(annotations))
+    questions = b"".join(file.read_bytes() for path in sources for file in _files(path))
     return {
         **model_identity(config),
         "questions": _digest(questions),

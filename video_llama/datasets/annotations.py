@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from video_llama.common.dist import is_main
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger
-from video_llama.common.types import Sample
+from video_llama.common.types import MEDIA_KINDS, MediaKind, Sample
 from video_llama.datasets.base import NUM_PROBED, DatasetReader, missing_path, unreadable
 from video_llama.datasets.records import Mistake, PackedRecords, Record, unique_keys
 
@@ -26,6 +26,12 @@ MAX_BAD_ROWS = 0.5
 
 NUM_NAMED = 3
 """Files that are named of those that cannot be read."""
+
+MANY_PROBED = 8 * NUM_PROBED
+"""Samples looked at where they differ in their media."""
+
+FEW_FILES = 4
+"""So few files of a kind may be missing by chance, where files of other kinds are there."""
 
 MAX_LISTED = 10
 """Mistakes of one annotation file that are written out before "and N more"."""
@@ -42,12 +48,18 @@ class AnnotationReader(DatasetReader):
         """Keys of every reader of annotations.
 
         Attributes:
-            annotations: file, or folder of files, with one row per sample.
+            annotations: file, or folder of files, with one row per sample; or a list of such.
             media: folder that the paths in the annotations start from.
         """
 
-        annotations: str
+        annotations: str | tuple[str, ...]
         media: str
+
+        @property
+        def annotation_paths(self) -> tuple[str, ...]:
+            """Files and folders of the annotations, one or several."""
+            given = self.annotations
+            return (given,) if isinstance(given, str) else given
 
     suffixes: tuple[str, ...] = (".json",)
     """File names that are read if `annotations` is a folder."""
@@ -92,13 +104,12 @@ class AnnotationReader(DatasetReader):
 
     def missing(self) -> list[str]:
         """Look for files, rows and some media; a problem if none of those media is there."""
+        paths = [("annotations", path) for path in self.config.annotation_paths]
+        paths += dict.fromkeys(self.media_folder(kind) for kind in self.kinds or MEDIA_KINDS)
         problems = [
             f"datasets.{self.name}.{key}: {text}"
-            for key, text in (
-                ("annotations", unreadable(self.config.annotations)),
-                ("media", unreadable(self.config.media)),
-            )
-            if text
+            for key, path in paths
+            if (text := unreadable(path))
         ]
         if problems:
             return problems
@@ -109,13 +120,27 @@ class AnnotationReader(DatasetReader):
             return [f"datasets.{self.name}.annotations: {place}{text}" for text in error.problems]
         return self._probe_media(length)
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every file, or folder of files, that decides what the samples are, media apart."""
+        return self.config.annotation_paths
+
+    def media_folder(self, kind: MediaKind) -> tuple[str, str]:
+        """Return the folder that paths of a kind start from, behind the key that names it."""
+        return "media", self.config.media
+
     def annotation_files(self) -> list[Path]:
         """Return the annotation files in a fixed order.
 
         Raises:
             ConfigError: there is none.
         """
-        path = Path(self.config.annotations)
+        return [
+            file for path in self.config.annotation_paths for file in self._files_of(Path(path))
+        ]
+
+    def _files_of(self, path: Path) -> list[Path]:
+        """Return a file, or those of a folder in the order of their names."""
         if path.is_file():
             return [path]
         files = sorted(p for p in path.glob("*") if p.suffix in self.suffixes)
@@ -134,39 +159,55 @@ class AnnotationReader(DatasetReader):
             if is_file_at_fault or len(mistakes) > MAX_BAD_ROWS * len(records):
                 raise ConfigError(_list_mistakes(mistakes))
             if len(records) == 0:
-                raise ConfigError(f"{self.config.annotations}: holds no sample")
+                raise ConfigError(f"{', '.join(self.config.annotation_paths)}: holds no sample")
             for line in _list_mistakes(mistakes) if is_main() else []:
                 get_logger().warning("datasets.%s: a row cannot be used, %s", self.name, line)
             self._records = records
         return self._records
 
     def _probe_media(self, length: int) -> list[str]:
-        """Tell whether nothing can be used, which is no fault of single files."""
+        """Tell whether nothing can be used, or no file of a kind; both are no fault of files."""
         unusable: list[str] = []
-        absent: dict[str, str] = {}
-        for index in range(0, length, max(1, length // NUM_PROBED)):
+        found: set[MediaKind | None] = set()
+        absent: dict[MediaKind, dict[str, str]] = {}
+        # Where samples differ, a rare kind must be met often enough to be judged.
+        num_probed = NUM_PROBED if self.kinds is not None else MANY_PROBED
+        for index in range(0, length, max(1, length // num_probed)):
             try:
                 media = self.sample(index).media
             except MediaError as error:
                 unusable.append(str(error))
                 continue
-            why_not = {item.path: text for item in media if (text := unreadable(item.path))}
-            if not media or any(item.path not in why_not for item in media):
+            if not media:
+                found.add(None)
+            for item in media:
+                if item.kind not in found and (text := unreadable(item.path)):
+                    absent.setdefault(item.kind, {})[item.path] = text
+                else:
+                    found.add(item.kind)
+            if found and self.kinds is not None:
                 return []
-            absent |= why_not
-        problems = []
-        if absent:
-            paths = ", ".join(list(absent)[:NUM_NAMED])
-            problems.append(
-                f"datasets.{self.name}.media: {self.config.media}: none of {len(absent)} files "
-                f"looked for can be read: {next(iter(absent.values()))} (looked for {paths})"
-            )
-        elif unusable:
-            problems.append(
+        if not found and not absent and unusable:
+            return [
                 f"datasets.{self.name}.annotations: none of {len(unusable)} rows looked at can be "
                 f"used, e.g. {unusable[0]}"
+            ]
+        return list(self._absent_problems(absent, found=found))
+
+    def _absent_problems(
+        self, absent: Mapping[MediaKind, Mapping[str, str]], *, found: Collection[MediaKind | None]
+    ) -> Iterator[str]:
+        """Say of which folders nothing was found; of a few files among others that is chance."""
+        by_folder: dict[tuple[str, str], dict[str, str]] = {}
+        for kind, paths in absent.items():
+            if kind not in found and (not found or len(paths) >= FEW_FILES):
+                by_folder.setdefault(self.media_folder(kind), {}).update(paths)
+        for (key, folder), why_not in by_folder.items():
+            yield (
+                f"datasets.{self.name}.{key}: {folder}: none of {len(why_not)} files looked for "
+                f"can be read: {next(iter(why_not.values()))} (looked for "
+                f"{', '.join(list(why_not)[:NUM_NAMED])})"
             )
-        return problems
 
 
 def _sort_out(rows: Iterable[Record | Mistake], mistakes: list[Mistake]) -> Iterator[Record]:

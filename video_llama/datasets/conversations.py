@@ -45,8 +45,12 @@ class Mark:
     kind: MediaKind
 
 
-def read_turns(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_turns(fields: Mapping[str, Any], *, needs_marks: bool = False) -> list[dict[str, Any]]:
     """Return `{"role", "parts"}` per message of a row, every listed file placed.
+
+    Args:
+        fields: of the row.
+        needs_marks: refuse listed files that no mark gives a place, instead of putting them first.
 
     Raises:
         BadRow: it is no conversation; the text says why.
@@ -55,7 +59,8 @@ def read_turns(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise BadRow(f"no list 'messages' or 'conversations' (it has: {', '.join(fields)})")
     turns = [_turn(message, where=f"message {n}") for n, message in enumerate(messages, start=1)]
-    _place(turns, {kind: listed_files(fields, kind) for kind in MEDIA_KINDS})
+    files = {kind: listed_files(fields, kind) for kind in MEDIA_KINDS}
+    _place(turns, files, needs_marks=needs_marks)
     for number, turn in enumerate(turns, start=1):
         if len(turns) > 1 and turn["role"] != "user" and _media(turn):
             raise BadRow(f"message {number} of the {turn['role']} holds media; only questions can")
@@ -168,13 +173,16 @@ def read_span(entry: Mapping[str, Any], *, where: str) -> dict[str, float]:
 
 
 def _place(
-    turns: Sequence[dict[str, Any]], files: Mapping[MediaKind, Sequence[dict[str, Any]]]
+    turns: Sequence[dict[str, Any]],
+    files: Mapping[MediaKind, Sequence[dict[str, Any]]],
+    *,
+    needs_marks: bool,
 ) -> None:
     """Put listed files in the places of their marks, or all of them in front, in place."""
     parts = [part for turn in turns for part in turn["parts"]]
     for kind, listed in files.items():
         num_marks = parts.count(Mark(kind))
-        if num_marks and num_marks != len(listed):
+        if (num_marks or needs_marks) and num_marks != len(listed):
             raise BadRow(f"{num_marks} marks <{kind}>, but '{kind}s' lists {len(listed)} files")
         if listed and not num_marks and not all(isinstance(part, str) for part in parts):
             raise BadRow(

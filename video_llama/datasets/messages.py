@@ -63,19 +63,37 @@ class Messages(AnnotationReader):
         for path in self.annotation_files():
             has_lines = path.suffixes[-2:] == [".jsonl", ".gz"] or path.suffix == ".jsonl"
             for row in _read_lines(path) if has_lines else read_rows(path):
-                yield row if isinstance(row, Mistake) else _read_row(row)
+                yield row if isinstance(row, Mistake) else self.read_row(row)
+
+    def read_row(self, row: Record) -> Record | Mistake:
+        """Bring a row of any layout into ours: a key, and turns as `read_turns` gives them."""
+        try:
+            turns = read_turns(row.fields)
+        except BadRow as error:
+            return Mistake(row.where, str(error))
+        roles = [turn["role"] for turn in turns]
+        if "assistant" not in roles:
+            told = (
+                f"nothing to learn: expected a message of the assistant, found {', '.join(roles)}"
+            )
+            return Mistake(row.where, told)
+        return with_turns(row, turns)
 
     def build(self, record: Record, *, seed: int) -> Sample:
         """Turn a conversation into a sample, see `AnnotationReader.build`; nothing is random."""
-        folder = Path(self.config.media)
         messages = messages_of(
-            record.fields["turns"], where=record.where, find=lambda path: str(folder / path)
+            record.fields["turns"],
+            where=record.where,
+            find=lambda part: str(Path(self.media_folder(part["kind"])[1]) / part["path"]),
         )
         return Sample(key=record.key, messages=messages, form=form_of(messages))
 
 
 def messages_of(
-    turns: Sequence[Mapping[str, Any]], *, where: str, find: Callable[[str], str | MediaItem]
+    turns: Sequence[Mapping[str, Any]],
+    *,
+    where: str,
+    find: Callable[[Mapping[str, Any]], str | MediaItem],
 ) -> list[Message]:
     """Turn what `read_turns` gives into messages.
 
@@ -89,7 +107,7 @@ def messages_of(
     """
     messages = []
     for turn in turns:
-        content = [p if isinstance(p, str) else _item(p, find(p["path"])) for p in turn["parts"]]
+        content = [p if isinstance(p, str) else _item(p, find(p)) for p in turn["parts"]]
         message = Message(turn["role"], content)
         require_text(message.text, what=f"a text of the {message.role}", where=where)
         messages.append(message)
@@ -132,15 +150,7 @@ def _read_lines(path: Path) -> Iterator[Record | Mistake]:
             yield Mistake(where, f"expected an object, found {type(row).__name__}")
 
 
-def _read_row(row: Record) -> Record | Mistake:
-    """Bring a row of any layout into ours."""
-    try:
-        turns = read_turns(row.fields)
-    except BadRow as error:
-        return Mistake(row.where, str(error))
-    roles = [turn["role"] for turn in turns]
-    if "assistant" not in roles:
-        told = f"nothing to learn: expected a message of the assistant, found {', '.join(roles)}"
-        return Mistake(row.where, told)
+def with_turns(row: Record, turns: Sequence[Mapping[str, Any]]) -> Record:
+    """Return a row with nothing but its key and its turns; the key is its id, or its place."""
     key = row.fields.get("id", Path(row.where).name)
-    return replace(row, key=str(key), fields={"turns": turns})
+    return replace(row, key=str(key), fields={"turns": list(turns)})

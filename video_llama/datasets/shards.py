@@ -153,7 +153,9 @@ class Shards(ShardReader):
             turns = read_turns(fields)
         except BadRow as error:
             raise MediaError(f"its json: {error}", path=where) from error
-        messages = messages_of(turns, where=where, find=lambda name: member_item(sample, name))
+        messages = messages_of(
+            turns, where=where, find=lambda part: member_item(sample, part["path"])
+        )
         form = fields.get("form", form_of(messages))
         if form not in get_args(Form):
             raise MediaError(f"its json: form {form!r} is none of {get_args(Form)}", path=where)
