@@ -14,7 +14,9 @@ import torch
 from video_llama.common.registry import registry
 from video_llama.common.types import AudioSpec, Features, Shape, VideoSpec
 
+VIT = {"image_size": 9, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2, "ffn_width": 16}
 ENCODERS = {
+    "clip_vit": [VIT, VIT | {"drop_class_token": False}, VIT | {"family": "siglip"}],
     "eva_vit_g": [{"image_size": 28, "width": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0}],
     "imagebind": [
         {
@@ -32,9 +34,15 @@ ENCODERS = {
         }
         for trunk in ("audio", "vision")
     ],
+    "languagebind": [VIT, VIT | {"temporal_attention": False}],
 }
+ACROSS_TIME = {"temporal_attention": True}
+"""Keys by whose default or value an encoder lets the steps of a row see each other."""
+
 BRIDGES = {
+    "frame_positions": [{"num_positions": 4}, {"num_positions": 2}],
     "layer_norm": [{}],
+    "mlp": [{"width": 12}, {"width": 12, "depth": 1}, {"width": 7, "depth": 3, "hidden_width": 5}],
     "projection": [{"width": 12}],
     "qformer": [
         {"num_queries": 3, "num_layers": 2, "width": 8, "num_heads": 2, "ffn_width": 8} | more
@@ -51,6 +59,10 @@ def cases(table):
 def build_encoder(name, sizes):
     cls = registry.get_encoder_class(name)
     return cls(cls.Config(**sizes)).eval()
+
+
+def looks_across_time(config):
+    return any(getattr(config, key, None) == value for key, value in ACROSS_TIME.items())
 
 
 def build_bridge(name, sizes):
@@ -104,8 +116,20 @@ def test_an_encoder_without_valid_steps_stays_in_the_graph(name, sizes, rows, st
 
 
 @pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
-def test_an_encoder_keeps_steps_apart(name, sizes):
+def test_an_encoder_keeps_rows_apart(name, sizes):
     encoder = build_encoder(name, sizes)
+    raw = raw_for(encoder.config, 3, 3)
+    mask = torch.tensor([[True, True, False], [False, True, True], [True, True, True]])
+    tokens = encoder(raw, mask).tokens
+    alone = encoder(raw[1:2], mask[1:2]).tokens
+    torch.testing.assert_close(tokens[1:2], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
+def test_an_encoder_keeps_steps_apart_unless_it_looks_across_time(name, sizes):
+    encoder = build_encoder(name, sizes)
+    if looks_across_time(encoder.config):
+        return
     raw = raw_for(encoder.config, 2, 3)
     mask = torch.tensor([[True, True, False], [False, True, True]])
     tokens = encoder(raw, mask).tokens

@@ -7,7 +7,11 @@ Shapes: T time steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Resize = Literal["squash", "short_side_crop", "pad_square"]
+Filter = Literal["bicubic_smooth", "bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,10 @@ class VideoSpec:
         mean: per channel (red, green, blue), on the 0..1 scale.
         std: per channel, on the 0..1 scale.
         frame_policy: which frames are chosen, a name in `processors.video.FRAME_POLICIES`.
+        resize: how a frame becomes the square: "squash" changes its proportions, "short_side_crop"
+            cuts the middle out of it, "pad_square" puts bars of the mean colour beside it.
+        filter: "bicubic_smooth" smooths when it shrinks, as Pillow does; "bicubic" and "bilinear"
+            are torch's without smoothing.
     """
 
     num_frames: int
@@ -27,6 +35,8 @@ class VideoSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     frame_policy: str = "segment_start"
+    resize: Resize = "squash"
+    filter: Filter = "bicubic_smooth"
 
     @property
     def num_steps(self) -> int:
@@ -75,3 +85,20 @@ class AudioSpec:
 
 
 MediaSpec = VideoSpec | AudioSpec
+
+LATER_FIELDS: dict[str, Any] = {"resize": "squash", "filter": "bicubic_smooth"}
+"""Fields the specs did not always have, and what stood in their place."""
+
+
+def spec_identity(spec: MediaSpec) -> dict[str, Any]:
+    """Return the fields of a spec that tell it from others, for the keys of caches.
+
+    A later field counts only where it differs from what was done before there was such a field, so
+    that what was cached then is still found.
+    """
+    fields = asdict(spec)
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in LATER_FIELDS or value != LATER_FIELDS[name]
+    }

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from video_llama.common.errors import ConfigError
+from video_llama.common.media_specs import spec_identity
 from video_llama.common.types import BranchSpec, MediaItem
 from video_llama.processors.media import content_hash
 
@@ -296,7 +297,7 @@ class FeatureCache:
             "content": digest,
             "kind": item.kind,
             "span_s": [item.start_s, item.end_s],
-            "spec": [type(spec.spec).__name__, dataclasses.asdict(spec.spec)],
+            "spec": [type(spec.spec).__name__, spec_identity(spec.spec)],
             "reader": self.reader,
             "augment": "none",
             "frontier": [spec.frontier_id, dataclasses.asdict(spec.frontier)],

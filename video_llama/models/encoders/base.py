@@ -62,24 +62,25 @@ def encode_valid_steps(trunk: Callable[[Tensor], Tensor], raw: Tensor, *, mask: 
     return tokens_MTND.index_put((mask,), tokens_KND)
 
 
-def resize_positions(table: Tensor, shape: torch.Size) -> Tensor:
-    """Stretch a square table of patch positions to another square grid; the class row is kept.
+def resize_positions(table: Tensor, shape: torch.Size, *, num_prefix: int = 1) -> Tensor:
+    """Stretch a square table of patch positions to another square grid; class rows are kept.
 
     Bicubic with half-pixel centres, as BLIP-2 (`interpolate_pos_embed`) and ImageBind do.
 
     Args:
-        table: float[1, 1 + old * old, D].
-        shape: wanted, [1, 1 + new * new, D].
+        table: float[1, P + old * old, D], P class rows.
+        shape: wanted, [1, P + new * new, D].
+        num_prefix: P.
 
     Returns:
-        float[1, 1 + new * new, D]; the table itself where either grid is not square.
+        float[1, P + new * new, D]; the table itself where either grid is not square.
     """
     if table.ndim != 3 or len(shape) != 3 or table.shape[2] != shape[2]:
         return table
-    old, new = math.isqrt(table.shape[1] - 1), math.isqrt(shape[1] - 1)
-    if old * old != table.shape[1] - 1 or new * new != shape[1] - 1:
+    old, new = math.isqrt(table.shape[1] - num_prefix), math.isqrt(shape[1] - num_prefix)
+    if old * old != table.shape[1] - num_prefix or new * new != shape[1] - num_prefix:
         return table
-    class_row, patches = table[:, :1].float(), table[:, 1:].float()
+    class_row, patches = table[:, :num_prefix].float(), table[:, num_prefix:].float()
     grid = patches.reshape(1, old, old, -1).permute(0, 3, 1, 2)
     resized = functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([class_row, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
