@@ -1,21 +1,31 @@
-"""Chains of jobs side by side, each job in processes of its own, with a bar for every job."""
+"""Jobs side by side, each in processes of its own, in the order they need each other, with bars.
+
+A job is started when those it needs are done and a slot is free: a GPU or several, or cores. When
+this process is asked to stop (Ctrl-C, SIGTERM), every job is asked once and waited for, so that it
+can save; asked a second time, the jobs are killed.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+from video_llama.apps.lanes_board import Board
 from video_llama.common.errors import VideoLlamaError
 
 POLL_S = 0.5
 NUM_LOG_LINES = 15
+CONSOLE_LOG = "console.log"
 
 
 class Job(Protocol):
@@ -49,6 +59,49 @@ class Job(Protocol):
         """Return the command line behind `video-llama`."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """A job among others.
+
+    Attributes:
+        job: what is done.
+        bar: name of its bar; several tasks may share one.
+        after: positions of the tasks that must be done before.
+        fine: exit codes that are no failure.
+    """
+
+    job: Job
+    bar: str
+    after: tuple[int, ...] = ()
+    fine: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where tasks run.
+
+    Attributes:
+        environments: one for every task that may run at the same time; added to this process's.
+        num_ranks: processes of a task, one thread each.
+        kept_open: files that live as long as any task, e.g. a lock.
+    """
+
+    environments: Sequence[Mapping[str, str]]
+    num_ranks: int = 1
+    kept_open: tuple[int, ...] = ()
+
+
+@dataclass
+class _State:
+    """What has become of the tasks, by position."""
+
+    waiting: list[int]
+    running: dict[int, tuple[int, subprocess.Popen[bytes]]] = field(default_factory=dict)
+    """By slot: the task, and its process."""
+    done: set[int] = field(default_factory=set)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
 def run_lanes(lanes: Sequence[Sequence[Job]], *, num_parallel: int = 2, num_ranks: int = 1) -> None:
     """Run several chains of jobs, as many side by side as there shall be.
 
@@ -60,37 +113,119 @@ def run_lanes(lanes: Sequence[Sequence[Job]], *, num_parallel: int = 2, num_rank
     Raises:
         VideoLlamaError: a job failed, or was stopped from outside.
     """
-    columns = (
-        TextColumn("{task.description:<34}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    waiting = [[job for job in lane if job.kept() < job.size] for lane in lanes]
-    running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
-    with Progress(*columns) as progress:
-        bars = {
-            id(job): progress.add_task(job.name, total=job.size, completed=job.kept())
-            for lane in lanes
-            for job in lane
-        }
+    tasks: list[Task] = []
+    for lane in lanes:
+        before: tuple[int, ...] = ()
+        for job in lane:
+            if job.kept() < job.size:
+                tasks.append(Task(job, bar=job.name, after=before))
+                before = (len(tasks) - 1,)
+    run_tasks(tasks, slots=Slots([{}] * num_parallel, num_ranks=num_ranks))
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    slots: Slots,
+    keeps_going: bool = False,
+    on_start: Callable[[int], None] = lambda position: None,
+    on_done: Callable[[int], None] = lambda position: None,
+) -> dict[int, str]:
+    """Run tasks, each as soon as it may.
+
+    Args:
+        tasks: those that others come after stand before them.
+        slots: where they run.
+        keeps_going: a task that fails takes only those that need it with it; else it ends all.
+        on_start: called with a task's position before it starts.
+        on_done: called with its position when it is done.
+
+    Returns:
+        Why tasks failed or were left out, by position.
+
+    Raises:
+        VideoLlamaError: a task failed and the others were not to go on.
+    """
+    state = _State(waiting=list(range(len(tasks))))
+    with _stoppable(), Board([task.bar for task in tasks]) as board:
         try:
-            while any(waiting) or running:
-                for index, lane in enumerate(waiting):
-                    if lane and index not in running and len(running) < num_parallel:
-                        job = lane.pop(0)
-                        running[index] = (job, _start(job, num_ranks=num_ranks))
+            while state.waiting or state.running:
+                _leave_out(state, tasks, board=board)
+                for slot in range(len(slots.environments)):
+                    position = _next(state, tasks) if slot not in state.running else None
+                    if position is not None:
+                        on_start(position)
+                        state.waiting.remove(position)
+                        process = _start(tasks[position].job, slots=slots, slot=slot)
+                        state.running[slot] = (position, process)
                 time.sleep(POLL_S)
-                for index, (job, process) in list(running.items()):
-                    progress.update(bars[id(job)], completed=job.done(), total=job.size)
-                    if process.poll() is not None:
-                        del running[index]
-                        _check(job, process)
-                        progress.update(bars[id(job)], completed=job.size)
+                for slot, (position, process) in list(state.running.items()):
+                    job = tasks[position].job
+                    board.show(position, name=job.name, done=job.done(), size=job.size)
+                    if process.poll() is None:
+                        continue
+                    del state.running[slot]
+                    failure = _failure(tasks[position], process)
+                    if failure is None:
+                        state.done.add(position)
+                        on_done(position)
+                        board.finish(position)
+                    elif keeps_going:
+                        state.failed[position] = failure
+                        board.fail(position, failure)
+                    else:
+                        raise VideoLlamaError(failure)
         finally:
-            for _, process in running.values():
-                process.terminate()
-                process.wait()
+            _stop([process for _, process in state.running.values()])
+    return state.failed
+
+
+def _next(state: _State, tasks: Sequence[Task]) -> int | None:
+    """Return the first task that may start, None if none may."""
+    return next((p for p in state.waiting if state.done.issuperset(tasks[p].after)), None)
+
+
+def _leave_out(state: _State, tasks: Sequence[Task], *, board: Board) -> None:
+    """Give up the tasks that need one that failed."""
+    for position in list(state.waiting):
+        needed = [before for before in tasks[position].after if before in state.failed]
+        if needed:
+            state.waiting.remove(position)
+            state.failed[position] = (
+                f"{tasks[position].job.name}: left out, because {tasks[needed[0]].job.name} failed"
+            )
+            board.fail(position, state.failed[position])
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C, so that what was started is stopped too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask processes to save and end, and wait for them."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
+            process.wait()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.kill()
+            process.wait()
+        raise
 
 
 def call_verb(words: Sequence[str], *, num_ranks: int = 1) -> None:
@@ -108,15 +243,18 @@ def call_verb(words: Sequence[str], *, num_ranks: int = 1) -> None:
         raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
 
 
-def _start(job: Job, *, num_ranks: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, *, slots: Slots, slot: int) -> subprocess.Popen[bytes]:
     """Start a job; what it says goes into its folder's console.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "console.log").open("ab") as log:
+    with (job.folder / CONSOLE_LOG).open("ab") as log:
+        # A session of its own: Ctrl-C reaches this process alone, which asks every job once.
         return subprocess.Popen(
-            _command(job.words(num_ranks=num_ranks), num_ranks=num_ranks),
+            _command(job.words(num_ranks=slots.num_ranks), num_ranks=slots.num_ranks),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env={**_environment(), **slots.environments[slot]},
+            pass_fds=slots.kept_open,
+            start_new_session=True,
         )
 
 
@@ -132,10 +270,11 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def _check(job: Job, process: subprocess.Popen[bytes]) -> None:
-    """Show the end of the log of a job that failed, or was stopped from outside."""
-    if process.returncode == 0 and job.kept() >= job.size:
-        return
-    log = job.folder / "console.log"
+def _failure(task: Task, process: subprocess.Popen[bytes]) -> str | None:
+    """Return the end of the log of a job that failed, or was stopped from outside."""
+    job = task.job
+    if process.returncode in task.fine and job.kept() >= job.size:
+        return None
+    log = job.folder / CONSOLE_LOG
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:])
-    raise VideoLlamaError(f"{job.name}: exit code {process.returncode}; the end of {log}:\n{tail}")
+    return f"{job.name}: exit code {process.returncode}; the end of {log}:\n{tail}"

@@ -22,12 +22,11 @@ from rich.console import Console
 from video_llama.apps.lanes import Job, call_verb, run_lanes
 from video_llama.apps.loading import load_chat
 from video_llama.apps.report import write_report
+from video_llama.apps.run_progress import done_steps, kept_steps
 from video_llama.common.config import load
 from video_llama.common.schema import Config
 from video_llama.conversation.chat import Chat
-from video_llama.runners.checkpoint import read_state
 from video_llama.runners.epochs import num_steps
-from video_llama.runners.retention import complete_checkpoints
 from video_llama.toy import questions
 from video_llama.toy.codec import encode_mp4
 from video_llama.toy.plan import CHUNK_CLIPS, Counts
@@ -80,19 +79,11 @@ class Recipe:
 
     def kept(self) -> int:
         """Return the step of the newest complete checkpoint, 0 if there is none."""
-        known = complete_checkpoints(self.folder / "checkpoints")
-        return read_state(known[-1]).step if known else 0
+        return kept_steps(self.folder)
 
     def done(self) -> int:
         """Return the step of the newest line of the run's metrics."""
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
-            return 0
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - 4096, 0))
-            lines = file.read().decode(errors="replace").splitlines()
-        steps = [word for line in lines for word in line.split('"step": ')[1:2]]
-        return int(steps[-1].split(",")[0].rstrip("}")) if steps else 0
+        return done_steps(self.folder)
 
     def words(self, *, num_ranks: int) -> list[str]:
         """Return the command line; the global batch is the same for any number of ranks."""

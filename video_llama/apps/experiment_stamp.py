@@ -1,0 +1,142 @@
+"""What a run of an experiment is a run of: written into its folder, compared before it is reused.
+
+    experiment_run.json   settings that decide the result, those of the runs it starts from, and
+                          whether it is finished
+
+A folder whose settings are other ones is never gone on with. How fast something is computed, where
+and with how many processes, and the source code, are no settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from video_llama.apps.experiment_runs import Chain, Run
+from video_llama.common.package_paths import symbolic
+from video_llama.models.sources import CHECKPOINT_KEYS
+from video_llama.runners.resume import MAY_CHANGE, MAY_CHANGE_IN_MODEL, flatten
+
+STAMP_FILE = "experiment_run.json"
+
+DECIDES_ANSWERS = frozenset(
+    f"run.{key}" for key in ("probes", "probe_questions", "max_new_tokens", "batch_size_eval")
+)
+"""Keys that a training may change when it goes on, and an evaluation may not."""
+
+BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is in the folder of a run.
+
+    Attributes:
+        is_there: whether it holds anything.
+        is_finished: whether that is this run, to its end.
+        changes: settings that are others now, as sentences; not empty if it is another run.
+    """
+
+    is_there: bool = False
+    is_finished: bool = False
+    changes: tuple[str, ...] = ()
+
+
+def standings(chain: Chain) -> list[Standing]:
+    """Say what is in the folders of a chain's runs, in order."""
+    known = settings_of(chain)
+    return [_standing(run, known[str(run.folder)]) for run in chain.runs]
+
+
+def settings_of(chain: Chain) -> dict[str, dict[str, Any]]:
+    """Return what decides the result of every run of a chain, by its folder."""
+    settings: dict[str, dict[str, Any]] = {}
+    for run in chain.runs:
+        own = _own_settings(run)
+        for key, folder in zip(CHECKPOINT_KEYS, run.start, strict=False):
+            own[f"model.{key}"] = f"{folder.name} {_digest(settings[str(folder)])}"
+        settings[str(run.folder)] = json.loads(json.dumps(own, default=str))
+    return settings
+
+
+def write_stamp(run: Run, *, settings: Mapping[str, Any], is_finished: bool) -> None:
+    """Say in a run's folder what it is, whole or not at all."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path = run.folder / STAMP_FILE
+    partial = path.with_suffix(".partial")
+    content = {"is_finished": is_finished, "settings": dict(settings)}
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def set_aside(run: Run) -> Path:
+    """Give the folder of a run another name, and return it."""
+    number = 1
+    while (aside := run.folder.with_name(f"{run.folder.name}.changed_{number}")).exists():
+        number += 1
+    return run.folder.rename(aside)
+
+
+def _standing(run: Run, settings: Mapping[str, Any]) -> Standing:
+    """Compare a folder with what should be in it."""
+    if not run.folder.is_dir() or not any(run.folder.iterdir()):
+        return Standing()
+    path = run.folder / STAMP_FILE
+    if not path.is_file():
+        text = f"it has no {STAMP_FILE}: what is in it was made by no experiment"
+        return Standing(is_there=True, changes=(text,))
+    stamp = json.loads(path.read_text(encoding="utf-8"))
+    before = stamp["settings"]
+    changes = tuple(
+        f"{key}: {_shown(before, key)} in the folder, {_shown(settings, key)} now"
+        for key in sorted(before.keys() | settings.keys())
+        if before.get(key, ...) != settings.get(key, ...)
+    )
+    return Standing(True, is_finished=stamp["is_finished"] and not changes, changes=changes)
+
+
+def _own_settings(run: Run) -> dict[str, Any]:
+    """Return what decides the result of a run, but for the runs it starts from."""
+    may_change = MAY_CHANGE - (frozenset() if run.step.learns else DECIDES_ANSWERS)
+    flat = flatten(symbolic(run.config.resolved))
+    settings = {
+        key: value
+        for key, value in flat.items()
+        if key not in may_change and not key.endswith(MAY_CHANGE_IN_MODEL)
+    }
+    if run.step.learns:
+        settings["samples of a step"] = run.global_batch
+        settings["optimizer steps"] = run.num_steps
+    for name, entry in run.config.datasets.items():
+        named = getattr(entry.config, "annotations", ())
+        for file in map(Path, [named] if isinstance(named, str) else named):
+            if file.is_file():
+                status = file.stat()
+                content = _content(str(file), status.st_size, status.st_mtime_ns)
+                settings[f"content of datasets.{name}, {file}"] = content
+    return settings
+
+
+@functools.lru_cache(maxsize=256)
+def _content(path: str, size: int, mtime_ns: int) -> str:
+    """Hash a file; it is read again when it looks different from outside."""
+    del size, mtime_ns
+    digest = hashlib.blake2b(digest_size=8)
+    with Path(path).open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "not set"
