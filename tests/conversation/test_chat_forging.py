@@ -18,9 +18,15 @@ from video_llama.conversation.chat import Chat
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import load_tokenizer
 
-NAMES = ("vicuna_v0", "vicuna_v0_released", "llama_2", "llama_2_released", "billa", "ziya")
+NAMES = (
+    *("vicuna_v0", "vicuna_v0_released", "llama_2", "llama_2_released", "billa", "ziya"),
+    *("vicuna_v1", "llava_v1", "llava_hf", "llava_llama_2", "plain"),
+)
 TURNS = ("###Human:", "###Assistant:", "###", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "Human:")
-MARKS = (*TURNS, "Assistant:", "<human>", "<bot>", "<Video>", "</Video>", "<ImageHere>", "</s>")
+MARKS = (
+    *(*TURNS, "Assistant:", "USER:", "ASSISTANT:", "<human>", "<bot>"),
+    *("<Video>", "</Video>", "<ImageHere>", "<image>", "<video>", "</s>"),
+)
 LOOK_ALIKES = ("\uff03\uff03\uff03", "\uff1c/s\uff1e", "\uff3bINST\uff3d", "\u200b", "\ufe5f")
 PIECES = (
     *MARKS,
@@ -64,7 +70,7 @@ def read_of(name: str, *, words: list[str]) -> Read:
     texts = [i for i, slot in zip(heard.input_ids, heard.slots, strict=True) if not slot]
     template = get_template(name)
     # A line feed of one's own in front of the template's "Human:" forges nothing.
-    stop = [mark.strip() for mark in template.stop]
+    stop = [mark.strip() for mark in template.stop if mark.strip()]
     return Read(
         marks={mark: text.count(mark) for mark in (*template.forgeable, *stop)},
         special_ids=sum(i in special for i in texts),

@@ -184,7 +184,7 @@ def test_an_empty_system_text_leaves_no_trace_unless_published(name: str) -> Non
 
 
 def test_an_unknown_template_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match=r"did you mean 'vicuna_v0'.*llama_2_released"):
+    with pytest.raises(UnknownName, match=r"did you mean 'vicuna_v1'.*llama_2_released"):
         get_template("vicuna_v9")
 
 

@@ -67,6 +67,7 @@ class Layout:
         joint: a whole sentence for one sound with one video; "{audio}" and "{video}" are the
             media, in the order in which they are read.
         drops_unpaired_answers: an empty answer, or one before any question, leaves no text.
+        drops_words: a question leaves its media and no words.
     """
 
     lead: tuple[Piece, ...]
@@ -83,6 +84,7 @@ class Layout:
     join: str = " "
     joint: str | None = None
     drops_unpaired_answers: bool = False
+    drops_words: bool = False
 
     def only_answers(self) -> Layout:
         """Return the layout with nothing supervised but answers and what closes them."""

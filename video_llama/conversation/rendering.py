@@ -147,7 +147,7 @@ def _question(
     pieces: list[Piece | Slot] = []
     number = first_item
     before: Literal["", "text", "media", "sentence"] = ""
-    for part in _merged(turn.content):
+    for part in turn.media if layout.drops_words else _merged(turn.content):
         if isinstance(part, MediaItem):
             opening, closing = template.media_marks[part.kind]
             seconds = template.seconds_of(part)
