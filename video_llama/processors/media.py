@@ -25,14 +25,9 @@ from video_llama.processors.pictures import read_picture
 from video_llama.processors.probe import probe
 from video_llama.processors.readings import MediaInfo
 from video_llama.processors.shard_files import ShardFiles
+from video_llama.processors.squares import decoded_size, square_pixels
 from video_llama.processors.tracks import Channels
-from video_llama.processors.transforms import (
-    Overshoot,
-    crop_box,
-    normalise,
-    random_resized_crop,
-    resize,
-)
+from video_llama.processors.transforms import Overshoot, crop_box, normalise, random_resized_crop
 from video_llama.processors.video import ReaderName, read_frames
 
 __all__ = [
@@ -215,7 +210,6 @@ class MediaLoader:
 
     def _load_pictures(self, request: Request, *, media: MediaFile, spec: VideoSpec) -> MediaItem:
         item, seed = request.item, request.seed
-        square = spec.image_size
         if item.kind == "image":
             frames = read_picture(media.content)[np.newaxis]
             times_s: tuple[float, ...] = (0.0,)
@@ -227,25 +221,26 @@ class MediaLoader:
                 start_s=item.start_s,
                 end_s=item.end_s,
                 reader=self._reader,
-                # Published: videos are squashed to the square by the decoder, before any crop.
-                size=(square, square),
+                size=decoded_size(spec),
                 seed=seed,
             )
             frames, times_s = clip.frames, clip.times_s
-        crop = None
-        if request.augment == "random_crop" and seed is not None:
-            box = crop_box(frames.shape[1], width=frames.shape[2], seed=seed)
-            crop = (box.top, box.left, box.height, box.width)
-            frames = random_resized_crop(
-                frames,
-                image_size=square,
-                seed=seed,
-                method="bicubic_smooth" if item.kind == "image" else "bicubic",
-                overshoot=self._compat.bicubic_overshoot,
-            )
-        else:
-            frames = resize(frames, image_size=square)
-        return replace(item, pixels=normalise(frames, spec), times_s=times_s, crop=crop)
+        if request.augment == "none" or seed is None:
+            return replace(item, pixels=square_pixels(frames, spec), times_s=times_s, crop=None)
+        box = crop_box(frames.shape[1], width=frames.shape[2], seed=seed)
+        cropped = random_resized_crop(
+            frames,
+            image_size=spec.image_size,
+            seed=seed,
+            method="bicubic_smooth" if item.kind == "image" else "bicubic",
+            overshoot=self._compat.bicubic_overshoot,
+        )
+        return replace(
+            item,
+            pixels=normalise(cropped, spec),
+            times_s=times_s,
+            crop=(box.top, box.left, box.height, box.width),
+        )
 
 
 def _by_file(requests: Sequence[Request]) -> list[list[int]]:

@@ -138,6 +138,11 @@ def normalise(frames: NDArray[np.uint8], spec: VideoSpec) -> Tensor:
         float32[T, 3, H, W], (value / 255 - mean) / std.
     """
     pixels_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float()
+    return standardise(pixels_TCHW.div_(255.0), spec)
+
+
+def standardise(pixels: Tensor, spec: VideoSpec) -> Tensor:
+    """Normalise float[T, 3, H, W] on the 0..1 scale, in place."""
     mean = torch.tensor(spec.mean).view(3, 1, 1)
     std = torch.tensor(spec.std).view(3, 1, 1)
-    return pixels_TCHW.div_(255.0).sub_(mean).div_(std)
+    return pixels.sub_(mean).div_(std)
