@@ -6,6 +6,8 @@ import copy
 
 import pytest
 
+from video_llama.common.config import load_preset
+from video_llama.common.errors import ConfigError
 from video_llama.common.sections import model_section, parse_model
 
 STAGES = {"norm": {"type": "layer_norm"}, "projection": {"type": "projection", "width": 24}}
@@ -150,3 +152,28 @@ def test_two_branches_may_share_with_each_other():
         }
 
     assert not parse(both_ways)[1]
+
+
+def stage_with(*options):
+    """The video's projection in a shipped preset, overridden on the command line."""
+    where = "model.branches.video.stages.projection"
+    config = load_preset("video_llava", "vicuna7b", options=[f"{where}.{o}" for o in options])
+    return config.branches["video"].stages["projection"]
+
+
+def test_naming_a_type_makes_a_shared_stage_its_own():
+    stage = stage_with("type=projection", "width=4096")
+    assert (stage.type, stage.share) == ("projection", None)
+
+
+def test_naming_an_owner_replaces_a_stage_of_its_own_with_all_its_keys():
+    options = ["model.branches.image.stages.projection.share=video.projection"]
+    options += ["model.branches.video.stages.projection.type=mlp"]
+    options += ["model.branches.video.stages.projection.width=4096"]
+    config = load_preset("video_llava", "vicuna7b", options=options)
+    assert config.branches["image"].stages["projection"].share == "video.projection"
+
+
+def test_without_pictures_a_shared_stage_asks_for_its_own():
+    with pytest.raises(ConfigError, match=r"'image.projection' is not built, model.branches.image"):
+        load_preset("video_llava", "vicuna7b", options=["model.branches.image=null"])

@@ -1,6 +1,6 @@
 """Run files: preset <- file <- command line, merged, resolved, then typed.
 
-A part whose `type` is changed by a later layer is replaced, not merged, so that
+A part whose `type` or `share` is changed by a later layer is replaced, not merged, so that
 `video_qformer: {type: mlp}` does not inherit keys the new part has never heard of.
 """
 
@@ -25,6 +25,7 @@ from video_llama.common.registry import did_you_mean, registry, unknown_name
 from video_llama.common.released import take_released
 from video_llama.common.schema import Config, ModelConfig, RunConfig
 from video_llama.common.sections import parse_datasets, parse_model, translate_amp
+from video_llama.common.sharing import SHARE
 from video_llama.common.yaml_files import parse_options, read_yaml
 
 SHIPPED_RUN_FILES = (Path(__file__).parents[2], Path(sys.prefix) / "share" / "video_llama")
@@ -221,8 +222,9 @@ def _unknown_names(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two trees, the second wins; a mapping with another `type` replaces the first."""
-    if "type" in base and "type" in over and base["type"] != over["type"]:
+    """Merge two trees, the second wins; one that names another part replaces the first."""
+    before, after = _part_of(base), _part_of(over)
+    if before is not None and after is not None and before != after:
         return dict(over)
     merged = dict(base)
     for key, value in over.items():
@@ -230,6 +232,12 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both_trees = isinstance(below, Mapping) and isinstance(value, Mapping)
         merged[key] = _merge(below, value) if both_trees else value  # type: ignore[arg-type]
     return merged
+
+
+def _part_of(node: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return which part a mapping names: a type of its own, or another branch's; None for none."""
+    named = ((key, node[key]) for key in (SHARE, "type") if node.get(key) is not None)
+    return next(named, None)
 
 
 def _resolve(tree: Mapping[str, Any], problems: Sequence[str], *, where: str) -> dict[str, Any]:

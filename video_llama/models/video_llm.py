@@ -32,6 +32,7 @@ from video_llama.models.trainable import PartRow, part_row, set_mode, set_traina
 
 
 @registry.register_model("video_llama")
+@registry.register_model("video_llava")
 class VideoLLM(Pretrained):
     """Branches and a decoder.
 
