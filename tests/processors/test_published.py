@@ -75,3 +75,15 @@ def test_an_unknown_key_is_refused():
 def test_a_caption_is_cleaned_and_gets_its_prompt():
     clean = processor("blip_caption", prompt="a photo of ", max_words=3)
     assert clean('The "red" Bus, at: night!') == "a photo of the red bus,"
+
+
+def test_a_clip_can_be_prepared_for_other_encoders(sounding_clip):
+    keys = {"frame_policy": "linspace", "resize": "short_side_crop", "filter": "bilinear"}
+    name = "alpro_video_eval"
+    pixels = processor(name, image_size=16, n_frms=4, mean=[0.0] * 3, std=[1.0] * 3, **keys)(
+        sounding_clip
+    )
+    # Frame i of the clip is grey of value 20 * i; first to last of 8, evenly, are 0, 2, 4 and 7.
+    torch.testing.assert_close(
+        pixels[0].mean(dim=(1, 2)) * 255, torch.tensor([0.0, 40, 80, 140]), atol=6, rtol=0
+    )

@@ -104,10 +104,16 @@ def load_model_and_preprocess(
             "n_frms": specs[0].num_frames,
             "mean": list(specs[0].mean),
             "std": list(specs[0].std),
+            "resize": specs[0].resize,
+            "filter": specs[0].filter,
         }
         vis = {
             "train": {"name": "alpro_video_train", **keys},
-            "eval": {"name": "alpro_video_eval", **keys},
+            "eval": {
+                "name": "alpro_video_eval",
+                "frame_policy": specs[0].frame_policy,
+                **keys,
+            },
         }
     caption = {"name": "blip_caption"}
     processors = load_preprocess(

@@ -20,18 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from video_llama.common.media_specs import Filter as Smoothing
+from video_llama.common.media_specs import Resize
 from video_llama.common.parsing import parsed
 from video_llama.common.registry import registry
 from video_llama.common.rng import fold
 from video_llama.common.types import VideoSpec
 from video_llama.processors.pictures import read_picture
-from video_llama.processors.transforms import (
-    CROP_SCALE,
-    Filter,
-    normalise,
-    random_resized_crop,
-    resize,
-)
+from video_llama.processors.squares import decoded_size, square_pixels
+from video_llama.processors.transforms import CROP_SCALE, Filter, normalise, random_resized_crop
 from video_llama.processors.video import read_frames
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -57,6 +54,9 @@ class PictureProcessor:
             n_frms: frames of a clip.
             mean: per channel, on the 0..1 scale.
             std: per channel, on the 0..1 scale.
+            frame_policy: a name in `processors.video.FRAME_POLICIES`, None for the published one.
+            resize: see `VideoSpec`; a training crop is squashed in any case.
+            filter: see `VideoSpec`.
             min_scale: smallest share of the area that a training crop keeps; the published value.
             max_scale: largest share; the published value.
             seed: what a training processor draws by.
@@ -66,6 +66,9 @@ class PictureProcessor:
         n_frms: int = 8
         mean: tuple[float, float, float] = CLIP_MEAN
         std: tuple[float, float, float] = CLIP_STD
+        frame_policy: str | None = None
+        resize: Resize = "squash"
+        filter: Smoothing = "bicubic_smooth"
         min_scale: float = CROP_SCALE[0]
         max_scale: float = CROP_SCALE[1]
         seed: int = 42
@@ -102,16 +105,17 @@ class PictureProcessor:
             image_size=self.config.image_size,
             mean=self.config.mean,
             std=self.config.std,
-            frame_policy=self.frame_policy,
+            frame_policy=self.config.frame_policy or self.frame_policy,
+            resize=self.config.resize,
+            filter=self.config.filter,
         )
 
     def transform(self, frames: NDArray[np.uint8], *, seed: int) -> Tensor:
         """Turn frames uint8[T, H, W, 3] into float32[T, 3, S, S]."""
-        size = self.config.image_size
         if self.crop == "none":
-            square = resize(frames, image_size=size)
-        else:
-            square = random_resized_crop(frames, image_size=size, seed=seed, method=self.crop)
+            return square_pixels(frames, self.spec)
+        size = self.config.image_size
+        square = random_resized_crop(frames, image_size=size, seed=seed, method=self.crop)
         return normalise(square, self.spec)
 
     def next_seed(self) -> int:
@@ -135,12 +139,11 @@ class ClipProcessor(PictureProcessor):
             MediaError: the file cannot be used.
         """
         seed = self.next_seed()
-        size = (self.config.image_size, self.config.image_size)
         clip = read_frames(
             path,
             num_frames=self.config.n_frms,
-            policy=self.frame_policy,
-            size=size,
+            policy=self.spec.frame_policy,
+            size=decoded_size(self.spec),
             seed=seed,
         )
         return self.transform(clip.frames, seed=seed).transpose(0, 1).contiguous()
