@@ -1,8 +1,9 @@
 """Tells from the names in a file of weights what the file is.
 
 Names as in the code that wrote the files: salesforce/LAVIS (EVA ViT-g, BLIP-2),
-facebookresearch/ImageBind, Vision-CAIR/MiniGPT-4, DAMO-NLP-SG/Video-LLaMA, meta-llama/llama and
-Hugging Face transformers; and of systems that only sound alike, so that they can be named.
+facebookresearch/ImageBind, Vision-CAIR/MiniGPT-4, DAMO-NLP-SG/Video-LLaMA,
+PKU-YuanGroup/Video-LLaVA, meta-llama/llama and Hugging Face transformers; and of systems that only
+sound alike, so that they can be named.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Kind:
         marks: patterns of names; each must match some name in the file.
         keys: of the `model` section where such a file belongs; none for another system.
         branch: of the model that it fills, "" if none or several.
+        advice: how it is used, said where it did not fit; "" if there is nothing to say.
     """
 
     name: str
@@ -30,7 +32,13 @@ class Kind:
     marks: tuple[str, ...]
     keys: tuple[str, ...] = ()
     branch: str = ""
+    advice: str = ""
 
+
+NO_TEMPORAL = (
+    "it has no temporal blocks: take model.model_type=vicuna7b_hf_compat, or name "
+    "LanguageBind_Video_merge as model.video_tower"
+)
 
 CHECKPOINTS = ("ckpt", "ckpt_2")
 KINDS = (
@@ -93,7 +101,63 @@ KINDS = (
         "VideoLLaMA 2, another system (DAMO-NLP-SG/VideoLLaMA2)",
         ("**mm_projector.readout.**",),
     ),
-    Kind("llava", "a model of the LLaVA family, another system", ("**mm_projector.**",)),
+    Kind(
+        "video_llava",
+        "Video-LLaVA in its own layout, towers included",
+        ("model.video_tower.video_tower.**", "model.mm_projector.*.weight", "model.layers.**"),
+        ("released",),
+    ),
+    Kind(
+        "video_llava_hf",
+        "Video-LLaVA in the layout of transformers 4 (-hf)",
+        ("video_tower.vision_model.**", "multi_modal_projector.**", "language_model.**"),
+        ("released",),
+        advice=NO_TEMPORAL,
+    ),
+    Kind(
+        "video_llava_transformers5",
+        "Video-LLaVA in the layout of transformers 5",
+        ("**video_tower.**", "**multi_modal_projector.**", "**language_model.**"),
+        ("released",),
+        advice=NO_TEMPORAL,
+    ),
+    Kind(
+        "llava",
+        "a model of the LLaVA family, another system",
+        ("**mm_projector.**", "**layers.*.self_attn.q_proj.weight"),
+    ),
+    Kind(
+        "lora",
+        "adapters (LoRA) as peft writes them",
+        ("base_model.model.**.lora_A.weight",),
+        ("lora_bundle",),
+    ),
+    Kind(
+        "non_lora_trainables",
+        "what learnt beside adapters (non_lora_trainables.bin)",
+        ("base_model.model.**mm_projector.**",),
+        ("mm_projector", "ckpt"),
+    ),
+    Kind(
+        "mm_projector",
+        "a projector of the LLaVA family, stage 1 (mm_projector.bin)",
+        ("**mm_projector.**",),
+        ("mm_projector", "ckpt"),
+    ),
+    Kind(
+        "languagebind_video",
+        "LanguageBind's video tower",
+        ("**encoder.layers.*.temporal_attn.q_proj.weight",),
+        ("video_tower",),
+        branch="video",
+    ),
+    Kind(
+        "clip_vit",
+        "a picture tower of CLIP's or SigLIP's kind",
+        ("**embeddings.patch_embedding.weight", "**encoder.layers.*.self_attn.q_proj.weight"),
+        ("image_tower",),
+        branch="image",
+    ),
     Kind(
         "meta_llama",
         "LLaMA in Meta's own layout (consolidated.*.pth)",
@@ -137,11 +201,15 @@ def explain(names: Iterable[str], *, key: str) -> str:
         key: of the `model` section it was given as.
     """
     kind = recognise(names)
-    if kind is None or key in kind.keys:
+    if kind is None:
         return ""
+    advice = f"\n  {kind.advice}" if kind.advice else ""
+    if key in kind.keys:
+        return advice
     if not kind.keys:
         return f"\n  the file is {kind.text}; it cannot be used as model.{key}"
-    return f"\n  the file is {kind.text}; it belongs into {' or '.join(_dotted(kind.keys))}"
+    where = " or ".join(_dotted(kind.keys))
+    return f"\n  the file is {kind.text}; it belongs into {where}{advice}"
 
 
 def _dotted(keys: Iterable[str]) -> list[str]:

@@ -1,0 +1,138 @@
+"""Against transformers' `VideoLlavaForConditionalGeneration` at tiny size: the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny_llava import (
+    FRAMES,
+    IMAGE_ID,
+    SIDE,
+    TOKENS,
+    VIDEO_ID,
+    port,
+    tree,
+    typed,
+    write_hub,
+)
+
+from video_llama.common.generation import GenerationSettings
+from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem, BranchInput
+from video_llama.models.loading import build_model
+
+PICTURE, CLIP = "picture", "clip"
+SLOTS = {PICTURE: TOKENS, CLIP: FRAMES * (TOKENS + 1)}
+IDS = {PICTURE: IMAGE_ID, CLIP: VIDEO_ID}
+BRANCHES = {PICTURE: "image", CLIP: "video"}
+ROWS = {
+    "picture": [[1, 5, PICTURE, 9, 7, 30]],
+    "clip": [[1, 5, 6, CLIP, 9, 7, 31]],
+    "batch of both": [[1, 5, PICTURE, 9], [1, 8, 5, 6, CLIP, 9, 7, 31, 4]],
+    "both in one row": [[1, PICTURE, 5, CLIP, 6, PICTURE, 7, 9]],
+}
+
+
+@dataclass
+class Case:
+    """One batch, once as ours and once as transformers wants it."""
+
+    ours: Batch
+    theirs: dict[str, torch.Tensor]
+
+
+def case(rows) -> Case:
+    """Lay rows out, padded on the left."""
+    generator = torch.Generator().manual_seed(7)
+    media = {PICTURE: [], CLIP: []}
+    items, ids, slots, port_ids = [], [], [], []
+    for sample, row in enumerate(rows):
+        ids.append([])
+        slots.append([])
+        port_ids.append([])
+        for part in row:
+            if isinstance(part, int):
+                ids[-1].append(part)
+                slots[-1].append(0)
+                port_ids[-1].append(part)
+                continue
+            num_frames = 1 if part == PICTURE else FRAMES
+            pixels = torch.randn(num_frames, 3, SIDE, SIDE, generator=generator)
+            items.append(BatchItem(BRANCHES[part], len(media[part]), SLOTS[part], sample))
+            media[part].append(pixels)
+            ids[-1] += [0] * SLOTS[part]
+            slots[-1] += [len(items)] * SLOTS[part]
+            port_ids[-1] += [IDS[part]] * SLOTS[part]
+    mask = padded([[1] * len(row) for row in ids]).bool()
+    inputs = {}
+    for kind, found in media.items():
+        frames = 1 if kind == PICTURE else FRAMES
+        raw = torch.stack(found) if found else torch.zeros(0, frames, 3, SIDE, SIDE)
+        there = torch.ones(raw.shape[:2], dtype=torch.bool)
+        inputs[BRANCHES[kind]] = BranchInput(raw, there, torch.arange(len(raw)))
+    ours = Batch(
+        input_ids=padded(ids),
+        attention_mask=mask,
+        labels=torch.full(mask.shape, IGNORE_INDEX),
+        slots=padded(slots).int(),
+        items=items,
+        media=inputs,
+        keys=[str(number) for number in range(len(rows))],
+    )
+    theirs = {"input_ids": padded(port_ids), "attention_mask": mask.long()}
+    if media[PICTURE]:
+        theirs["pixel_values"] = torch.cat(media[PICTURE])
+    if media[CLIP]:
+        theirs["pixel_values_videos"] = torch.stack(media[CLIP])
+    return Case(ours, theirs)
+
+
+def padded(rows):
+    length = max(map(len, rows))
+    return torch.tensor([[0] * (length - len(row)) + row for row in rows])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = write_hub(tmp_path_factory.mktemp("hf") / "hub")
+    return build_model(typed(tree(directory, temporal_attention=False))).model.eval()
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+@torch.no_grad()
+def test_the_logits_are_those_of_transformers(rows, model):
+    made = case(rows)
+    outputs = model._run_branches(made.ours.media)
+    mask = made.ours.attention_mask
+    hidden = model.decoder(model.embed(made.ours, outputs), attention_mask=mask)
+    logits = model.decoder.logits(hidden)
+    expected = port()(**made.theirs).logits
+    assert (logits - expected)[mask].abs().max() <= 1e-5
+    # Large enough that the bound means something.
+    assert expected[mask].std() > 0.1
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_greedy_answers_are_those_of_transformers(rows, model):
+    made = case(rows)
+    settings = GenerationSettings(max_new_tokens=12)
+    answers = model.generate(made.ours, settings=settings)
+    expected = port().generate(**made.theirs, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    for answer, row in zip(answers, expected[:, made.ours.input_ids.shape[1] :], strict=True):
+        assert answer == row.tolist()[: len(answer)]
+        assert len(answer) == 12 or answer[-1] == 2
+
+
+@torch.no_grad()
+def test_the_port_sees_frame_by_frame_and_so_does_this_wiring(model):
+    clip = torch.randn(1, FRAMES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    other = clip.clone()
+    other[:, 1:] += 1.0
+    there = torch.ones(1, FRAMES, dtype=torch.bool)
+    first, second = (
+        model.branches["video"](BranchInput(raw, there, torch.arange(1))).features.tokens
+        for raw in (clip, other)
+    )
+    assert torch.equal(first[:, 0], second[:, 0])
+    assert not torch.allclose(first[:, 1], second[:, 1])
