@@ -7,74 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.tiny_model import TINY, frames, raw_input
+from models.tiny_model import frames, raw_input
+from models.tiny_shared import batch_of, build
 from safetensors.torch import load_file, save_file
 
 from video_llama.common.errors import ConfigError
-from video_llama.common.sections import parse_model
-from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem
+from video_llama.common.types import IGNORE_INDEX
 from video_llama.models.loading import build_model
 from video_llama.models.sources import named_parts
 from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.optim import param_groups
 
 OWNED, BORROWED = "branches.image.stages.projection.", "branches.video.stages.projection."
-
-
-def config_of(change=None):
-    tree = copy.deepcopy(TINY)
-    video = tree["branches"].pop("video")
-    del tree["branches"]["audio"], video["stages"]["joint"], video["stages"]["norm"]
-    image = copy.deepcopy(video)
-    tree["branches"] = {
-        # The borrower stands first, so that the order in the file cannot matter.
-        "video": {**video, "media": ["video"]},
-        "image": {**image, "media": ["image"]},
-    }
-    video["stages"]["projection"] = {"share": "image.projection"}
-    if change:
-        change(tree)
-    problems = []
-    config = parse_model(tree, preset_keys=set(), problems=problems)
-    assert not problems
-    return config
-
-
-def build(change=None):
-    torch.manual_seed(0)
-    return VideoLLM(config_of(change))
-
-
-def batch_of(*, num_images, num_clips):
-    """Rows of `<s> item text`, pictures first."""
-    kinds = ["image"] * num_images + ["video"] * num_clips
-    items, rows, slots = [], [], []
-    for sample, kind in enumerate(kinds):
-        num_slots = 5 * (1 if kind == "image" else 3)
-        row = sample if kind == "image" else sample - num_images
-        items.append(BatchItem(kind, row, num_slots, sample))
-        rows.append([1, *[0] * num_slots, 5 + sample, 6, 7])
-        slots.append([0, *[sample + 1] * num_slots, 0, 0, 0])
-    if not kinds:
-        rows, slots = [[1, 5, 6, 7]], [[0] * 4]
-    length = max(map(len, rows))
-    ids, places = (
-        torch.tensor([row + [0] * (length - len(row)) for row in values])
-        for values in (rows, slots)
-    )
-    mask = torch.tensor([[i < len(row) for i in range(length)] for row in rows])
-    return Batch(
-        input_ids=ids,
-        attention_mask=mask,
-        labels=torch.where(mask & (ids > 1), ids, IGNORE_INDEX),
-        slots=places.int(),
-        items=items,
-        media={
-            "image": raw_input(frames(num_images)[:, :1]),
-            "video": raw_input(frames(num_clips)),
-        },
-        keys=[f"s{i}" for i in range(len(rows))],
-    )
 
 
 def test_a_shared_stage_is_one_module_with_one_set_of_names():
@@ -163,11 +107,16 @@ def test_tokens_of_another_width_than_the_owners_are_refused():
 
 def test_a_models_folder_holds_a_shared_stage_once_and_gives_the_model_back(tmp_path):
     model = build()
-    model.decoder.requires_grad_(True)
-    model.save_pretrained(tmp_path, full=False)
+    model.save_pretrained(tmp_path)
     names = list(load_file(tmp_path / "trainable.safetensors"))
     assert OWNED + "linear.weight" in names
     assert not any(name.startswith(BORROWED) for name in names)
+    again = VideoLLM.from_pretrained(tmp_path)
+    assert again.config.branches["video"].stages["projection"].share == "image.projection"
+    assert again.state_dict().keys() == model.state_dict().keys()
+    clip = raw_input(frames(1))
+    before, after = (m.branches["video"](clip).features.tokens for m in (model.eval(), again))
+    assert torch.equal(before, after)
 
 
 def test_a_checkpoint_fills_a_shared_stage_in_both_branches(tmp_path):
