@@ -13,6 +13,10 @@ from dataclasses import dataclass
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
+MAX_TERMS = 1000
+PRECISION = 1e-15
+"""Of a continued fraction: where it ends."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -94,3 +98,67 @@ def paired_p_value(num_only_first: int, num_only_second: int) -> float:
     smaller = min(num_only_first, num_only_second)
     tail = sum(math.comb(total, count) for count in range(smaller + 1))
     return min(1.0, float(2 * tail / 2**total))
+
+
+def student_two_sided(value: float, *, degrees: float) -> float:
+    """Return how often Student's t is at least as far from zero as a value.
+
+    Args:
+        value: of the statistic.
+        degrees: of freedom, > 0, not necessarily whole.
+
+    Returns:
+        A probability; 2.228 at 10 degrees gives 0.050.
+    """
+    if math.isinf(value):
+        return 0.0
+    share = degrees / (degrees + value * value)
+    return _incomplete_beta(share, first=degrees / 2, second=0.5)
+
+
+def student_quantile(probability: float, *, degrees: float) -> float:
+    """Return the value below which Student's t stays with a probability.
+
+    Args:
+        probability: 0.5..1, without its ends.
+        degrees: of freedom, > 0.
+    """
+    beyond = 2 * (1 - probability)
+    low, high = 0.0, 1.0
+    while student_two_sided(high, degrees=degrees) > beyond:
+        high *= 2
+    while high - low > 1e-11 * high:
+        middle = (low + high) / 2
+        if student_two_sided(middle, degrees=degrees) > beyond:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _incomplete_beta(value: float, *, first: float, second: float) -> float:
+    """Return the regularised incomplete beta function (dlmf.nist.gov, 8.17.22 and 8.17.4)."""
+    if value <= 0 or value >= 1:
+        return min(max(value, 0.0), 1.0)
+    if value > (first + 1) / (first + second + 2):
+        return 1 - _incomplete_beta(1 - value, first=second, second=first)
+    scale = math.lgamma(first + second) - math.lgamma(first) - math.lgamma(second)
+    front = math.exp(scale + first * math.log(value) + second * math.log1p(-value)) / first
+    # Lentz's way to evaluate a continued fraction from its front.
+    upper, lower, product = 1.0, 0.0, 1.0
+    for index in range(MAX_TERMS):
+        half = index // 2
+        if index == 0:
+            term = 1.0
+        elif index % 2:
+            term = -(first + half) * (first + second + half) * value
+            term /= (first + 2 * half) * (first + 2 * half + 1)
+        else:
+            term = half * (second - half) * value
+            term /= (first + 2 * half - 1) * (first + 2 * half)
+        lower = 1 / (1 + term * lower)
+        upper = 1 + term / upper
+        product *= upper * lower
+        if index and abs(upper * lower - 1) < PRECISION:
+            break
+    return front * (product - 1)
