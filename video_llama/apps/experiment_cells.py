@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from video_llama.apps.experiment_file import Data, Experiment, Options, RunFile
+from video_llama.apps.experiment_file import CellEntry, Data, Experiment, Options, RunFile
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import unknown_name
 
@@ -88,13 +88,14 @@ def _open(experiment: Experiment, name: str, *, options: Options) -> Cell:
     entry = experiment.cells[name]
     recipes, evaluate = _chains(experiment, name)
     places = {file.stem: place for place, file in enumerate(recipes)}
-    steps = []
+    steps: list[Step] = []
     for file in (*recipes, *evaluate):
         learns = len(steps) < len(recipes)
         before = [min(len(steps), len(recipes)) - 1] if recipes and steps else []
         start = before if file.start is None else [places[stem] for stem in file.start]
         merged: Options = {}
-        for layer in (experiment, entry):
+        layers: tuple[Experiment | CellEntry, ...] = (experiment, entry)
+        for layer in layers:
             kind = layer.train_options if learns else layer.eval_options
             for own in (layer.options, kind, layer.own_options.get(file.stem, {})):
                 merged = _over(merged, own)
@@ -184,7 +185,8 @@ def _chain_problems(recipes: Sequence[RunFile], evaluate: Sequence[RunFile]) -> 
 
 def _all_options(experiment: Experiment) -> Iterator[tuple[str, Options]]:
     """Yield every mapping of options with its dotted key."""
-    layers = [("", experiment), *((f"cells.{n}.", c) for n, c in experiment.cells.items())]
+    layers: list[tuple[str, Experiment | CellEntry]] = [("", experiment)]
+    layers += [(f"cells.{name}.", cell) for name, cell in experiment.cells.items()]
     for where, layer in layers:
         yield f"{where}options", layer.options
         yield f"{where}train_options", layer.train_options

@@ -56,10 +56,12 @@ class Run:
         return f"{self.cell}, seed {self.seed}, {self.step.folder}"
 
     @property
-    def num_steps(self) -> int:
-        """Optimizer steps, 0 of an evaluation."""
+    def length(self) -> str:
+        """How long it trains, as the run file says; an epoch may be a pass over the data."""
         run = self.config.run
-        return run.max_epoch * (run.iters_per_epoch // run.accum_grad_iters) * self.step.learns
+        if run.iters_per_epoch == "auto":
+            return f"{run.max_epoch} passes"
+        return f"{run.max_epoch * (run.iters_per_epoch // run.accum_grad_iters)} steps"
 
     @property
     def global_batch(self) -> int:
@@ -118,7 +120,8 @@ def open_chain(
     for step in cell.steps:
         start = tuple(folder / cell.steps[place].folder for place in step.start)
         own: Options = {"run.output_dir": str(folder / step.folder)}
-        own |= {key: str(path) for key, path in zip(CHECKPOINT_KEYS, start, strict=False)}
+        for key, path in zip(CHECKPOINT_KEYS, start, strict=False):
+            own[f"model.{key}"] = str(path)
         if step.learns:
             own |= {"run.seed": seed, "run.resume_ckpt_path": "auto"}
         words = (*as_words(step.options), *as_words(own))

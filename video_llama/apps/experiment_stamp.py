@@ -111,7 +111,7 @@ def _own_settings(run: Run) -> dict[str, Any]:
     }
     if run.step.learns:
         settings["samples of a step"] = run.global_batch
-        settings["optimizer steps"] = run.num_steps
+        settings["length"] = run.length
     for name, entry in run.config.datasets.items():
         named = getattr(entry.config, "annotations", ())
         for file in map(Path, [named] if isinstance(named, str) else named):

@@ -33,6 +33,7 @@ VERBS = {
     "weights": "look at weight files, prove that they fit, write them out",
     "data": "read all data of a run file ahead and name what cannot be used",
     "shards": "pack data sets into tars, index tars",
+    "experiment": "train and evaluate cells that differ in parts or settings, and compare them",
     "replay": "make one step of a run again and show its samples and losses",
     "report": "write curves, tables and pictures of runs as one HTML page",
     "schema": "print the JSON Schema of run files, for editors",
