@@ -20,10 +20,9 @@ BYTES = range(3, 259)
 class Counting:
     """A tokenizer that notes how many ids it was asked to decode."""
 
-    eos_id = 2
-
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self.end_ids = tokenizer.end_ids
         self.asked: list[int] = []
 
     def decode(self, ids: list[int]) -> str:

@@ -126,3 +126,45 @@ def test_a_broken_model_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(ConfigError, match=r"tokenizer\.model: not a SentencePiece model"):
         load_tokenizer(tmp_path)
+
+
+@pytest.fixture
+def padded_dir(tmp_path: Path) -> Path:
+    """Laid out as Video-LLaVA-7B-hf is: three added tokens behind the words, more rows than both."""
+    shutil.copy(GOLDENS / "llama" / "tokenizer.model", tmp_path)
+    added = {"<image>": 1000, "<video>": 1001, "<pad>": 1002}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    return tmp_path
+
+
+def test_media_tokens_and_rows_without_a_token_are_silent(padded_dir: Path) -> None:
+    tokenizer = load_tokenizer(padded_dir)
+    assert tokenizer.silent_ids(num_rows=1064, stop=("</s>",)) == frozenset(range(1000, 1064))
+
+
+def test_rows_that_the_decoder_lacks_are_not_named_silent(padded_dir: Path) -> None:
+    tokenizer = load_tokenizer(padded_dir)
+    assert tokenizer.silent_ids(num_rows=1001, stop=()) == {1000}
+
+
+def test_a_stop_string_that_is_one_token_ends_an_answer_and_is_not_silent(padded_dir: Path) -> None:
+    tokenizer = load_tokenizer(padded_dir)
+    assert tokenizer.end_ids(("<video>", "###")) == {2, 1001}
+    assert 1001 not in tokenizer.silent_ids(num_rows=1064, stop=("<video>",))
+
+
+def test_special_tokens_added_to_a_fast_vocabulary_are_silent_and_added_words_are_not(
+    fast_dir: Path, tmp_path: Path
+) -> None:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_file(str(fast_dir / "tokenizer.json"))
+    size = library.get_vocab_size()
+    library.add_special_tokens([AddedToken("<|im_end|>", special=True)])
+    library.add_special_tokens([AddedToken("<|image_pad|>", special=True)])
+    library.add_tokens([AddedToken("<think>", special=False)])
+    library.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.silent_ids(num_rows=size + 5, stop=()) == {size + 1, size + 3, size + 4}

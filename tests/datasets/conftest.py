@@ -12,8 +12,9 @@ from PIL import Image
 from tables import BROKEN, NUM_CLIPS, write_table
 
 from video_llama.common.types import AudioSpec, BranchSpec, Shape, VideoSpec
+from video_llama.conversation.engines import Run
 from video_llama.conversation.templates import get_template
-from video_llama.conversation.tokenizer import Run, Tokenizer
+from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
 from video_llama.processors.media import MediaLoader

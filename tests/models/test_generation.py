@@ -96,6 +96,7 @@ class Counting:
     """A decoder that says 10, 11, 12, ... in every row and notes what it is fed."""
 
     end_ids = frozenset({13})
+    silent_ids: frozenset[int] = frozenset()
     max_context = 8
 
     def __init__(self):

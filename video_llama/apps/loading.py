@@ -87,7 +87,10 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     model = loaded.model
     model.eval()
     text = text_settings(config.model)
-    check_vocabulary(text.tokenizer, rows=model.decoder.vocab_size, end_ids=model.decoder.end_ids)
+    num_rows = model.decoder.vocab_size
+    check_vocabulary(text.tokenizer, rows=num_rows, end_ids=model.decoder.end_ids)
+    silent_ids = text.tokenizer.silent_ids(num_rows=num_rows, stop=text.template.stop)
+    model.decoder.silent_ids = silent_ids
     return LoadedModel(model=model, tokenizer=text.tokenizer, template=text.template)
 
 

@@ -1,13 +1,16 @@
 """Where an answer ends: stop strings are looked for in decoded text, so any vocabulary will do.
 
 The published code compares the last ids of the first row with three fixed numbers, which fits one
-vocabulary and one row. Here every row is decoded on its own. This module generates nothing.
+vocabulary and one row. Here every row is decoded on its own. A stop string that is one token of the
+vocabulary, which decoding may hide, ends an answer by its id. This module generates nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 
 from video_llama.conversation.growing_text import UNFINISHED, GrowingText, last_text
 from video_llama.conversation.tokenizer import Tokenizer
@@ -40,10 +43,8 @@ def answer_text(ids: Sequence[int], *, tokenizer: Tokenizer, stop: Sequence[str]
         The text before the first end token or stop string, without white space around it and
         without half a character at its end.
     """
-    ids = list(ids)
-    if tokenizer.eos_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_id)]
-    text = tokenizer.decode(ids)
+    ends = tokenizer.end_ids(stop)
+    text = tokenizer.decode(list(takewhile(lambda token_id: token_id not in ends, ids)))
     cut = cut_at_stop(text, stop=stop)
     return (text if cut is None else cut).rstrip(UNFINISHED).strip()
 
@@ -69,12 +70,16 @@ class StopRule:
             row: index in the batch; rows do not influence each other.
             ids: of this row, the newest last.
         """
-        if ids and ids[-1] == self.tokenizer.eos_id:
+        if ids and ids[-1] in self._ends:
             return True
         text = last_text(
             ids, tokenizer=self.tokenizer, num_chars=max(map(len, self.stop), default=0)
         )
         return cut_at_stop(text, stop=self.stop) is not None
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        return self.tokenizer.end_ids(self.stop)
 
 
 class AnswerStream:
@@ -97,6 +102,7 @@ class AnswerStream:
     def __init__(self, *, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._ends = tokenizer.end_ids(stop)
         self._said = GrowingText(tokenizer)
         self._shown = ""
         self.finished = False
@@ -109,7 +115,7 @@ class AnswerStream:
         """
         if self.finished:
             return ""
-        if token_id == self._tokenizer.eos_id:
+        if token_id in self._ends:
             self.finished = True
             return ""
         text = self._said.push(token_id)

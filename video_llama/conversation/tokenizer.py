@@ -2,55 +2,46 @@
 
 A `tokenizer.model` is read by SentencePiece and a `tokenizer.json` by tokenizers; a directory that
 holds a `tokenizer.model` never falls through to a newer class's guess of it, because those guess
-wrongly about spaces. What is special is said by ids, never by scanning text: `encode_run` treats
-"</s>" as four characters. This module knows no template and adds no beginning-of-text token.
+wrongly about spaces. This module knows no template, though it finds the directory's own, and adds
+no beginning-of-text token.
 """
 
 from __future__ import annotations
 
-import bisect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from video_llama.common.errors import ConfigError
+from video_llama.conversation.engines import (
+    Engine,
+    FastEngine,
+    Run,
+    SentencePieceEngine,
+    read_json,
+)
 
-Span = tuple[int, int]
+CHAT_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One stretch of text, encoded in one go.
+class ChatSource:
+    """A chat template as it lies in a tokenizer's directory.
 
     Attributes:
-        ids: token ids, no special tokens among them.
-        offsets: per token the characters [start, end) it came from. A space put in front by the
-            vocabulary has the empty span (0, 0); every byte of a character that was spelled out
-            in bytes has that character's span.
+        text: Jinja, as transformers understands it.
+        names: special tokens by the names that the text may use, e.g. "eos_token".
+        folder: the directory.
+        strips_before: tokens that swallow the white space in front of them.
+        strips_after: tokens that swallow the white space behind them.
     """
 
-    ids: list[int]
-    offsets: list[Span]
-
-
-class Engine(Protocol):
-    """The library behind a tokenizer."""
-
-    size: int
-    special: tuple[str, ...]
-    """Texts that the library takes for special tokens wherever they stand."""
-
-    def encode(self, text: str) -> Run:
-        """Encode a text without special tokens."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids that are all known to the library."""
-
-    def id_of(self, token: str) -> int | None:
-        """Return the id of a token, None if there is none."""
+    text: str
+    names: Mapping[str, str]
+    folder: str
+    strips_before: frozenset[str] = frozenset()
+    strips_after: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -67,6 +58,7 @@ class Tokenizer:
         special_texts: how special and added tokens look when spelled out, without those of one
             character or with white space, which nothing could be told apart from.
         added: ids of the tokens that were added after the vocabulary was made, by their text.
+        chat: the directory's own prompt format, None if it has none.
     """
 
     engine: Engine
@@ -77,6 +69,32 @@ class Tokenizer:
     vocab_size: int
     special_texts: tuple[str, ...]
     added: Mapping[str, int] = field(default_factory=dict)
+    chat: ChatSource | None = None
+
+    def id_of(self, text: str) -> int | None:
+        """Return the id of a special or added token by its text; None if there is none."""
+        if text in self.added:
+            return self.added[text]
+        return self.engine.id_of(text) if text in self.special_texts else None
+
+    def end_ids(self, stop: Sequence[str]) -> frozenset[int]:
+        """Return the ids that end an answer: the end token, and stop strings that are a token."""
+        ids = {self.eos_id, *map(self.id_of, stop)}
+        return frozenset(i for i in ids if i is not None)
+
+    def silent_ids(self, *, num_rows: int, stop: Sequence[str]) -> frozenset[int]:
+        """Return the ids that no answer consists of.
+
+        Args:
+            num_rows: of the decoder's embedding, which may have more than there are tokens.
+            stop: the template's stop strings.
+
+        Returns:
+            Rows without a token, and special tokens that were added behind the words, among them
+            those for media; what ends an answer is not among them.
+        """
+        wordless = {*range(self.engine.size, num_rows), *self.engine.silent_ids}
+        return frozenset(i for i in wordless if i < num_rows) - self.end_ids(stop)
 
     def encode_run(self, text: str) -> Run:
         """Encode one run of text; no special token is added or recognised.
@@ -103,89 +121,6 @@ class Tokenizer:
         return self.engine.decode(known)
 
 
-class SentencePieceEngine:
-    """A `tokenizer.model`, with the behaviour LLaMA was trained on."""
-
-    def __init__(self, path: Path) -> None:
-        from sentencepiece import SentencePieceProcessor
-
-        self._model = SentencePieceProcessor()
-        try:
-            self._model.load(str(path))
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(
-                f"not a SentencePiece model ({error}); is it a Git LFS pointer or half a download?",
-                where=str(path),
-            ) from error
-        self.size = self._model.get_piece_size()
-        self.special: tuple[str, ...] = ()
-
-    def encode(self, text: str) -> Run:
-        """Encode a text; see `Run` for the spans."""
-        from sentencepiece import sentencepiece_pb2
-
-        message = sentencepiece_pb2.SentencePieceText()  # type: ignore[attr-defined]
-        message.ParseFromString(self._model.encode(text, out_type="serialized_proto"))
-        # The message counts bytes; `ends[i]` is the number of bytes up to character i's end.
-        ends = list(accumulate(len(char.encode()) for char in text))
-        ids = [piece.id for piece in message.pieces]
-        offsets = [
-            (bisect.bisect_right(ends, piece.begin), bisect.bisect_left(ends, piece.end) + 1)
-            if piece.end > piece.begin
-            else (bisect.bisect_right(ends, piece.begin),) * 2
-            for piece in message.pieces
-        ]
-        return Run(ids, self._whole_characters(ids, offsets))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids."""
-        return str(self._model.decode(list(ids)))
-
-    def id_of(self, token: str) -> int | None:
-        """Return the id of a piece, None if there is none."""
-        piece_id = int(self._model.piece_to_id(token))
-        return piece_id if self._model.id_to_piece(piece_id) == token else None
-
-    def _whole_characters(self, ids: list[int], offsets: list[Span]) -> list[Span]:
-        """Give the leading bytes of a character, which come without a span, that character's."""
-        whole = list(offsets)
-        for i in reversed(range(len(ids) - 1)):
-            start, end = whole[i]
-            if start == end and self._model.is_byte(ids[i]):
-                whole[i] = whole[i + 1]
-        return whole
-
-
-class FastEngine:
-    """A `tokenizer.json`, run by the tokenizers library."""
-
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer as Library
-
-        # Checked here because the library raises nothing narrower than Exception.
-        if "model" not in _read_json(path):
-            raise ConfigError("holds no tokenizer (no 'model' entry)", where=str(path))
-        self._model = Library.from_file(str(path))
-        self._model.no_truncation()
-        self._model.no_padding()
-        self.size = self._model.get_vocab_size()
-        added = self._model.get_added_tokens_decoder().values()
-        self.special: tuple[str, ...] = tuple(token.content for token in added if token.special)
-
-    def encode(self, text: str) -> Run:
-        """Encode a text; see `Run` for the spans."""
-        encoding = self._model.encode(text, add_special_tokens=False)
-        return Run(list(encoding.ids), list(encoding.offsets))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids."""
-        return str(self._model.decode(list(ids), skip_special_tokens=True))
-
-    def id_of(self, token: str) -> int | None:
-        """Return the id of a token, None if there is none."""
-        return self._model.token_to_id(token)
-
-
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Read the tokenizer of a decoder directory in the Hugging Face layout.
 
@@ -207,7 +142,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         engine = FastEngine(folder / "tokenizer.json")
     else:
         raise ConfigError(_nothing_found(folder))
-    added = _added_tokens(folder)
+    added = {**engine.scanned, **_added_tokens(folder)}
     named = _named_tokens(folder)
 
     def id_of(role: str, fallback: str) -> int | None:
@@ -226,7 +161,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     pad_id = id_of("pad_token", "") if "pad_token" in named else None
     if pad_id is None:
         pad_id = eos_id if unk_id is None else unk_id
-    texts = {*named.values(), *added, *engine.special, "<s>", "</s>", "<unk>"}
+    texts = {*named.values(), *added, "<s>", "</s>", "<unk>"}
     return Tokenizer(
         engine=engine,
         bos_id=id_of("bos_token", "<s>"),
@@ -236,6 +171,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         vocab_size=max([engine.size, *(i + 1 for i in added.values())]),
         special_texts=tuple(sorted(text for text in texts if _is_mark(text))),
         added=added,
+        chat=_chat_source(folder, named),
     )
 
 
@@ -255,23 +191,12 @@ def _nothing_found(folder: Path) -> str:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a missing file is an empty one."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"not valid JSON ({error})", where=str(path)) from error
-    return content if isinstance(content, dict) else {}
-
-
 def _added_tokens(folder: Path) -> dict[str, int]:
     """Collect the tokens added after the vocabulary was made, id by text."""
-    config = _read_json(folder / "tokenizer_config.json")
+    config = read_json(folder / "tokenizer_config.json")
     decoder = config.get("added_tokens_decoder", {})
     added = {str(entry["content"]): int(i) for i, entry in decoder.items()}
-    listed = _read_json(folder / "added_tokens.json")
+    listed = read_json(folder / "added_tokens.json")
     return added | {token: int(i) for token, i in listed.items()}
 
 
@@ -279,8 +204,29 @@ def _named_tokens(folder: Path) -> dict[str, str]:
     """Collect which token plays which role; the tokenizer's own config speaks last."""
     named: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        for role, value in _read_json(folder / file).items():
+        for role, value in read_json(folder / file).items():
             text = value.get("content") if isinstance(value, dict) else value
             if role.endswith("_token") and isinstance(text, str) and text:
                 named[role] = text
     return named
+
+
+def _chat_source(folder: Path, named: Mapping[str, str]) -> ChatSource | None:
+    """Find the chat template: a file of its own, or an entry of a config; None without one."""
+    config = read_json(folder / "tokenizer_config.json")
+    file = folder / CHAT_FILE
+    text: Any = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    text = text or read_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(text, list):
+        # Several under names, as tokenizers for tools and retrieval have them.
+        text = {entry["name"]: entry["template"] for entry in text}.get("default")
+    if not isinstance(text, str):
+        return None
+    tokens = config.get("added_tokens_decoder", {}).values()
+    return ChatSource(
+        text,
+        names=dict(named),
+        folder=str(folder),
+        strips_before=frozenset(str(t["content"]) for t in tokens if t.get("lstrip")),
+        strips_after=frozenset(str(t["content"]) for t in tokens if t.get("rstrip")),
+    )

@@ -74,6 +74,7 @@ def stream_answer(
         limits=[limit],
         settings=settings,
         end_ids=decoder.end_ids,
+        silent_ids=decoder.silent_ids,
         stop=stop,
     ):
         if ids[0] is not None:
@@ -179,6 +180,7 @@ def answer_rows(
         limits=[limits[row] for row in fits],
         settings=settings,
         end_ids=decoder.end_ids,
+        silent_ids=decoder.silent_ids,
         stop=None if stop is None else lambda index, ids: stop(fits[index], ids),
     ):
         for row, token in zip(fits, new, strict=True):

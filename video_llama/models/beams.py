@@ -82,7 +82,7 @@ def search_beams(
     beams = [Beam((), 0.0)]
     finished = _Finished(settings.length_penalty, capacity=settings.num_beams)
     while True:
-        running, ended = _continue(beams, logits, settings=settings, end_ids=decoder.end_ids)
+        running, ended = _continue(beams, logits, settings=settings, decoder=decoder)
         for beam in ended:
             finished.add(Beam(beam.ids[:-1], beam.log_prob), end=beam.ids[-1:])
         best = max([*running, *ended], key=lambda beam: beam.log_prob)
@@ -100,17 +100,22 @@ def search_beams(
 
 
 def _continue(
-    beams: Sequence[Beam], logits: Tensor, *, settings: GenerationSettings, end_ids: frozenset[int]
+    beams: Sequence[Beam], logits: Tensor, *, settings: GenerationSettings, decoder: Decoder
 ) -> tuple[list[Beam], list[Beam]]:
     """Return the best continuations, best first: those that go on and those that end."""
-    num_beams = settings.num_beams
+    num_beams, end_ids = settings.num_beams, decoder.end_ids
     rows = [beam.ids for beam in beams]
     scores = adjust_scores(
-        logits.float().log_softmax(dim=-1), rows, settings=settings, end_ids=end_ids
+        logits.float().log_softmax(dim=-1),
+        rows,
+        settings=settings,
+        end_ids=end_ids,
+        silent_ids=decoder.silent_ids,
     )
     scores += torch.tensor([[beam.log_prob] for beam in beams], device=scores.device)
     # Twice as many, so that enough go on even if every beam has one that ends.
-    best, places = scores.flatten().topk(min(2 * num_beams, scores.numel()))
+    num_possible = int(scores.isfinite().sum())
+    best, places = scores.flatten().topk(min(2 * num_beams, num_possible))
     running: list[Beam] = []
     ended: list[Beam] = []
     for rank, (log_prob, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):

@@ -9,6 +9,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ def stream_ids(
     limits: Sequence[int],
     settings: GenerationSettings,
     end_ids: Collection[int],
+    silent_ids: frozenset[int] = frozenset(),
     stop: StopRule | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield one new id per row at a time, None for rows that are finished.
@@ -38,6 +40,7 @@ def stream_ids(
         limits: most ids of each row, at least one.
         settings: temperature, penalties, seed; every row draws as if it were alone.
         end_ids: ids that end an answer.
+        silent_ids: ids that are never chosen.
         stop: called with a row and its ids after each token.
     """
     assert min(limits) > 0, "a row without room for an id"
@@ -45,7 +48,9 @@ def stream_ids(
     done = [False] * len(rows)
     generators = [torch.Generator().manual_seed(settings.seed) for _ in rows]
     while True:
-        scores = adjust_scores(logits, rows, settings=settings, end_ids=end_ids)
+        scores = adjust_scores(
+            logits, rows, settings=settings, end_ids=end_ids, silent_ids=silent_ids
+        )
         ids = sample_next(scores, settings=settings, generators=generators)
         new = [None if over else token for over, token in zip(done, ids, strict=True)]
         for index, token in enumerate(new):
@@ -67,24 +72,30 @@ def adjust_scores(
     *,
     settings: GenerationSettings,
     end_ids: Collection[int],
+    silent_ids: frozenset[int] = frozenset(),
 ) -> Tensor:
-    """Make ids said before less likely (CTRL, Keskar et al. 2019), and an early end impossible.
+    """Make ids said before less likely (CTRL, Keskar et al. 2019).
+
+    What must not be said becomes impossible: silent ids, and an end before the shortest answer.
 
     Args:
         logits: float[B, V] of the last position, or log-probabilities.
         rows: ids generated so far.
         settings: penalty and shortest answer.
         end_ids: ids that end an answer.
+        silent_ids: ids that are never chosen.
 
     Returns:
         float32[B, V] where the logits are; the argument is not changed.
     """
     scores = logits.detach().float()
+    if silent_ids:
+        scores = scores.index_fill(1, _index_of(silent_ids, scores.device), -torch.inf)
     if settings.repetition_penalty != 1.0:
         scores = _penalise(scores, rows, penalty=settings.repetition_penalty)
     # Rows that go on are the longest.
     if max(map(len, rows)) < settings.min_new_tokens:
-        ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=scores.device)
+        ends = _index_of(frozenset(end_ids), scores.device)
         scores = scores.index_fill(1, ends, -torch.inf)
     return scores
 
@@ -109,7 +120,7 @@ def sample_next(
         scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
         ordered, order = scores.softmax(dim=-1).sort(dim=-1, descending=True)
         # The token that crosses top_p stays in, so that at least one is left.
-        inside = ordered.cumsum(dim=-1) - ordered < top_p
+        inside = (ordered.cumsum(dim=-1) - ordered < top_p) & (ordered > 0)
         upto = ordered.masked_fill(~inside, 0.0).cumsum(dim=-1)
         draws = torch.stack([torch.rand(1, generator=generator) for generator in generators])
         place = (upto <= draws.to(upto.device) * upto[:, -1:]).sum(dim=-1, keepdim=True)
@@ -118,6 +129,12 @@ def sample_next(
         chosen = order.gather(-1, place)[:, 0]
     ids: list[int] = chosen.tolist()
     return ids
+
+
+@lru_cache(maxsize=8)
+def _index_of(ids: frozenset[int], device: torch.device) -> Tensor:
+    """Return ids as an index, made once for an answer of many tokens."""
+    return torch.tensor(sorted(ids), dtype=torch.int64, device=device)
 
 
 def _penalise(scores: Tensor, rows: Sequence[Sequence[int]], *, penalty: float) -> Tensor:

@@ -39,12 +39,15 @@ class Decoder(Protocol):
         max_context: most positions it can read and write together.
         vocab_size: V.
         end_ids: token ids that end an answer.
+        silent_ids: token ids that are never generated; none, until whoever knows the vocabulary
+            says which rows of the embedding no answer consists of. Losses do not change by it.
     """
 
     width: int
     max_context: int
     vocab_size: int
     end_ids: frozenset[int]
+    silent_ids: frozenset[int]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look up int64[B, L] on any device, giving float[B, L, H] on the decoder's own."""

@@ -129,6 +129,7 @@ class CausalLM(nn.Module):
         self.vocab_size: int = architecture.vocab_size
         self.max_context = max_context(architecture, wanted=config.max_context)
         self.end_ids = _end_ids(self.model)
+        self.silent_ids: frozenset[int] = frozenset()
         if config.lora is not None:
             add_lora(self.model, config.lora)
 
