@@ -45,7 +45,10 @@ VISION: dict[str, Any] = {
     "patch_size": 8,
     "projection_dim": 8,
 }
-KEYS = ("released", "llama_model", "image_tower", "video_tower", "mm_projector", "where_from")
+KEYS = (
+    *("released", "llama_model", "image_tower", "video_tower", "mm_projector"),
+    *("lora_bundle", "where_from"),
+)
 """Of the presets, beside the fields every model has."""
 
 

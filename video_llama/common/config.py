@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.legacy.translate import is_original, misplaced, set_key, translate
+from video_llama.common.lora_bundle import take_lora_bundle
 from video_llama.common.package_paths import symbolic
 from video_llama.common.parsing import parse, parse_value
 from video_llama.common.registry import did_you_mean, registry, unknown_name
@@ -54,7 +55,8 @@ def load(cfg_path: str | Path, *, options: Sequence[str] = ()) -> Config:
     ]
     imports = _import_modules(tree.get("imports"), problems)
     if isinstance(tree.get("model"), Mapping):
-        tree["model"] = take_released(tree["model"], on_command_line=[key for key, _ in overrides])
+        given = take_released(tree["model"], on_command_line=[key for key, _ in overrides])
+        tree["model"] = take_lora_bundle(given)
     preset = _preset_of(tree.get("model"), problems)
     model = datasets = None
     if preset is not None:
@@ -91,7 +93,7 @@ def load_preset(arch: str, model_type: str, *, options: Sequence[str] = ()) -> M
     if preset is None:
         raise ConfigError(problems, where=where)
     given = take_released(tree["model"], on_command_line=[key for key, _ in overrides])
-    return type_model_section(_merge(preset, given), where=where)
+    return type_model_section(_merge(preset, take_lora_bundle(given)), where=where)
 
 
 def type_model_section(

@@ -21,11 +21,13 @@ from video_llama.models.branch import Branch, build_branches
 from video_llama.models.decoders.lora import ADAPTER_MARK
 from video_llama.models.decoders.low_resource import refuse_rounding
 from video_llama.models.decoders.placement import Placement
+from video_llama.models.lora_bundle import BUNDLE_KEY, refuse_gaps
 from video_llama.models.released.recognise import explain
 from video_llama.models.sources import (
     CHECKPOINT_KEYS,
-    OpenSource,
+    ON_TOP_KEYS,
     Source,
+    describe_idle,
     named_parts,
     open_source,
     part_path,
@@ -97,7 +99,7 @@ def build_model(config: ModelConfig, *, placement: Placement | None = None) -> L
     for source in sources(config):
         report = _take(model, source, step=load_weights)
         loaded.add(report)
-        if source.key in CHECKPOINT_KEYS:
+        if source.key in ON_TOP_KEYS:
             model.restored |= report.filled
     problems = unfilled_parts(model, filled=loaded.origin.keys())
     if problems:
@@ -128,12 +130,12 @@ def load_heads(config: ModelConfig) -> dict[str, Branch]:
     model.branches = nn.ModuleDict(heads)
     filled: set[str] = set()
     for source in sources(config):
-        if source.key not in CHECKPOINT_KEYS:
+        if source.key not in ON_TOP_KEYS:
             filled |= _take(model, source, step=load_weights).filled
     if _empty_heads(heads, filled=filled):
         # A checkpoint may bring frozen parts too; one that is not trained yet need not be there.
         for source in sources(config):
-            if source.key in CHECKPOINT_KEYS:
+            if source.key in ON_TOP_KEYS:
                 filled |= _take(model, source, step=load_weights).filled
     problems = [
         f"model.{name}: it is frozen and its weights come from no file; name one"
@@ -208,7 +210,7 @@ def unfilled_parts(model: VideoLLM, *, filled: Collection[str] | None = None) ->
         One sentence for every such part, opening with its dotted key.
     """
     config = model.config
-    if filled is None and _has_checkpoint(config):
+    if filled is None and (_has_checkpoint(config) or config.paths.get(BUNDLE_KEY)):
         return []
     problems = []
     for name, part in [*named_parts(config), ("decoder", config.decoder)]:
@@ -252,17 +254,10 @@ def _take(model: VideoLLM, source: Source, *, step: Step) -> LoadReport:
         hint = explain(opened.state, key=source.key)
         raise CheckpointMismatch(f"{error}{hint}") from error
     if not report.matched:
-        raise CheckpointMismatch(_describe_idle(opened, report))
+        raise CheckpointMismatch(describe_idle(opened, report))
+    if source.holds_adapters:
+        refuse_gaps(model, report.filled, source=source.path)
     return report
-
-
-def _describe_idle(opened: OpenSource, report: LoadReport) -> str:
-    reasons = "; ".join(f"{n} keys: {reason}" for reason, n in report.dropped.items())
-    return (
-        f"{report.source}: nothing in it is for this model ({reasons or 'the file is empty'}); "
-        f"take it out of model.{opened.source.key}, or name the file that was meant"
-        f"{explain(opened.state, key=opened.source.key)}"
-    )
 
 
 def _fresh_parts(model: VideoLLM, *, filled: Collection[str]) -> list[str]:

@@ -18,9 +18,14 @@ from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.hub import local_path, way_to_get
 from video_llama.common.registry import registry
 from video_llama.common.schema import FRESH, ModelConfig, PartConfig
-from video_llama.common.weights import Excuse, FileTable, KeyMap, read_state
+from video_llama.common.weights import Excuse, FileTable, KeyMap, LoadReport, read_state
+from video_llama.models.lora_bundle import BUNDLE_KEY, adapter_table, bundle_files
+from video_llama.models.released.recognise import explain
 
 CHECKPOINT_KEYS = ("ckpt", "ckpt_2")
+ON_TOP_KEYS = (BUNDLE_KEY, *CHECKPOINT_KEYS)
+"""What is loaded after the parts' own files, and may replace what they brought."""
+
 RUN_CHECKPOINTS = ("checkpoints/best", "checkpoints/last", "")
 """Where a run folder keeps what `ckpt` means, in this order; "" for the folder itself."""
 
@@ -35,12 +40,18 @@ class Source:
     Attributes:
         key: of the `model` section, e.g. "vit_model" or "branches.video.encoder.weights".
         path: the file or directory.
-        table: where its tensors go; None for a checkpoint, whose names decide.
+        table: where its tensors go; None for a checkpoint, whose names decide, and for what learnt
+            beside a bundle's adapters.
     """
 
     key: str
     path: Path
     table: FileTable | None = None
+
+    @property
+    def holds_adapters(self) -> bool:
+        """Whether it is the file of adapters in a bundle."""
+        return self.key == BUNDLE_KEY and self.table is not None
 
     @property
     def file(self) -> Path:
@@ -86,6 +97,9 @@ def sources(config: ModelConfig) -> Iterator[Source]:
         for name in names:
             if name not in published:
                 yield Source(f"{name}.weights", Path(path), _own_table(name, configs[name]))
+    bundle = config.paths.get(BUNDLE_KEY)
+    for file in bundle_files(bundle) if isinstance(bundle, str) else ():
+        yield Source(BUNDLE_KEY, file.path, adapter_table(()) if file.holds_adapters else None)
     for key in CHECKPOINT_KEYS:
         path = getattr(config, key)
         if path is not None:
@@ -98,6 +112,11 @@ def open_source(source: Source, config: ModelConfig) -> OpenSource:
     Raises:
         CheckpointMismatch: it cannot be read, or is a checkpoint of the wrong branch.
     """
+    if source.key == BUNDLE_KEY:
+        state = read_state(source.path)
+        published = registry.get_release(config.arch)(config)[CHECKPOINT_KEYS[0]]
+        table = adapter_table(state) if source.holds_adapters else published
+        return OpenSource(source, state, table.key_map, table.parts_in(state))
     if source.table is not None:
         source = replace(source, path=source.file)
         state = read_state(source.path)
@@ -115,6 +134,16 @@ def open_source(source: Source, config: ModelConfig) -> OpenSource:
     opened = OpenSource(source, state, table.key_map, table.parts_in(state))
     _refuse_other_branch(opened, table.meant_for)
     return opened
+
+
+def describe_idle(opened: OpenSource, report: LoadReport) -> str:
+    """Say that nothing of a file could be used, and why."""
+    reasons = "; ".join(f"{n} keys: {reason}" for reason, n in report.dropped.items())
+    return (
+        f"{report.source}: nothing in it is for this model ({reasons or 'the file is empty'}); "
+        f"take it out of model.{opened.source.key}, or name the file that was meant"
+        f"{explain(opened.state, key=opened.source.key)}"
+    )
 
 
 def find_checkpoint(path: str | Path) -> Path:

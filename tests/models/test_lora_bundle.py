@@ -1,0 +1,190 @@
+"""A bundle of adapters as the published scripts write it, on top of a base decoder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_llava import HIDDEN, WIDTH, original_state, tree, typed, write_original
+from transformers import LlamaForCausalLM
+
+from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.lora_bundle import take_lora_bundle
+from video_llama.models.loading import build_model, check_model
+from video_llama.models.pretrained import read_folder
+
+peft = pytest.importorskip("peft")
+TARGETS = ("q_proj", "v_proj", "down_proj")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_original(tmp_path_factory.mktemp("base") / "llava")
+
+
+@pytest.fixture(scope="module")
+def written_by_peft(base, tmp_path_factory):
+    """A bundle that peft wrote, what learnt beside it, and the model of transformers it is of."""
+    bundle = tmp_path_factory.mktemp("bundle")
+    decoder = build_model(typed(tree(base))).model.decoder.model
+    copy = LlamaForCausalLM(decoder.config).eval()
+    copy.load_state_dict(decoder.state_dict())
+    settings = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=list(TARGETS), task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(3)
+    adapted = peft.get_peft_model(copy, settings)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape) * 0.3
+    adapted.save_pretrained(bundle)
+    projector = {
+        "0.weight": torch.randn(HIDDEN, WIDTH),
+        "0.bias": torch.randn(HIDDEN),
+        "2.weight": torch.randn(HIDDEN, HIDDEN),
+        "2.bias": torch.randn(HIDDEN),
+    }
+    others = {f"base_model.model.model.mm_projector.{name}": t for name, t in projector.items()}
+    torch.save(others, bundle / "non_lora_trainables.bin")
+    return bundle, adapted.eval()
+
+
+def section(base, bundle, **decoder):
+    """A `model` section as a run file would have it after its preset."""
+    given = {**tree(base), "lora_bundle": str(bundle)}
+    given["decoder"] |= decoder
+    return take_lora_bundle(given)
+
+
+@torch.no_grad()
+def logits(decoder, embeds):
+    return decoder.logits(decoder(embeds, attention_mask=None))
+
+
+@torch.no_grad()
+def test_the_decoder_answers_as_peft_lets_it(base, written_by_peft):
+    bundle, adapted = written_by_peft
+    loaded = build_model(typed(section(base, bundle)))
+    embeds = torch.randn(2, 5, HIDDEN, generator=torch.Generator().manual_seed(1))
+    found = logits(loaded.model.decoder, embeds)
+    expected = adapted(inputs_embeds=embeds).logits
+    assert (found - expected).abs().max() <= 1e-5
+    with adapted.disable_adapter():
+        assert (found - adapted(inputs_embeds=embeds).logits).abs().max() > 1e-2
+    loaded.model.merge_adapters()
+    assert (logits(loaded.model.decoder, embeds) - expected).abs().max() <= 1e-4
+
+
+def test_what_learnt_beside_the_adapters_replaces_the_projector(base, written_by_peft):
+    bundle, _ = written_by_peft
+    loaded = build_model(typed(section(base, bundle)))
+    projector = loaded.model.branches["image"].stages["projection"].layers
+    others = torch.load(bundle / "non_lora_trainables.bin", weights_only=True)
+    assert torch.equal(projector[2].weight, others["base_model.model.model.mm_projector.2.weight"])
+    assert loaded.replaced == [f"4 tensors of {base} by {bundle / 'non_lora_trainables.bin'}"]
+
+
+def test_adapters_may_go_on_learning(base, written_by_peft):
+    model = build_model(typed(section(base, written_by_peft[0], trainable=["*lora_*"]))).model
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert len(learning) == 2 * 2 * len(TARGETS)
+    assert all("lora_" in name for name in learning)
+
+
+def test_a_folder_saved_from_it_needs_no_bundle(base, written_by_peft, tmp_path):
+    model = build_model(typed(section(base, written_by_peft[0]))).model
+    model.save_pretrained(tmp_path / "saved")
+    config = read_folder(tmp_path / "saved")
+    assert config.paths.get("lora_bundle") is None
+    again = build_model(config).model.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_check_agrees_with_the_loading(base, written_by_peft):
+    config = typed(section(base, written_by_peft[0]))
+    checked, problems = check_model(config)
+    assert problems == []
+    reports = [str(report) for report in build_model(config).reports]
+    assert [str(report) for report in checked.reports] == reports
+
+
+def test_adapters_that_are_not_all_there_are_refused(base, written_by_peft, tmp_path):
+    bundle = copy_of(written_by_peft[0], tmp_path)
+    file = bundle / "adapter_model.safetensors"
+    state = {name: t for name, t in load_file(file).items() if "layers.1.mlp" not in name}
+    save_file(state, file)
+    with pytest.raises(CheckpointMismatch, match=r"lacks 2 of 12 adapters.*layers\.1\.mlp"):
+        build_model(typed(section(base, bundle)))
+
+
+def test_adapters_of_another_size_are_refused(base, written_by_peft, tmp_path):
+    bundle = copy_of(written_by_peft[0], tmp_path)
+    file = bundle / "adapter_model.safetensors"
+    save_file({name: torch.zeros(4, 4) for name in load_file(file)}, file)
+    with pytest.raises(CheckpointMismatch, match="another shape"):
+        build_model(typed(section(base, bundle)))
+
+
+def copy_of(bundle, folder):
+    copy = folder / "copy"
+    copy.mkdir()
+    for file in bundle.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def with_settings(folder, **settings):
+    plain = {"r": 16, "lora_alpha": 8, "target_modules": ["q_proj"], "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(plain | settings))
+    return take_lora_bundle({"lora_bundle": str(folder)})["decoder"]["lora"]
+
+
+def test_the_settings_are_read_from_its_config(tmp_path):
+    targets = ["up_proj", "self_attn.q_proj"]
+    assert with_settings(tmp_path, lora_dropout=0.05, target_modules=targets) == {
+        "rank": 16,
+        "alpha": 8.0,
+        "dropout": 0.05,
+        "targets": ["q_proj", "up_proj"],
+    }
+    # alpha / sqrt(16) = 2 is plain alpha 32 / 16.
+    assert with_settings(tmp_path, use_rslora=True)["alpha"] == 32.0
+
+
+def test_keys_of_the_run_file_win_over_the_bundle(base, written_by_peft):
+    lora = section(base, written_by_peft[0], lora={"dropout": 0.5})["decoder"]["lora"]
+    assert (lora["dropout"], lora["rank"]) == (0.5, 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"peft_type": "IA3"},
+        {"target_modules": "all-linear"},
+        {"rank_pattern": {"q_proj": 2}},
+        {"lora_alpha": None},
+    ],
+    ids=str,
+)
+def test_adapters_of_another_kind_are_refused_by_name(settings, tmp_path):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        with_settings(tmp_path, **settings)
+
+
+def test_a_folder_without_adapters_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no adapter_config\.json in it"):
+        take_lora_bundle({"lora_bundle": str(tmp_path)})
+    with pytest.raises(ConfigError, match="no such folder"):
+        take_lora_bundle({"lora_bundle": str(tmp_path / "nowhere")})
+
+
+def test_the_published_projector_is_another_than_that_of_the_bundle(written_by_peft):
+    others = torch.load(written_by_peft[0] / "non_lora_trainables.bin", weights_only=True)
+    assert not torch.equal(
+        others["base_model.model.model.mm_projector.0.bias"],
+        original_state()["model.mm_projector.0.bias"],
+    )
