@@ -35,6 +35,7 @@ ENCODERS = {
         for trunk in ("audio", "vision")
     ],
     "languagebind": [VIT, VIT | {"temporal_attention": False}],
+    "timm_vit": [{"model": "test_vit2"}, {"model": "test_convnext", "drop_prefix": False}],
 }
 ACROSS_TIME = {"temporal_attention": True}
 """Keys by whose default or value an encoder lets the steps of a row see each other."""

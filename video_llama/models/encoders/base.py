@@ -1,4 +1,4 @@
-"""What every encoder answers, and two things that several need.
+"""What every encoder answers, and what several need.
 
 An encoder maps pixels or mels to `Features`. It runs on valid steps only, may be given no rows at
 all, and knows nothing of what comes after it.
@@ -8,6 +8,7 @@ Shapes: M rows, T time steps, K valid steps of all rows, N tokens a step, D widt
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -60,6 +61,15 @@ def encode_valid_steps(trunk: Callable[[Tensor], Tensor], raw: Tensor, *, mask: 
     tokens_KND = trunk(raw.new_zeros(1, *raw.shape[2:]))[:0] if is_empty else trunk(steps)
     tokens_MTND = tokens_KND.new_zeros(*mask.shape, *tokens_KND.shape[1:])
     return tokens_MTND.index_put((mask,), tokens_KND)
+
+
+def low_precision(
+    dtype: torch.dtype, *, device: torch.device
+) -> contextlib.AbstractContextManager[object]:
+    """Return the context that casts activations where they meet weights of a lower precision."""
+    if dtype is torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def resize_positions(table: Tensor, shape: torch.Size, *, num_prefix: int = 1) -> Tensor:

@@ -10,7 +10,6 @@ Shapes: K frames, N tokens a frame, D width, A attention heads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from video_llama.common.types import Features
 from video_llama.common.weights import KeyMap
+from video_llama.models.encoders.base import low_precision
 from video_llama.models.encoders.vit import VitConfig
 
 
@@ -132,7 +132,7 @@ class VitTrunk(nn.Module):
 
     def run(self, frames: Tensor, *more: object) -> Tensor:
         """Turn float[K, 3, H, W] into float32[K, N, D]; layers are also given what follows."""
-        with self._precision(frames):
+        with low_precision(self._dtype, device=frames.device):
             hidden_KND = self.embeddings(frames)
             if self.config.traits.has_class_token:
                 hidden_KND = self.pre_layrnorm(hidden_KND)
@@ -156,9 +156,3 @@ class VitTrunk(nn.Module):
     def key_map(self) -> KeyMap:
         """Return the table from published names, with or without `vision_model.`, to ours."""
         return self.config.key_map()
-
-    def _precision(self, frames: Tensor) -> AbstractContextManager[object]:
-        if self._dtype is torch.float32:
-            return nullcontext()
-        # Autocast casts the activations that meet low-precision weights and nothing else.
-        return torch.autocast(frames.device.type, dtype=self._dtype)
