@@ -198,7 +198,8 @@ def check_name(model: str) -> None:
 def build(model: str, image_size: int | None, *, num_classes: int = 0) -> nn.Module:
     """Build a model of timm with random weights."""
     keys: dict[str, Any] = {"num_classes": num_classes}
-    if image_size is not None and timm.get_pretrained_cfg(model).fixed_input_size:
+    settings = timm.get_pretrained_cfg(model)
+    if image_size is not None and settings is not None and settings.fixed_input_size:
         keys["img_size"] = image_size
     return timm.create_model(model, pretrained=False, **keys)
 
