@@ -159,3 +159,19 @@ def test_kinds_are_routed_to_the_branch_that_takes_them(specs):
 def test_two_branches_that_want_the_same_kind_are_refused(specs):
     with pytest.raises(ConfigError, match="'a' and 'b' both take image"):
         route({"a": specs["video"], "b": specs["video"]})
+
+
+def test_places_for_an_item_that_is_not_there_are_named(specs):
+    with pytest.raises(ConfigError, match="x: its text has places for item 2, and there are 1"):
+        collate([sample("x", [1, 0, 0, 0], [0, 1, 1, 2], (clip(1),))], specs=specs, pad_id=PAD)
+
+
+def test_every_item_that_does_not_fit_its_places_is_named(specs):
+    wrong = [sample(key, [1, 0, 5], [0, 1, 0], (clip(1),)) for key in ("x", "y")]
+    with pytest.raises(ConfigError) as caught:
+        collate(wrong, specs=specs, pad_id=PAD)
+    assert [problem.partition(";")[0] for problem in caught.value.problems] == [
+        f"{key}: its text has 1 places for item 1, video a.mp4, which takes 2 decoder positions "
+        "in branch 'video'"
+        for key in ("x", "y")
+    ]

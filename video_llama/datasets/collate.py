@@ -9,13 +9,15 @@ Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, D wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from video_llama.common.errors import ConfigError
 from video_llama.common.types import (
     IGNORE_INDEX,
     Batch,
@@ -178,7 +180,13 @@ def collate(
 
     Returns:
         The batch; see `Batch` for shapes.
+
+    Raises:
+        ConfigError: a text has more or fewer places for an item than the item takes.
     """
+    problems = [text for sample in samples for text in _misplaced(sample)]
+    if problems:
+        raise ConfigError(problems)
     routed = [(index, media) for index, sample in enumerate(samples) for media in sample.media]
     items = _number_rows(routed)
     pad = Padding(max(len(sample.input_ids) for sample in samples), padding_side)
@@ -203,6 +211,24 @@ def collate(
         dataset=samples[0].dataset,
         meta=[sample.meta for sample in samples],
     )
+
+
+def _misplaced(sample: EncodedSample) -> Iterator[str]:
+    """Say which items of a sample do not fill the places that its text has for them."""
+    places = Counter(sample.slots)
+    for number, routed in enumerate(sample.media, start=1):
+        if places[number] != routed.num_slots:
+            yield (
+                f"{sample.key}: its text has {places[number]} places for item {number}, "
+                f"{routed.item.kind} {routed.item.path}, which takes {routed.num_slots} decoder "
+                f"positions in branch '{routed.branch}'; encode text and media for the same model"
+            )
+    strange = max(sample.slots, default=0)
+    if strange > len(sample.media):
+        yield (
+            f"{sample.key}: its text has places for item {strange}, and there are "
+            f"{len(sample.media)} items; name every medium of the text in its messages"
+        )
 
 
 def _number_rows(routed: Sequence[tuple[int, RoutedItem]]) -> list[BatchItem]:
