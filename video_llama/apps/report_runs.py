@@ -145,7 +145,7 @@ def draw_run(run: Run) -> Curves:
     if run.train:
         facts.append(("last training loss", f"{run.train[-1]['loss']:.3f}"))
     if run.valid:
-        lowest, _ = _lowest(run)
+        lowest, _ = lowest_validation(run)
         facts.append(("lowest validation loss", "-" if lowest is None else f"{lowest:.3f}"))
     chart = line_chart(series, x_label="optimizer steps", y_label=f"loss of {run.name}")
     shown = [s for s in series if s.points]
@@ -163,7 +163,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     shown = [name for name, texts in columns.items() if set(texts) - {"-", "0"}]
     rows = [(run.name, tuple(columns[h][i] for h in shown)) for i, run in enumerate(runs)]
     panels = [_panel(drawn, key=key, title=title, note=note) for key, title, note in PANELS]
-    lowest = {i: low for i, run in enumerate(runs) if (low := _lowest(run)[0]) is not None}
+    losses = [lowest_validation(run)[0] for run in runs]
+    lowest = {i: loss for i, loss in enumerate(losses) if loss is not None}
     names = sorted({name for run in runs for name in run.skipped})
     return Comparison(
         legend=tuple((style_of(i), run.name) for i, run in enumerate(drawn)),
@@ -243,8 +244,8 @@ def _panel(runs: Sequence[Run], *, key: str, title: str, note: str) -> Panel:
 COLUMNS = {
     "steps": ("{:,}", lambda run: run.num_steps),
     "last training loss": ("{:.4f}", lambda run: run.train[-1]["loss"] if run.train else None),
-    "lowest validation loss": ("{:.4f}", lambda run: _lowest(run)[0]),
-    "at step": ("{:,}", lambda run: _lowest(run)[1]),
+    "lowest validation loss": ("{:.4f}", lambda run: lowest_validation(run)[0]),
+    "at step": ("{:,}", lambda run: lowest_validation(run)[1]),
     "samples/s": ("{:.1f}", lambda run: run.mean("samples_per_s")),
     "tokens/s": ("{:,.0f}", lambda run: run.mean("tokens_per_s")),
     "MFU": ("{:.1%}", lambda run: run.mean("mfu")),
@@ -263,7 +264,7 @@ def _text(run: Run, column: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def _lowest(run: Run) -> tuple[float | None, int | None]:
+def lowest_validation(run: Run) -> tuple[float | None, int | None]:
     """Return the lowest validation loss and its step, whatever the run's checkpoints go by."""
     finite = [line for line in run.valid if math.isfinite(line["valid_loss"])]
     lowest = min(finite, key=lambda line: line["valid_loss"], default=None)

@@ -182,6 +182,18 @@ def read_entry(folder: Path, *, step: int) -> Entry | None:
     return _unpacked(found[-1]) if found else None
 
 
+def read_entries(folder: Path) -> Iterator[Entry]:
+    """Yield all entries of a run in the order of its steps; nothing if it kept none.
+
+    Args:
+        folder: of the run.
+    """
+    for path in sorted((folder / LEDGER_FOLDER).glob("steps_*.jsonl.gz")):
+        # As in `read_entry`, what was written last of a step holds.
+        last = {values["step"]: values for values in _read(path)}
+        yield from (_unpacked(last[step]) for step in sorted(last))
+
+
 def drop_entries_after(folder: Path, *, step: int) -> None:
     """Forget what was written after a step, of a run that goes on from there.
 

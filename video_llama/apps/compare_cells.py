@@ -1,0 +1,92 @@
+"""The comparison of two cells or more: the same data proved, differences judged, all written down.
+
+    FOLDER/report.html    one self-contained page
+    FOLDER/results.md     the tables
+    FOLDER/results.json   every number
+    FOLDER/plots/*.png    the pictures
+
+Used by `video-llama compare` for two runs, and at the end of `video-llama experiment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from video_llama.apps.compare_answers import compare_answers
+from video_llama.apps.compare_data import compare_data
+from video_llama.apps.compare_model import Comparison
+from video_llama.apps.compare_runs import CellRuns
+from video_llama.apps.compare_texts import console_tables, to_json, to_markdown
+from video_llama.apps.compare_training import differing_settings, read_trainings
+from video_llama.apps.console import wide_console
+from video_llama.common.errors import ConfigError
+
+__all__ = ["CellRuns", "Comparison", "compare_cells", "write_comparison"]
+
+
+def compare_cells(
+    cells: Sequence[CellRuns], *, baseline: str, title: str, question: str, command: str = ""
+) -> Comparison:
+    """Compare cells without writing anything.
+
+    Args:
+        cells: every cell with every seed; seeds may be missing.
+        baseline: name of the cell the others are compared with.
+        title: heading.
+        question: that the comparison is to answer.
+        command: that asked for it.
+
+    Raises:
+        ConfigError: there is no such cell, or nothing to compare it with.
+    """
+    names = list(dict.fromkeys(runs.name for runs in cells))
+    if baseline not in names:
+        raise ConfigError(f"baseline: there is no finished cell '{baseline}' among {names}")
+    if len(names) < 2:
+        raise ConfigError(f"cells: there is only '{baseline}'; a comparison takes two")
+    return Comparison(
+        title=title,
+        question=question,
+        baseline=baseline,
+        cells=tuple(cells),
+        sets=tuple(compare_answers(cells, baseline=baseline)),
+        proofs=tuple(compare_data(cells, baseline=baseline)),
+        trainings=tuple(read_trainings(cells)),
+        settings=tuple(differing_settings(cells, baseline=baseline)),
+        command=command,
+    )
+
+
+def write_comparison(
+    cells: Sequence[CellRuns],
+    *,
+    baseline: str,
+    folder: Path,
+    title: str,
+    question: str,
+    command: str = "",
+) -> Comparison:
+    """Compare cells, print the tables and write page, tables, numbers and plots.
+
+    Args:
+        cells: every cell with every seed; seeds may be missing.
+        baseline: name of the cell the others are compared with.
+        folder: made if missing.
+        title: heading.
+        question: that the comparison is to answer.
+        command: that asked for it, for the page.
+
+    Raises:
+        ConfigError: there is no such cell, or nothing to compare it with.
+    """
+    comparison = compare_cells(
+        cells, baseline=baseline, title=title, question=question, command=command
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    console = wide_console()
+    for part in console_tables(comparison):
+        console.print(part)
+    (folder / "results.json").write_text(to_json(comparison), encoding="utf-8")
+    (folder / "results.md").write_text(to_markdown(comparison), encoding="utf-8")
+    return comparison
