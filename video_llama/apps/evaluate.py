@@ -39,6 +39,7 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.annotations import AnnotationReader
 from video_llama.datasets.sample_encoder import TextSettings
+from video_llama.models.fidelity import fidelity_of
 from video_llama.models.precision import autocast
 from video_llama.runners.data import open_encoder
 from video_llama.tasks.predictions import PredictionStore
@@ -165,6 +166,9 @@ def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[Kin
         "position": position,
         **to_metrics(rows, predictions=predictions),
     }
+    judged = fidelity_of(config.model)
+    if judged is not None and not judged.is_exact:
+        metrics["fidelity"] = judged.verdict
     metrics["unusable"] |= asked.unreadable
     metrics["num_unusable"] = len(metrics["unusable"])
     if is_main():

@@ -6,6 +6,7 @@ for every verb.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.models.decoders.attention import require_attention
 from video_llama.models.decoders.low_resource import require_bitsandbytes
 from video_llama.models.decoders.placement import Placement, check_placement, memory_for_decoder
+from video_llama.models.fidelity import fidelity_of
 from video_llama.models.loading import build_model
 from video_llama.models.video_llm import VideoLLM
 from video_llama.processors.limits import MediaLimits
@@ -84,6 +86,7 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
         get_logger().warning("replaced: %s", sentence)
     for part in loaded.fresh:
         get_logger().info("%s starts from random weights", part)
+    log_fidelity(config.model)
     model = loaded.model
     model.eval()
     text = text_settings(config.model)
@@ -92,6 +95,14 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     silent_ids = text.tokenizer.silent_ids(num_rows=num_rows, stop=text.template.stop)
     model.decoder.silent_ids = silent_ids
     return LoadedModel(model=model, tokenizer=text.tokenizer, template=text.template)
+
+
+def log_fidelity(config: ModelConfig) -> None:
+    """Log how near a model is to what was published, if its system says so."""
+    judged = fidelity_of(config)
+    if judged is not None:
+        level = logging.INFO if judged.is_exact and not judged.notes else logging.WARNING
+        get_logger().log(level, "fidelity to what was published: %s", judged)
 
 
 def require_files(config: ModelConfig) -> None:

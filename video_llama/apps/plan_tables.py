@@ -24,6 +24,7 @@ from video_llama.apps.plan_memory import (
 from video_llama.apps.plan_run import Machine, RunTime
 from video_llama.apps.plan_steps import StepCost
 from video_llama.common.schema import Config
+from video_llama.models.fidelity import fidelity_of
 from video_llama.models.video_llm import VideoLLM
 
 MUCH = 0.3
@@ -43,6 +44,16 @@ def show_parts(model: VideoLLM, *, console: Console) -> None:
     table.add_section()
     table.add_row("total", "", f"{num_params:,}", f"{learning:,}", "", "")
     console.print(table)
+    show_fidelity(model, console=console)
+
+
+def show_fidelity(model: VideoLLM, *, console: Console) -> None:
+    """Print how near a model is to what was published, if its system says so."""
+    judged = fidelity_of(model.config)
+    if judged is not None:
+        style = "" if judged.is_exact else "bold yellow"
+        text = f"fidelity to what was published: {judged}"
+        console.print(text, style=style, markup=False, highlight=False)
 
 
 def show_slots(model: VideoLLM, *, console: Console) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from video_llama.apps.checks import missing_weights
 from video_llama.apps.console import wide_console
 from video_llama.apps.main import add_config_arguments
-from video_llama.apps.plan_tables import show_missing
+from video_llama.apps.plan_tables import show_fidelity, show_missing
 from video_llama.apps.vocabulary import vocabulary_problems
 from video_llama.common.config import load
 from video_llama.common.hub import local_path
@@ -79,6 +79,7 @@ def _show_parts(loaded: Loaded, *, console: Console) -> None:
     console.print(table)
     for text in loaded.replaced:
         console.print(f"replaced: {text}", markup=False, highlight=False)
+    show_fidelity(loaded.model, console=console)
 
 
 def _num_bytes(path: Path) -> int:

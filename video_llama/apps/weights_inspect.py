@@ -54,6 +54,7 @@ def _show(found: Inspection, *, console: Console) -> None:
         "holds": f"{size} ({dtypes})" if found.num_tensors else "",
         "goes to": " or ".join(f"model.{key}" for key in found.keys),
         "needs": ", ".join(found.needs),
+        "fidelity": found.fidelity,
         "hears": found.hears,
         "note": "\n".join(found.notes),
     }

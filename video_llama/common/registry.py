@@ -36,6 +36,8 @@ FOLDERS = {
     "model": "video_llama.models.video_llm",
     "release": "video_llama.models.released",
     "released_folder": "video_llama.models.released",
+    "fidelity": "video_llama.models.released",
+    "directory_export": "video_llama.models.released",
 }
 """Where the parts of each kind live: a package (all its modules are imported) or a module."""
 

@@ -20,9 +20,11 @@ from torch import nn
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.hub import local_path
 from video_llama.common.key_map import FileTable, KeyMap
+from video_llama.common.lora_bundle import CONFIG_FILE as CONFIG_FILE
+from video_llama.common.lora_bundle import KEY
 from video_llama.models.decoders.lora import ADAPTER_MARK
 
-BUNDLE_KEY = "lora_bundle"
+BUNDLE_KEY = KEY
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OTHERS_FILE = "non_lora_trainables.bin"
 

@@ -6,7 +6,6 @@ name, because contents do not tell a Vicuna's branch from a LLaMA-2's of the sam
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,19 +18,27 @@ from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.hub import local_path
 from video_llama.common.state_files import SUFFIXES, read_notes, read_state
 from video_llama.common.weights import LLAMA_WIDTHS
+from video_llama.models.decoders.composite import read_composite, read_config
 from video_llama.models.decoders.readiness import why_not_ready
+from video_llama.models.lora_bundle import CONFIG_FILE as ADAPTER_CONFIG
 from video_llama.models.released.recognise import Kind, recognise
 from video_llama.models.released.releases import ENCODERS, Release, find_release
+from video_llama.models.released.video_llava_fidelity import fidelity_of_directory
 from video_llama.models.sources import RUN_CHECKPOINTS, WEIGHTS_FILE
 
 UNKNOWN = Kind("unknown", "nothing this framework knows", ())
+EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "language_model.model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "tok_embeddings.weight",
+)
 PROJECTIONS = (
     "llama_proj.weight",
     "audio_llama_proj.weight",
     "branches.video.stages.projection.linear.weight",
     "branches.audio.stages.projection.linear.weight",
-    "model.embed_tokens.weight",
-    "tok_embeddings.weight",
+    *EMBEDDINGS,
 )
 """Tensors that show the decoder's width; the embedding of a decoder has it in its second side."""
 
@@ -47,6 +54,7 @@ class Inspection:
         release: title of the release its name stands for, "" if none.
         branch: of the model that it fills.
         decoder: it is or was trained for, as far as it is known.
+        fidelity: how near it is to what was published, "" where nothing is known.
         hears: whether this release hears, and with which file; "" where that makes no sense.
         keys: of the `model` section where it belongs.
         needs: what else must be there to use it.
@@ -63,6 +71,7 @@ class Inspection:
     release: str = ""
     branch: str = ""
     decoder: str = ""
+    fidelity: str = ""
     hears: str = ""
     keys: list[str] = field(default_factory=list)
     needs: list[str] = field(default_factory=list)
@@ -90,10 +99,13 @@ def inspect_path(named: str) -> Iterator[Inspection]:
 
 
 def _is_one(path: Path) -> bool:
-    """Tell whether a path is one thing: a file of weights, a decoder's directory, or a run."""
+    """Tell whether a path is one thing: a file of weights, a decoder's directory, or a run.
+
+    A bundle of adapters is several.
+    """
     if path.is_file():
         return path.suffix in SUFFIXES
-    if not path.is_dir():
+    if not path.is_dir() or (path / ADAPTER_CONFIG).is_file():
         return False
     marks = (
         "config.json",
@@ -107,14 +119,18 @@ def _inspect(named: str, path: Path) -> Inspection:
     try:
         state = read_state(_weights_of(path))
         notes = read_notes(path)
-        config = _config_of(path)
+        config = read_config(path) or {}
+        composite = read_composite(path)
     except CheckpointMismatch as error:
         return _describe_unreadable(named, path, str(error))
     kind = recognise(state, model_type=str(config.get("model_type", ""))) or UNKNOWN
     found = Inspection(named, kind.name, kind.text, branch=kind.branch, keys=list(kind.keys))
     _count(found, state)
-    found.decoder = _decoder_of(kind, state, config)
+    found.decoder = _decoder_of(kind, state, composite.architecture if composite else config)
     _add_release(found, kind, find_release(path.name))
+    if (judged := fidelity_of_directory(path, state)) is not None:
+        found.fidelity = judged.verdict
+        found.notes += judged.notes
     if kind.name == "decoder" and (reason := why_not_ready(path)):
         found.notes.append(reason)
     found.notes += _training_notes(notes)
@@ -137,19 +153,6 @@ def _describe_unreadable(named: str, path: Path, error: str) -> Inspection:
     return Inspection(named, "broken", "cannot be read", notes=[error])
 
 
-def _config_of(path: Path) -> dict[str, Any]:
-    """Return the config.json of a directory, empty if there is none.
-
-    Raises:
-        CheckpointMismatch: it is no JSON.
-    """
-    file = path / "config.json"
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointMismatch(f"{file}: not JSON ({error}); download it again") from error
-
-
 def _count(found: Inspection, state: Mapping[str, Tensor]) -> None:
     dtypes: Counter[str] = Counter()
     for name in state:
@@ -166,7 +169,7 @@ def _decoder_of(kind: Kind, state: Mapping[str, Tensor], config: Mapping[str, An
     if name is None:
         return ""
     shape = state[name].shape
-    is_embedding = "embed" in name
+    is_embedding = name in EMBEDDINGS
     width = shape[1 if is_embedding else 0]
     size = LLAMA_WIDTHS.get(width, f"{width} wide")
     family = config.get("model_type", "LLaMA") if is_embedding else "LLaMA"
