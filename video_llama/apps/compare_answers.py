@@ -1,25 +1,24 @@
 """Cells on the same questions: accuracies by kind, paired differences, and where they disagree.
 
-Only questions asked with their media as they are count; probes belong to `evaluate`.
+Verdicts are `tasks.paired`'s.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from video_llama.apps.compare_runs import CellRuns, seed_pairs
+from video_llama.apps.compare_questions import (
+    Answers,
+    QuestionProof,
+    asked,
+    clip_of,
+    prove,
+    read_sets,
+)
+from video_llama.apps.compare_runs import CellRuns, names_in_order, seed_pairs
 from video_llama.tasks.paired import Difference, Verdict, judge, mean_with_interval
 from video_llama.tasks.paired import paired_difference as paired
-from video_llama.tasks.predictions import (
-    NO_PROBE,
-    PREDICTIONS_FILE,
-    Prediction,
-    Shown,
-    read_predictions,
-)
 from video_llama.tasks.statistics import Estimate
 
 ALL = "all questions"
@@ -27,9 +26,6 @@ ALL = "all questions"
 
 MATTERS = 0.05
 """Difference of accuracies that nobody wants to miss."""
-
-Answers = Mapping[str, Prediction]
-"""What one model answered, by the question's key."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +64,6 @@ class KindRow:
 
 
 @dataclass(frozen=True)
-class QuestionProof:
-    """Whether a cell was asked what the baseline was asked.
-
-    Attributes:
-        cell: its name.
-        num_both: questions that both answered.
-        only_here: keys that only the cell was asked, per seed.
-        only_there: keys that only the baseline was asked, per seed.
-        problem: the first difference as a sentence, "" if there is none.
-        num_errors: questions one of them could not be asked, left out for both.
-    """
-
-    cell: str
-    num_both: int
-    only_here: int
-    only_there: int
-    problem: str
-    num_errors: int
-
-
-@dataclass(frozen=True)
 class SetComparison:
     """All cells on one question set.
 
@@ -114,7 +89,7 @@ def compare_answers(cells: Sequence[CellRuns], *, baseline: str) -> list[SetComp
         cells: every cell with every seed.
         baseline: name of the cell the others are compared with.
     """
-    found = {(runs.name, runs.seed): _read_sets(runs) for runs in cells}
+    found = {(runs.name, runs.seed): read_sets(runs) for runs in cells}
     sets = dict.fromkeys(label for labels in found.values() for label in labels)
     return [
         _compare_set(
@@ -132,29 +107,6 @@ def compare_answers(cells: Sequence[CellRuns], *, baseline: str) -> list[SetComp
         )
         for label in sets
     ]
-
-
-def names_in_order(cells: Sequence[CellRuns], *, baseline: str) -> list[str]:
-    """Return the cells' names, each once, the baseline first."""
-    return list(dict.fromkeys((baseline, *(runs.name for runs in cells))))
-
-
-def _read_sets(runs: CellRuns) -> dict[str, Answers]:
-    """Return a cell's answers by question set; sets of one name also bear their folder's."""
-    files = [path for folder in runs.evaluations for path in sorted(_answer_files(folder))]
-    counts = Counter(path.parent.name for path in files)
-    answers: dict[str, Answers] = {}
-    for path in files:
-        name = path.parent.name
-        label = name if counts[name] == 1 else f"{path.parent.parent.name}/{name}"
-        asked = [p for p in read_predictions(path) if p.probe == NO_PROBE]
-        answers[label] = {prediction.key: prediction for prediction in asked}
-    return answers
-
-
-def _answer_files(folder: Path) -> list[Path]:
-    own = folder / PREDICTIONS_FILE
-    return [own] if own.is_file() else list(folder.glob(f"*/{PREDICTIONS_FILE}"))
 
 
 def _compare_set(
@@ -181,45 +133,9 @@ def _compare_set(
         if name != baseline and pairs:
             notes += [f"{name}: {text}" for text in told]
             couples = [(seeds[one], by_cell[baseline][other]) for one, other in pairs]
-            proofs.append(_prove(name, couples))
+            proofs.append(prove(name, couples))
     rows = _judged([_row(kind, by_cell, baseline=baseline) for kind in (ALL, *kinds)])
     return SetComparison(label, tuple(rows), tuple(proofs), tuple(notes), by_cell)
-
-
-def _prove(name: str, couples: Sequence[tuple[Answers, Answers]]) -> QuestionProof:
-    """Compare what a cell and the baseline were asked."""
-    num_both = only_here = only_there = num_errors = 0
-    problem = ""
-    for here, there in couples:
-        only_here += len(here.keys() - there.keys())
-        only_there += len(there.keys() - here.keys())
-        for key in dict.fromkeys((*here, *there)):
-            one, other = here.get(key), there.get(key)
-            if one is None or other is None:
-                where = "the baseline" if one is None else name
-                problem = problem or f"question '{key}' was asked of {where} alone"
-            elif _asked(one) != _asked(other):
-                problem = problem or (
-                    f"question '{key}' is '{one.question}' ({one.answer}) of {_files(one)} here "
-                    f"and '{other.question}' ({other.answer}) of {_files(other)} there"
-                )
-            elif one.error is None and other.error is None:
-                num_both += 1
-            else:
-                num_errors += 1
-    return QuestionProof(name, num_both, only_here, only_there, problem, num_errors)
-
-
-def _asked(prediction: Prediction) -> tuple[object, ...]:
-    """Return what makes two questions the same; media may lie in another folder."""
-    shown = [
-        (item.kind, Path(item.path).name, item.start_s, item.end_s) for item in prediction.media
-    ]
-    return prediction.kind, prediction.question, prediction.answer, prediction.candidates, shown
-
-
-def _files(prediction: Prediction) -> str:
-    return ", ".join(dict.fromkeys(Path(item.path).name for item in prediction.media)) or "no media"
 
 
 def _row(kind: str, by_cell: Mapping[str, Mapping[int, Answers]], *, baseline: str) -> KindRow:
@@ -251,7 +167,7 @@ def _score(
     by_seed = {seed: _mean(answers) for seed, answers in seeds.items() if answers}
     if not common:
         return CellScore(name, None, by_seed, 0)
-    clips = [_clip(next(iter(seeds.values()))[key]) for key in common]
+    clips = [clip_of(next(iter(seeds.values()))[key]) for key in common]
     table = [[float(answers[key].correct) for key in common] for answers in seeds.values()]
     accuracy = mean_with_interval(table, clips=clips, measure="accuracy")
     return CellScore(name, accuracy, by_seed, len(common), _difference(seeds, against))
@@ -264,13 +180,13 @@ def _difference(
     pairs, _ = seed_pairs(list(seeds), list(against or {}))
     couples = [(seeds[one], (against or {})[other]) for one, other in pairs]
     shared = _common([answers for couple in couples for answers in couple])
-    common = [k for k in shared if all(_asked(a[k]) == _asked(b[k]) for a, b in couples)]
+    common = [k for k in shared if all(asked(a[k]) == asked(b[k]) for a, b in couples)]
     if not common:
         return None
     return paired(
         [[float(here[key].correct) for key in common] for here, _ in couples],
         [[float(there[key].correct) for key in common] for _, there in couples],
-        clips=[_clip(couples[0][0][key]) for key in common],
+        clips=[clip_of(couples[0][0][key]) for key in common],
         measure="accuracy",
     )
 
@@ -279,11 +195,6 @@ def _common(answers: Sequence[Answers]) -> list[str]:
     """Return the keys that all have, in the order of the first."""
     first, *others = answers or [{}]
     return [key for key in first if all(key in other for other in others)]
-
-
-def _clip(prediction: Prediction) -> tuple[Shown, ...] | str:
-    """Return what questions about one clip share; a question without media stands alone."""
-    return prediction.media or prediction.key
 
 
 def _mean(answers: Answers) -> float:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from video_llama.apps.compare_answers import compare_answers
 from video_llama.apps.compare_data import compare_data
+from video_llama.apps.compare_json import to_json
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.compare_runs import CellRuns
-from video_llama.apps.compare_texts import console_tables, to_json, to_markdown
+from video_llama.apps.compare_tables import console_tables, to_markdown
 from video_llama.apps.compare_training import differing_settings, read_trainings
 from video_llama.apps.console import wide_console
 from video_llama.common.errors import ConfigError

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from video_llama.apps.compare_answers import names_in_order
-from video_llama.apps.compare_runs import CellRuns, seed_pairs
+from video_llama.apps.compare_runs import CellRuns, names_in_order, seed_pairs
 from video_llama.runners.same_data import SameData, compare_ledgers
 
 

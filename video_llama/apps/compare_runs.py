@@ -34,6 +34,16 @@ class CellRuns:
     evaluations: tuple[Path, ...] = ()
 
 
+def names_in_order(cells: Sequence[CellRuns], *, baseline: str) -> list[str]:
+    """Return the cells' names, each once, the baseline first.
+
+    Args:
+        cells: every cell with every seed.
+        baseline: name of the cell the others are compared with.
+    """
+    return list(dict.fromkeys((baseline, *(runs.name for runs in cells))))
+
+
 def read_cell(folder: Path, *, name: str, evaluation: str | None = None) -> list[CellRuns]:
     """Find out what a folder holds.
 

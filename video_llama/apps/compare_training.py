@@ -1,4 +1,4 @@
-"""What the cells' trainings took and how they went: parameters, steps, seconds, losses, settings."""
+"""What the cells' trainings took and came to: parameters, steps, seconds, losses, settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from video_llama.apps.compare_answers import names_in_order
 from video_llama.apps.compare_data import paired_runs
-from video_llama.apps.compare_runs import CellRuns
+from video_llama.apps.compare_runs import CellRuns, names_in_order
 from video_llama.apps.report_runs import Run, differences, lowest_validation, read_runs
 from video_llama.runners.checkpoint import WEIGHTS_FILE, RunState, read_state
 from video_llama.runners.retention import newest_whole

@@ -1,0 +1,157 @@
+"""A comparison in words, and how its numbers are written."""
+
+from __future__ import annotations
+
+import math
+
+from video_llama.apps.compare_answers import CellScore
+from video_llama.apps.compare_model import Comparison
+from video_llama.tasks.paired import Difference, Verdict
+
+HOW = (
+    "Differences are paired: the same questions, seed by seed. Questions about one clip count "
+    "together, and the intervals (95 %) are of what to expect of other clips and other seeds "
+    "(crossed random effects; docs/experiments.md). An interval is of one comparison alone; a "
+    "verdict takes into account, by Holm's correction, how many were made: cells on all questions "
+    "are one family, cells by kinds another."
+)
+
+
+def verdict_sentences(comparison: Comparison) -> list[tuple[str, str]]:
+    """Answer the question: one (word, sentence) per cell and question set."""
+    sentences = []
+    for asked in comparison.sets:
+        base, *others = asked.rows[0].scores
+        for score in others:
+            where = f"{asked.name}: " if len(comparison.sets) > 1 else ""
+            sentences.append(_sentence(score, base, where=where))
+    return sentences
+
+
+def _sentence(score: CellScore, base: CellScore, *, where: str) -> tuple[str, str]:
+    if score.difference is None or score.verdict is None:
+        return (
+            "missing",
+            f"{where}{score.cell} and {base.cell} have no answered question in common.",
+        )
+    assert score.accuracy is not None, "a difference is made of answers"
+    difference, word = score.difference, score.verdict.word
+    opening = {
+        "better": f"{score.cell} is better than {base.cell}",
+        "worse": f"{score.cell} is worse than {base.cell}",
+        "no difference shown": f"no difference between {score.cell} and {base.cell} is shown",
+        "too few samples": f"too few samples to tell {score.cell} from {base.cell}",
+    }[word]
+    seen = ""
+    if word == "no difference shown":
+        seen = f"; one of {points(difference.detectable)} points would have been seen"
+    elif word == "too few samples":
+        reach = difference.detectable
+        seen = (
+            "; nothing could have been seen"
+            if math.isinf(reach) or reach > 1
+            else f"; only one of {points(reach)} points or more could have been seen"
+        )
+    return word, (
+        f"{where}{opening}: {signed(difference.estimate.value)} points, 95 % interval "
+        f"{interval(difference)}{seen} ({counted(difference)})."
+    )
+
+
+def counted(difference: Difference) -> str:
+    """Say what a difference was made of."""
+    return (
+        f"{difference.num_questions:,} questions on {many(difference.num_clips, 'clip')}, "
+        f"{many(difference.num_seeds, 'seed')}"
+    )
+
+
+def data_sentence(comparison: Comparison) -> tuple[bool, str]:
+    """Say whether all cells provably saw the same data: (they did, sentence)."""
+    problems = comparison.problems
+    if problems:
+        more = f" ({len(problems) - 1} more below)" if len(problems) > 1 else ""
+        return False, f"Not the same data. {problems[0]}{more}"
+    trained = [proof.same for proof in comparison.proofs if proof.same.num_samples]
+    texts = []
+    if trained:
+        samples = sum(same.num_samples for same in trained)
+        texts.append(
+            f"{many(len(trained), 'pair')} of runs saw the same samples in the same order, by "
+            f"their ledgers ({samples:,} samples compared)"
+        )
+    if any(asked.proofs for asked in comparison.sets):
+        texts.append("all cells were asked the same questions")
+    if not texts:
+        return True, "Nothing was trained or asked side by side."
+    text = "; ".join(texts)
+    return True, f"{text[0].upper()}{text[1:]}."
+
+
+def caveats(comparison: Comparison) -> list[str]:
+    """Name what a reader must know before believing a verdict."""
+    texts = []
+    differences = [s.difference for a in comparison.sets for s in a.rows[0].scores if s.difference]
+    if any(difference.num_seeds == 1 for difference in differences):
+        texts.append(
+            "One seed: this tells two trained models apart, not two ways to train; the same "
+            "settings with another seed may come out otherwise."
+        )
+    elif any(difference.num_seeds == 2 for difference in differences):
+        texts.append("Two seeds say little about others; the intervals are wide for it.")
+    for asked in comparison.sets:
+        texts += [f"{asked.name}: {note}" for note in asked.notes]
+        texts += [
+            f"{asked.name}: {many(proof.num_errors, 'question')} could not be asked of "
+            f"{proof.cell} or the baseline, and count for neither"
+            for proof in asked.proofs
+            if proof.num_errors
+        ]
+    return texts
+
+
+def percent(value: float) -> str:
+    """Write a share as a percentage with one digit."""
+    return f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """Write a difference of shares in percentage points."""
+    return f"{100 * value:.1f}"
+
+
+def signed(value: float) -> str:
+    """Write a difference of shares in percentage points with its sign."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def interval(difference: Difference) -> str:
+    """Write the ends of an interval in percentage points."""
+    return f"[{signed(difference.estimate.low)}, {signed(difference.estimate.high)}]"
+
+
+def with_interval(score: CellScore) -> str:
+    """Write an accuracy and its interval in percent."""
+    accuracy = score.accuracy
+    if accuracy is None:
+        return "-"
+    return f"{percent(accuracy.value)} [{percent(accuracy.low)}, {percent(accuracy.high)}]"
+
+
+def told(verdict: Verdict) -> str:
+    """Write a verdict; where nothing was shown, with what would have been."""
+    if verdict.word in ("better", "worse"):
+        return verdict.word
+    reach = verdict.detectable
+    return verdict.word + (f" (sees {points(reach)})" if reach <= 1 else "")
+
+
+def number(value: float | None, form: str) -> str:
+    """Write a number, a dash for none."""
+    return "-" if value is None else form.format(value)
+
+
+def many(count: int, noun: str) -> str:
+    """Write a count with its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
