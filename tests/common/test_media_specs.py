@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from video_llama.common.media_specs import LATER_FIELDS, VideoSpec, spec_identity
+from video_llama.common.media_specs import LATER_FIELDS, AudioSpec, VideoSpec, spec_identity
 
 FIRST_FIELDS = {
     "num_frames": 8,
@@ -25,8 +25,12 @@ def test_a_later_field_that_changes_the_input_changes_the_identity(change):
 
 
 def test_a_later_field_has_the_value_that_stood_in_its_place():
-    fields = {field.name: field.default for field in dataclasses.fields(VideoSpec)}
-    assert {name: fields[name] for name in LATER_FIELDS if name in fields} == {
-        "resize": "squash",
-        "filter": "bicubic_smooth",
-    }
+    fields = [*dataclasses.fields(VideoSpec), *dataclasses.fields(AudioSpec)]
+    defaults = {field.name: field.default for field in fields if field.name in LATER_FIELDS}
+    assert defaults == LATER_FIELDS
+
+
+def test_what_was_heard_before_there_were_recipes_is_still_found():
+    sound = AudioSpec(8, 2.0, 16000, 128, 204, -4.0, 9.0)
+    assert "recipe" not in spec_identity(sound)
+    assert spec_identity(dataclasses.replace(sound, recipe="clap"))["recipe"] == "clap"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 Resize = Literal["squash", "short_side_crop", "pad_square"]
 Filter = Literal["bicubic_smooth", "bicubic", "bilinear"]
+MelRecipe = Literal["kaldi", "whisper", "clap"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class AudioSpec:
         mean: of log-mel values over the pretraining data.
         std: of log-mel values over the pretraining data.
         clip_policy: where clips start, a name in `processors.audio.CLIP_POLICIES`.
+        recipe: how a clip becomes a log-mel picture, a name in
+            `processors.spectrograms.MEL_RECIPES`.
     """
 
     num_clips: int
@@ -72,6 +75,7 @@ class AudioSpec:
     mean: float
     std: float
     clip_policy: str = "clips"
+    recipe: MelRecipe = "kaldi"
 
     @property
     def num_steps(self) -> int:
@@ -86,7 +90,11 @@ class AudioSpec:
 
 MediaSpec = VideoSpec | AudioSpec
 
-LATER_FIELDS: dict[str, Any] = {"resize": "squash", "filter": "bicubic_smooth"}
+LATER_FIELDS: dict[str, Any] = {
+    "resize": "squash",
+    "filter": "bicubic_smooth",
+    "recipe": "kaldi",
+}
 """Fields the specs did not always have, and what stood in their place."""
 
 

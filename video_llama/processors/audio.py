@@ -1,9 +1,9 @@
-"""Sound: from a file to a mono waveform, and from a waveform to ImageBind's log-mel pictures.
+"""Sound: from a file to a mono waveform, and from a waveform to log-mel pictures.
 
 Clip starts and mel settings follow ImageBind's `imagebind/data.py` (facebookresearch/ImageBind)
 and the clip sampler of pytorchvideo 0.1.5. The mel is Kaldi's fbank; it agrees with
 `torchaudio.compliance.kaldi.fbank` but keeps its filter bank between calls. Nothing here knows
-what the sound is for.
+what the sound is for. Other encoders' ways are in `spectrograms`.
 
 Shapes: C channels, N samples, S clips, F mel bins, W mel frames (10 ms each).
 """
@@ -24,6 +24,7 @@ from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec
 from video_llama.processors.containers import Source
 from video_llama.processors.media_file import MediaFile, TolerantDecoder, opened, zero_pts_s
+from video_llama.processors.spectrograms import MEL_RECIPES, log_mel_by
 from video_llama.processors.tracks import Channels, Track
 
 MeanRemoval = Literal["copy", "in_place"]
@@ -179,7 +180,8 @@ def log_mel(
     """Cut a waveform into clips and turn each into a normalised log-mel picture.
 
     A clip that ends with the sound has fewer mel frames; the missing ones are zeros put in before
-    the normalisation, as published. A clip shorter than one 25 ms window is padded to one.
+    the normalisation, as published. A clip shorter than one 25 ms window is padded to one. So it is
+    with the recipe "kaldi", for ImageBind and AST; see `spectrograms` for the others.
 
     Args:
         waveform: float32[N], -1..1, at `spec.sample_rate_hz`; never changed. Of float32[C, N] the
@@ -200,12 +202,14 @@ def log_mel(
             clip_s=spec.clip_s,
             policy=spec.clip_policy,
         )
+    recipe = MEL_RECIPES[spec.recipe]
+    if recipe is not None:
+        mono = waveform if waveform.ndim == 1 else waveform.mean(dim=0)
+        return log_mel_by(recipe, [_cut(mono, start_s, spec) for start_s in starts], spec=spec)
     waveform = waveform.clone() if mean_removal == "in_place" else waveform
     clips = []
     for start_s in starts:
-        first = int(start_s * spec.sample_rate_hz)
-        last = int((start_s + Fraction(spec.clip_s)) * spec.sample_rate_hz)
-        clip = waveform[..., first:last]
+        clip = _cut(waveform, start_s, spec)
         if clip.numel() and mean_removal == "in_place":
             clip -= clip.mean()
         elif clip.numel():
@@ -219,6 +223,13 @@ def log_mel(
         for mel in (mel[: spec.num_mel_frames] for mel in mels)
     ]
     return (torch.stack(pictures).transpose(1, 2).unsqueeze(1) - spec.mean) / spec.std
+
+
+def _cut(waveform: Tensor, start_s: Fraction, spec: AudioSpec) -> Tensor:
+    """Return the part of a waveform that a clip is; no copy."""
+    first = int(start_s * spec.sample_rate_hz)
+    last = int((start_s + Fraction(spec.clip_s)) * spec.sample_rate_hz)
+    return waveform[..., first:last]
 
 
 def _fbank(clips: Sequence[Tensor], *, sample_rate_hz: int, num_mel_bins: int) -> list[Tensor]:
