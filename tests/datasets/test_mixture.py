@@ -13,6 +13,7 @@ from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.datasets.collate import Collator
 from video_llama.datasets.feature_cache import FeatureCache
+from video_llama.datasets.llava_conversations import LlavaConversations
 from video_llama.datasets.mixture import MixtureDataset
 from video_llama.datasets.sample_encoder import SampleEncoder
 from video_llama.datasets.stream import Plan, PlanSampler, SampleRef
@@ -128,6 +129,26 @@ def test_an_answer_too_long_for_the_context_is_counted(media_dir, tmp_path, make
     assert "there are 100" in sample.skips[0].reason
 
 
+def test_media_that_alone_fill_the_context_are_a_skip_where_samples_differ(
+    tmp_path, media_dir, make_encoder
+):
+    def row(key, *clips):
+        marks = "<video>" * len(clips)
+        said = [{"from": "human", "value": f"{marks}What?"}, {"from": "gpt", "value": "x"}]
+        return {"id": key, "video": list(clips), "conversations": said}
+
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([row("one", "0.mp4"), row("many", *["0.mp4"] * 30)]))
+    config = LlavaConversations.Config(annotations=str(path), media=str(media_dir / "page"))
+    reader = LlavaConversations(config, name="tune")
+    # A clip has 4 slots here.
+    data = MixtureDataset({"tune": reader}, encoder=make_encoder(max_len=120), seed=1)
+    sample = data[SampleRef("tune", 1, 0, 0)]
+    assert sample.key == "one"
+    assert sample.skips[0].reason.startswith("many: its 30 media alone take 120 decoder positions")
+    assert "model.max_txt_len is 120" in sample.skips[0].reason
+
+
 def test_media_without_a_branch_are_a_mistake_of_the_configuration(
     table, media_dir, make_encoder, specs
 ):
@@ -193,8 +214,8 @@ def test_skips_reach_the_main_process_from_its_workers(make_data, specs):
 
 def test_a_mistake_in_a_worker_is_still_a_mistake_of_the_configuration(make_data, specs):
     data = make_data()
-    data.encoder.text = dataclasses.replace(data.encoder.text, max_len=3)
-    with pytest.raises(ConfigError, match="take 4 decoder positions"):
+    data.encoder.routes = {}
+    with pytest.raises(ConfigError, match="holds video, but no branch takes it"):
         batches(data, specs, num_workers=1)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from video_llama.apps.data_features import compute_features, show_work
 from video_llama.apps.main import add_config_arguments
 from video_llama.apps.vocabulary import text_settings
 from video_llama.common.config import load
+from video_llama.common.cores import num_cores
 from video_llama.common.dist import is_main
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
@@ -215,13 +215,6 @@ def summary_table(results: Sequence[Result]) -> Table:
             "\n".join(why),
         )
     return table
-
-
-def num_cores() -> int:
-    """Return the processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _open_data(config: Config, readers: dict[str, DatasetReader]) -> MixtureDataset:

@@ -169,6 +169,8 @@ class RunConfig:
         batch_size_eval: samples per rank and evaluation batch.
         num_workers: processes per rank that read media; 0 reads in the main process.
         accum_grad_iters: iterations per optimizer step.
+        group_by_length: make batches of samples of one kind of medium and of like length, in text
+            and media together, so that little of them is padding.
         grad_clip_norm: largest gradient norm, None for no clipping.
         seed: everything random is a function of it.
         device: auto, cpu, cuda, cuda:1, mps, xpu.
@@ -223,6 +225,7 @@ class RunConfig:
     batch_size_eval: int = 1
     num_workers: int = 0
     accum_grad_iters: int = 1
+    group_by_length: bool = False
     grad_clip_norm: float | None = 1.0
     seed: int = 42
     device: str = "auto"

@@ -8,10 +8,11 @@ The media lie in a folder of their own and are looked for one by one, when they 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from video_llama.common.dist import is_main
@@ -124,6 +125,16 @@ class AnnotationReader(DatasetReader):
     def sources(self) -> tuple[str, ...]:
         """Every file, or folder of files, that decides what the samples are, media apart."""
         return self.config.annotation_paths
+
+    def fingerprint(self) -> str:
+        """Return a hash of the files and of how they are read; where they lie does not matter."""
+        how = replace(self.config, annotations="", media="")
+        digest = hashlib.blake2b(repr([type(self).__qualname__, how]).encode(), digest_size=16)
+        for source in self.sources:
+            for path in self._files_of(Path(source)):
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+        return digest.hexdigest()
 
     def media_folder(self, kind: MediaKind) -> tuple[str, str]:
         """Return the folder that paths of a kind start from, behind the key that names it."""

@@ -77,6 +77,10 @@ class DatasetReader(ABC):
         """Runs of samples that are read together, None where any order costs the same."""
         return None
 
+    def fingerprint(self) -> str | None:
+        """Return what changes when the text or the media of any sample do; None if nobody knows."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int: ...
 

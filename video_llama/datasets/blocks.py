@@ -45,6 +45,39 @@ class Blocks:
         return range(self.starts[block], self.starts[block + 1])
 
 
+class Windows:
+    """The groups of blocks that a pass goes through one after another, in an order of its own.
+
+    Args:
+        blocks: of the data set.
+        seed: of the pass.
+
+    Attributes:
+        starts: place of the first sample of each group, and behind them the number of all samples.
+    """
+
+    def __init__(self, blocks: Blocks, *, seed: int) -> None:
+        self._blocks = blocks
+        shuffled = permutation(len(blocks.sizes), seed=fold(seed, "blocks"))
+        self._groups = [
+            shuffled[start : start + blocks.window]
+            for start in range(0, len(shuffled), blocks.window)
+        ]
+        sizes = (sum(blocks.sizes[block] for block in group) for group in self._groups)
+        self.starts = list(itertools.accumulate(sizes, initial=0))
+
+    def at(self, place: int) -> int:
+        """Return the number of the group that a place of the pass lies in."""
+        return bisect_right(self.starts, place) - 1
+
+    def indices(self, number: int) -> NDArray[np.int64]:
+        """Return the samples of a group, block by block."""
+        starts = self._blocks.starts
+        return np.concatenate(
+            [np.arange(starts[block], starts[block + 1]) for block in self._groups[number]]
+        )
+
+
 class BlockOrder:
     """The order of one pass; `order[place]` is the index of a sample.
 
@@ -56,31 +89,21 @@ class BlockOrder:
     """
 
     def __init__(self, blocks: Blocks, *, seed: int) -> None:
-        self._blocks = blocks
         self._seed = seed
-        shuffled = permutation(len(blocks.sizes), seed=fold(seed, "blocks"))
-        self._groups = [
-            shuffled[start : start + blocks.window]
-            for start in range(0, len(shuffled), blocks.window)
-        ]
-        sizes = (sum(blocks.sizes[block] for block in group) for group in self._groups)
-        self._starts = list(itertools.accumulate(sizes, initial=0))
+        self._windows = Windows(blocks, seed=seed)
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, place: int) -> int:
         """Return the index of the sample at a place of the pass."""
-        number = bisect_right(self._starts, place) - 1
-        return int(self._order(number)[place - self._starts[number]])
+        number = self._windows.at(place)
+        return int(self._order(number)[place - self._windows.starts[number]])
 
     def _order(self, number: int) -> NDArray[np.int64]:
         """Return the shuffled indices of a group."""
         if number not in self._orders:
             if len(self._orders) == 2:
                 del self._orders[min(self._orders)]
-            starts = self._blocks.starts
-            indices = np.concatenate(
-                [np.arange(starts[block], starts[block + 1]) for block in self._groups[number]]
-            )
+            indices = self._windows.indices(number)
             seed = fold(self._seed, "window", number)
             self._orders[number] = indices[permutation(len(indices), seed=seed)]
         return self._orders[number]

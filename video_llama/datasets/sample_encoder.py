@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.rng import fold
 from video_llama.common.types import BranchSpec, MediaItem, Sample, VideoSpec
 from video_llama.conversation.encode import encode
@@ -128,14 +128,16 @@ class SampleEncoder:
         A sample that ends with a question is encoded up to where the model is to speak.
 
         Raises:
-            ContextOverflow: it does not fit.
-            ConfigError: the media alone do not fit, or the messages do not suit the form.
+            ContextOverflow: it does not fit, or its media alone do not.
+            ConfigError: the messages do not suit the form.
         """
         num_slots = [routed.num_slots for routed in media.items]
         if sum(num_slots) >= self.text.max_len:
-            raise ConfigError(
-                f"datasets.{sample.dataset}: the media of {sample.key} take {sum(num_slots)} "
-                f"decoder positions, model.max_txt_len is {self.text.max_len}"
+            kinds = ", ".join(f"{r.item.kind} {r.num_slots}" for r in media.items)
+            raise ContextOverflow(
+                f"{sample.key or 'sample'}: its {len(num_slots)} media alone take {sum(num_slots)} "
+                f"decoder positions ({kinds}), model.max_txt_len is {self.text.max_len}; show "
+                "fewer, or raise model.max_txt_len"
             )
         encoded = encode(
             _with_media(sample, media),

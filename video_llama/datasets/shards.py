@@ -12,8 +12,9 @@ read that is not used. The tars of cc_sbu and laion are read in `caption_shards`
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +25,7 @@ from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.blocks import Blocks
 from video_llama.datasets.conversations import BadRow, read_turns
 from video_llama.datasets.messages import form_of, messages_of
-from video_llama.datasets.shard_index import ShardSample
+from video_llama.datasets.shard_index import ShardSample, read_header
 from video_llama.datasets.shard_set import ShardSet, expand, prepare
 from video_llama.processors.shard_files import MAX_SPOOLED
 
@@ -91,6 +92,14 @@ class ShardReader(DatasetReader):
     def key(self, index: int) -> str:
         """Return the key of a sample, also of one that cannot be used."""
         return self.key_of(self._shards()[index])
+
+    def fingerprint(self) -> str:
+        """Return a hash of the shards' checksums and of how they are read."""
+        how = replace(self.config, shards="", index=None, window=1)
+        digest = hashlib.blake2b(repr([type(self).__qualname__, how]).encode(), digest_size=16)
+        for shard in self._shards().shards:
+            digest.update(read_header(shard.index).sha256.encode())
+        return digest.hexdigest()
 
     def missing(self) -> list[str]:
         """Look whether every shard is there and fits its index; indexes are made on the way."""

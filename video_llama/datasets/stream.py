@@ -2,10 +2,11 @@
 
 Position counts samples since step 0 of the run and never restarts. A step draws one data set by
 its ratio; a data set counts its own samples and goes through them in passes, each pass in an
-order of its own (data in shards block by block, see `blocks`), every sample exactly once. Ranks,
-workers and accumulation only cut a step's samples into pieces: micro-batch m of rank r takes the
-slice (m * ranks + r) of the step, so that 1, 2 or 4 ranks at the same global batch size see the
-same samples in the same order. Any step can be asked for at once; nothing is replayed.
+order of its own, every sample exactly once: shuffled, or block by block (`blocks`), or with those
+of like length together (`length_order`). Ranks, workers and accumulation only cut a step's samples
+into pieces: micro-batch m of rank r takes the slice (m * ranks + r) of the step, so that 1, 2 or 4
+ranks at the same global batch size see the same samples in the same order. Any step can be asked
+for at once; nothing is replayed.
 
 Reading the samples is the business of `mixture`.
 """
@@ -26,6 +27,10 @@ from torch.utils.data import Sampler
 from video_llama.common.errors import ConfigError
 from video_llama.common.rng import fold, permutation, uniform
 from video_llama.datasets.blocks import BlockOrder, Blocks
+from video_llama.datasets.length_order import LengthOrder, SampleLengths
+
+Order = NDArray[np.int64] | BlockOrder | LengthOrder
+"""Of one pass: the index of a sample by its place."""
 
 
 class Share(NamedTuple):
@@ -35,11 +40,13 @@ class Share(NamedTuple):
         length: number of samples.
         ratio: weight in the mixture.
         blocks: samples that are read together, None where any order costs the same.
+        lengths: of the samples, where batches are to hold those of like length.
     """
 
     length: int
     ratio: float
     blocks: Blocks | None = None
+    lengths: SampleLengths | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,7 @@ class Plan:
         self._drawn = array("i")
         self._drawn_before = array("q")
         self._num_drawn = [0] * len(self._names)
-        self._orders: dict[str, dict[int, NDArray[np.int64] | BlockOrder]] = {
-            name: {} for name in self._names
-        }
+        self._orders: dict[str, dict[int, Order]] = {name: {} for name in self._names}
 
     @property
     def global_batch_size(self) -> int:
@@ -159,20 +164,30 @@ class Plan:
         index = int(self._order(name, pass_index)[place])
         return SampleRef(dataset=name, index=index, pass_index=pass_index, position=position)
 
-    def _order(self, name: str, pass_index: int) -> NDArray[np.int64] | BlockOrder:
-        """Return a pass's permutation; the last two are kept, a batch may touch both."""
+    def _order(self, name: str, pass_index: int) -> Order:
+        """Return the order of a pass; the last two are kept, a batch may touch both."""
         orders = self._orders[name]
         if pass_index not in orders:
             if len(orders) == 2:
                 del orders[min(orders)]
-            seed = fold(self.seed, "order", name, pass_index)
-            share = self.shares[name]
-            orders[pass_index] = (
-                permutation(share.length, seed=seed)
-                if share.blocks is None
-                else BlockOrder(share.blocks, seed=seed)
-            )
+            orders[pass_index] = self._new_order(name, pass_index)
         return orders[pass_index]
+
+    def _new_order(self, name: str, pass_index: int) -> Order:
+        """Make the order of a pass."""
+        seed = fold(self.seed, "order", name, pass_index)
+        share = self.shares[name]
+        if share.lengths is not None:
+            return LengthOrder(
+                share.lengths,
+                seed=seed,
+                batch_size=self.global_batch_size,
+                started=pass_index * share.length % self.global_batch_size,
+                blocks=share.blocks,
+            )
+        if share.blocks is not None:
+            return BlockOrder(share.blocks, seed=seed)
+        return permutation(share.length, seed=seed)
 
 
 class PlanSampler(Sampler[list[SampleRef]]):

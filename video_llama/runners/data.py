@@ -30,6 +30,7 @@ from video_llama.datasets.stream import Plan, PlanSampler, SampleRef, Share, in_
 from video_llama.processors.media import MediaCompat, MediaLoader
 from video_llama.processors.supervised import SupervisedLoader
 from video_llama.runners.epochs import num_steps
+from video_llama.runners.lengths import shared_lengths
 from video_llama.runners.signals import leave_signals_to_parent
 from video_llama.tasks.base import Model, StopRule
 
@@ -106,10 +107,12 @@ class RunData:
         self._collator = Collator(specs, pad_id=text.tokenizer.pad_id)
         self._train = self._mixture("train", readers, encoder)
         self._valid = self._mixture("valid", readers, encoder)
+        lengths = shared_lengths(self._train.readers, encoder=encoder, run=config.run)
+        ratios = {name: entry.sample_ratio for name, entry in config.datasets.items()}
         self.plan = Plan(
             seed=config.run.seed,
             datasets={
-                name: Share(len(reader), config.datasets[name].sample_ratio, reader.blocks)
+                name: Share(len(reader), ratios[name], reader.blocks, lengths.get(name))
                 for name, reader in self._train.readers.items()
             },
             batch_size=config.run.batch_size_train,
