@@ -100,7 +100,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     with alone_in(opened.out) as lock:
         for run, _ in changed:
-            get_logger().warning("%s: its former run is now %s", run.name, set_aside(run))
+            aside = set_aside(run, out=opened.out)
+            get_logger().warning("%s: its former run is now %s", run.name, aside)
         slots = Slots(
             open_slots(
                 uses_gpus=_uses_gpus(opened), num_parallel=args.parallel, num_ranks=args.ranks
@@ -118,8 +119,8 @@ def _run(opened: Opened, *, only: set[str], slots: Slots, console: Console) -> i
     wanted = [chain for chain in opened.chains if chain.cell.name in only]
     work = plan_work(wanted, facts=opened.facts, logs=opened.out / "logs")
     failed = do_work(work, wanted, slots=slots, keeps_all=opened.experiment.keep == "all")
-    missing = report(opened, failed=failed, console=console)
-    return 1 if only & missing.keys() else 0
+    is_whole = report(opened, only=only, failed=failed, console=console)
+    return 0 if is_whole else 1
 
 
 def _only(experiment: Experiment, names: list[str] | None) -> set[str]:

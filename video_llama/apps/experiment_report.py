@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
+from video_llama.apps.compare_cells import Comparison, write_comparison
+from video_llama.apps.compare_runs import CellRuns
 from video_llama.apps.experiment_open import Opened
 from video_llama.apps.experiment_runs import Chain
 from video_llama.apps.experiment_stamp import standings
@@ -14,28 +16,73 @@ from video_llama.apps.experiment_stamp import standings
 NOT_RUN = "not run yet"
 
 
-def report(opened: Opened, *, failed: Mapping[Path, str], console: Console) -> dict[str, list[str]]:
-    """Compare what is finished, print the verdicts, and say what is missing.
+def report(
+    opened: Opened, *, only: Collection[str], failed: Mapping[Path, str], console: Console
+) -> bool:
+    """Compare what is finished, print the verdicts, and say what is missing or not as it should be.
 
     Args:
         opened: the experiment.
+        only: cells that were to be run; what others lack is said, too.
         failed: why runs of this call failed, by their folder.
         console: where it is printed.
 
     Returns:
-        By cell, what is missing of it and why; cells that are whole are left out.
+        Whether nothing is missing of these cells, and those that were to see the same data did.
     """
-    missing: dict[str, list[str]] = {}
-    whole: list[Chain] = []
-    for chain in opened.chains:
-        found = zip(chain.runs, standings(chain), strict=True)
-        left = [run for run, standing in found if not standing.is_finished]
-        if left:
-            reasons = [failed[run.folder] for run in left if run.folder in failed]
-            reason = reasons[0].splitlines()[0] if reasons else NOT_RUN
-            missing.setdefault(chain.cell.name, []).append(f"{chain.name}: {reason}")
-        else:
-            whole.append(chain)
-    for text in (text for texts in missing.values() for text in texts):
-        console.print(f"missing: {text}", style="red", markup=False, highlight=False)
-    return missing
+    missing = {chain.name: _missing(chain, failed) for chain in opened.chains}
+    whole = [chain for chain in opened.chains if missing[chain.name] is None]
+    told = [f"{name}: {text}" for name, text in missing.items() if text is not None]
+    lacks = any(missing[chain.name] for chain in opened.chains if chain.cell.name in only)
+    names = {chain.cell.name for chain in whole}
+    if opened.experiment.against not in names or len(names) < 2:
+        told.append(f"nothing to compare: finished are {', '.join(sorted(names)) or 'no cells'}")
+    else:
+        comparison = _compare(opened, whole)
+        told += (others := _other_data(opened, comparison))
+        lacks = lacks or bool(others)
+    for text in told:
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    for path in sorted(opened.out.glob("re*.*")):
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    return not lacks
+
+
+def _compare(opened: Opened, whole: list[Chain]) -> Comparison:
+    """Compare the chains that are finished."""
+    experiment = opened.experiment
+    return write_comparison(
+        [
+            CellRuns(
+                chain.cell.name,
+                chain.seed,
+                train=tuple(run.folder for run in chain.recipes),
+                evaluations=tuple(run.folder for run in chain.evaluations),
+            )
+            for chain in whole
+        ],
+        baseline=experiment.against,
+        folder=opened.out,
+        title=experiment.title,
+        question=experiment.question,
+    )
+
+
+def _missing(chain: Chain, failed: Mapping[Path, str]) -> str | None:
+    """Say why a chain is not finished, None if it is."""
+    found = zip(chain.runs, standings(chain), strict=True)
+    left = [run for run, standing in found if not standing.is_finished]
+    if not left:
+        return None
+    reasons = [failed[run.folder] for run in left if run.folder in failed]
+    return f"missing: {reasons[0].splitlines()[0]}" if reasons else f"missing: {NOT_RUN}"
+
+
+def _other_data(opened: Opened, comparison: Comparison) -> list[str]:
+    """Say which runs read other samples than the baseline's though their cell was to read those."""
+    own = {chain.cell.name for chain in opened.chains if chain.cell.data == "own"}
+    return [
+        f"{proof.cell}, seed {proof.seed}, {proof.recipe}: {proof.same.problem}"
+        for proof in comparison.proofs
+        if not proof.same.is_same and proof.cell not in own
+    ]

@@ -24,6 +24,9 @@ from video_llama.runners.resume import MAY_CHANGE, MAY_CHANGE_IN_MODEL, flatten
 
 STAMP_FILE = "experiment_run.json"
 
+CHANGED = "changed"
+"""Folder below an experiment's for runs that were set aside."""
+
 DECIDES_ANSWERS = frozenset(
     f"run.{key}" for key in ("probes", "probe_questions", "max_new_tokens", "batch_size_eval")
 )
@@ -74,11 +77,21 @@ def write_stamp(run: Run, *, settings: Mapping[str, Any], is_finished: bool) -> 
     partial.replace(path)
 
 
-def set_aside(run: Run) -> Path:
-    """Give the folder of a run another name, and return it."""
+def set_aside(run: Run, *, out: Path) -> Path:
+    """Move the folder of a run out of the way.
+
+    Args:
+        run: whose folder holds another run.
+        out: folder of the experiment.
+
+    Returns:
+        Where it is now.
+    """
+    target = out / CHANGED / run.folder.relative_to(out)
     number = 1
-    while (aside := run.folder.with_name(f"{run.folder.name}.changed_{number}")).exists():
+    while (aside := target.with_name(f"{target.name}_{number}")).exists():
         number += 1
+    aside.parent.mkdir(parents=True, exist_ok=True)
     return run.folder.rename(aside)
 
 
