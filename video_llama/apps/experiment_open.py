@@ -10,7 +10,7 @@ from video_llama.apps.experiment_cells import Cell
 from video_llama.apps.experiment_checks import Checker, Facts
 from video_llama.apps.experiment_data import WAY_OUT, data_differences, shown
 from video_llama.apps.experiment_file import Experiment
-from video_llama.apps.experiment_runs import Chain, Run, open_chain
+from video_llama.apps.experiment_runs import Chain, Loader, Run
 from video_llama.apps.experiment_stamp import Standing, standings
 from video_llama.common.errors import ConfigError
 
@@ -55,19 +55,13 @@ def open_experiment(
     Raises:
         ConfigError: with everything that is wrong with any cell.
     """
-    problems: list[str] = []
-    chains: list[Chain] = []
-    for seed in experiment.seeds:
-        for cell in cells:
-            chain = open_chain(
-                cell, seed=seed, out=out, feature_cache=experiment.feature_cache, problems=problems
-            )
-            if chain is not None:
-                chains.append(chain)
+    loader = Loader(out, experiment.feature_cache)
+    opened = [loader.chain(cell, seed=seed) for seed in experiment.seeds for cell in cells]
+    chains = [chain for chain in opened if chain is not None]
     checker = Checker(num_ranks=num_ranks)
     first = {c.cell.name: c for c in chains if c.seed == experiment.seeds[0]}
     facts = {name: checker.check(chain) for name, chain in first.items()}
-    problems += checker.problems
+    problems = loader.problems + checker.problems
     remarks: list[str] = []
     base = first.get(experiment.against)
     for name, chain in first.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from video_llama.apps.experiment_cells import Cell, Step
@@ -24,6 +24,7 @@ from video_llama.models.sources import CHECKPOINT_KEYS
 SHARED = "shared"
 """Value of `feature_cache` that leaves a run file's own folder where it names one."""
 
+CACHE_KEY = "run.feature_cache"
 FEATURES = "features"
 """Folder of the shared features below an experiment's."""
 
@@ -99,43 +100,59 @@ class Chain:
         return tuple(run for run in self.runs if not run.step.learns)
 
 
-def open_chain(
-    cell: Cell, *, seed: int, out: Path, feature_cache: str | None, problems: list[str]
-) -> Chain | None:
-    """Load all run files of a cell with one seed.
+@dataclass
+class Loader:
+    """Loads the run files of cells.
 
-    Args:
-        cell: the cell.
-        seed: of its recipes.
+    Attributes:
         out: folder of the experiment.
         feature_cache: as the experiment's file says.
-        problems: what is wrong is appended, each with the cell and the run file.
-
-    Returns:
-        The chain, None if anything was wrong.
+        problems: what was wrong so far, each with its cell and run file.
     """
-    runs: list[Run] = []
-    folder = out / "cells" / cell.name / f"seed_{seed}"
-    before = len(problems)
-    for step in cell.steps:
-        start = tuple(folder / cell.steps[place].folder for place in step.start)
-        own: Options = {"run.output_dir": str(folder / step.folder)}
-        for key, path in zip(CHECKPOINT_KEYS, start, strict=False):
-            own[f"model.{key}"] = str(path)
-        if step.learns:
-            own |= {"run.seed": seed, "run.resume_ckpt_path": "auto"}
-        words = (*as_words(step.options), *as_words(own))
-        try:
-            config = load(step.file, options=words)
-            cache = _cache_option(config, feature_cache, shared=out / FEATURES)
-            if cache:
-                words = (*words, cache)
+
+    out: Path
+    feature_cache: str | None
+    problems: list[str] = field(default_factory=list)
+    _caches: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+    def chain(self, cell: Cell, *, seed: int) -> Chain | None:
+        """Load all run files of a cell with one seed; None if anything is wrong with one."""
+        runs: list[Run] = []
+        folder = self.out / "cells" / cell.name / f"seed_{seed}"
+        for step in cell.steps:
+            start = tuple(folder / cell.steps[place].folder for place in step.start)
+            own: Options = {"run.output_dir": str(folder / step.folder)}
+            for key, path in zip(CHECKPOINT_KEYS, start, strict=False):
+                own[f"model.{key}"] = str(path)
+            if step.learns:
+                own |= {"run.seed": seed, "run.resume_ckpt_path": "auto"}
+            words = (*as_words(step.options), *as_words(own))
+            try:
+                words = (*words, *self._cache_words(cell, step, words))
                 config = load(step.file, options=words)
-        except ConfigError as error:
-            problems += [f"{where(cell, step)}{text}" for text in error.problems]
-            continue
-        runs.append(Run(cell.name, seed, step, folder / step.folder, config, words, start))
-    return Chain(cell, seed, tuple(runs)) if len(problems) == before else None
+            except ConfigError as error:
+                self.problems += [f"{where(cell, step)}{text}" for text in error.problems]
+                continue
+            runs.append(Run(cell.name, seed, step, folder / step.folder, config, words, start))
+        return Chain(cell, seed, tuple(runs)) if len(runs) == len(cell.steps) else None
+
+    def _cache_words(self, cell: Cell, step: Step, words: Sequence[str]) -> tuple[str, ...]:
+        """Return the override that makes a run use the experiment's features, if one is needed.
+
+        Pictures that are cropped at random have no features to keep.
+        """
+        if self.feature_cache is None:
+            return ()
+        if self.feature_cache != SHARED:
+            return tuple(as_words({CACHE_KEY: self.feature_cache}))
+        key = (cell.name, step.folder)
+        if key not in self._caches:
+            config = load(step.file, options=words)
+            augments = any(entry.augment != "none" for entry in config.datasets.values())
+            is_settled = config.run.feature_cache is not None or augments
+            shared = as_words({CACHE_KEY: str(self.out / FEATURES)})
+            self._caches[key] = () if is_settled else tuple(shared)
+        return self._caches[key]
 
 
 def where(cell: Cell, step: Step) -> str:
@@ -151,18 +168,3 @@ def as_words(options: Options) -> list[str]:
 def from_words(words: Sequence[str]) -> Options:
     """Read the words behind `--options`."""
     return dict(parse_options(words))
-
-
-def _cache_option(config: Config, feature_cache: str | None, *, shared: Path) -> str | None:
-    """Return the override that makes a run use the experiment's features, None if it has its own.
-
-    Pictures that are cropped at random have no features to keep.
-    """
-    if feature_cache is None:
-        return None
-    if feature_cache != SHARED:
-        return f"run.feature_cache={json.dumps(feature_cache)}"
-    augments = any(entry.augment != "none" for entry in config.datasets.values())
-    if config.run.feature_cache is not None or augments:
-        return None
-    return f"run.feature_cache={json.dumps(str(shared))}"

@@ -6,7 +6,9 @@ A part whose `type` or `share` is changed by a later layer is replaced, not merg
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -170,11 +172,17 @@ def list_presets() -> dict[str, list[str]]:
 
 def read_preset(arch: str, model_type: str) -> dict[str, Any]:
     """Return a shipped preset, merged onto its `base`; interpolations are left as they are."""
+    return copy.deepcopy(_shipped_preset(arch, model_type))
+
+
+@functools.cache
+def _shipped_preset(arch: str, model_type: str) -> dict[str, Any]:
+    """Return the same for all; whoever loads many run files reads each preset once."""
     file = resources.files("video_llama") / "presets" / arch / f"{model_type}.yaml"
     with resources.as_file(file) as path:
         preset = read_yaml(path)
     base = preset.pop("base", None)
-    return preset if base is None else _merge(read_preset(arch, base), preset)
+    return preset if base is None else _merge(_shipped_preset(arch, base), preset)
 
 
 def _import_modules(node: object, problems: list[str]) -> tuple[str, ...]:
