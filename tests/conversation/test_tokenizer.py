@@ -130,7 +130,7 @@ def test_a_broken_model_file_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.fixture
 def padded_dir(tmp_path: Path) -> Path:
-    """Laid out as Video-LLaVA-7B-hf is: three added tokens behind the words, more rows than both."""
+    """Laid out as Video-LLaVA-7B-hf is: three tokens behind the words, and more rows."""
     shutil.copy(GOLDENS / "llama" / "tokenizer.model", tmp_path)
     added = {"<image>": 1000, "<video>": 1001, "<pad>": 1002}
     (tmp_path / "added_tokens.json").write_text(json.dumps(added))

@@ -36,10 +36,16 @@ def text_settings(config: ModelConfig) -> TextSettings:
     """Return how a model section turns conversations into tokens; no weight is read.
 
     Raises:
-        ConfigError: there is no such template, or no tokenizer.
+        ConfigError: there is no such template, not even in the directory, or no tokenizer.
     """
-    template = get_template(config.template, frame_times=config.frame_times, compat=config.compat)
-    return TextSettings(template, load_model_tokenizer(config), max_len=config.max_txt_len)
+    tokenizer = load_model_tokenizer(config)
+    template = get_template(
+        config.template,
+        frame_times=config.frame_times,
+        compat=config.compat,
+        tokenizer=tokenizer,
+    )
+    return TextSettings(template, tokenizer, max_len=config.max_txt_len)
 
 
 def vocabulary_problems(model: VideoLLM) -> list[str]:

@@ -17,8 +17,8 @@ from typing import Literal
 
 from video_llama.common.errors import ContextOverflow
 from video_llama.common.types import IGNORE_INDEX, Message, Sample
-from video_llama.conversation.layouts import Cut, Piece, Template, Text, Token, Word
-from video_llama.conversation.rendering import Slot, render
+from video_llama.conversation.layouts import Cut, Piece, Slot, Template, Text, Token, Word
+from video_llama.conversation.rendering import render
 from video_llama.conversation.tokenizer import Tokenizer
 
 
@@ -147,8 +147,9 @@ def _assemble(
 
     run: list[Text] = []
     for given in pieces:
-        is_unknown = isinstance(given, Word) and given.text not in tokenizer.added
-        piece = Text(given.text) if isinstance(given, Word) and is_unknown else given
+        piece: Piece | Slot = given
+        if isinstance(given, Word) and not tokenizer.must_be_told(given.text):
+            piece = Text(given.text, given.supervised)
         if isinstance(piece, Text):
             run.append(piece)
             continue
@@ -159,7 +160,9 @@ def _assemble(
             if token_id is not None:
                 put(token_id, supervised=piece.supervised)
         elif isinstance(piece, Word):
-            put(tokenizer.added[piece.text])
+            token_id = tokenizer.id_of(piece.text)
+            assert token_id is not None
+            put(token_id, supervised=piece.supervised)
         elif not isinstance(piece, Cut):
             for _ in range(num_slots[piece.item - 1]):
                 put(0, slot=piece.item)

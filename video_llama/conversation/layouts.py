@@ -6,12 +6,12 @@ Data only; the templates that ship stand in `conversation.templates`, the code t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from video_llama.common.errors import MediaError
-from video_llama.common.types import MediaItem, MediaKind
+from video_llama.common.types import MediaItem, MediaKind, Role
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,18 @@ class Word:
     """A mark that some vocabularies have as one added token; spelled out where they have not."""
 
     text: str
+    supervised: bool = False
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the tokens of a media item go.
+
+    Attributes:
+        item: the item's place in text order, counted from 1.
+    """
+
+    item: int
 
 
 Piece = Text | Token | Word | Cut
@@ -106,6 +118,23 @@ def _unsupervised(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A message of a conversation, its words harmless and its media numbered."""
+
+    role: Role
+    pieces: tuple[Piece | Slot, ...]
+
+
+class Writer(Protocol):
+    """Lays whole conversations out, where no layout can tell how."""
+
+    def write(
+        self, turns: Sequence[Turn], *, system: str, generation_prompt: bool
+    ) -> list[Piece | Slot]:
+        """Return a conversation as pieces, the opening token included if there is to be one."""
+
+
+@dataclass(frozen=True)
 class Template:
     """A prompt format in all its forms.
 
@@ -124,6 +153,8 @@ class Template:
         forgeable: strings without white space that text from outside must not contain.
         frame_times: whether a video is followed by the seconds of its frames.
         frame_times_text: that sentence; "{count}" and "{times}" are filled in.
+        writer: lays conversations out in place of the layouts, of which only the system text and
+            `join` count then.
     """
 
     name: str
@@ -139,6 +170,7 @@ class Template:
     cuts_caption_end: bool = False
     frame_times: bool = False
     frame_times_text: str = "The video contains {count} frames sampled at {times} seconds."
+    writer: Writer | None = None
 
     def __post_init__(self) -> None:
         if bad := [mark for mark in self.forgeable if not mark or set(mark) & set(" \t\r\n")]:

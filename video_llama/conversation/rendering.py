@@ -9,24 +9,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.types import MediaItem, Message, Sample
-from video_llama.conversation.layouts import BOS, Layout, Piece, Template, Text
+from video_llama.conversation.layouts import BOS, Layout, Piece, Slot, Template, Text, Turn
 from video_llama.conversation.templates import neutralise
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where the tokens of a media item go.
-
-    Attributes:
-        item: the item's place in text order, counted from 1.
-    """
-
-    item: int
 
 
 def render(
@@ -58,6 +46,8 @@ def render(
     roles = [message.role for message in sample.messages]
     if sample.form == "caption" and roles != ["user", "assistant"]:
         pieces = _caption(sample, template, clean, generation_prompt)
+    elif template.writer is not None:
+        return _written(sample, template, clean, generation_prompt)
     else:
         pieces = _conversation(sample, template, clean, generation_prompt)
     return pieces if pieces and pieces[0] == BOS else [BOS, *pieces]
@@ -87,10 +77,7 @@ def _conversation(
     if sample.form == "caption" and template.prompted_caption is not None:
         layout = template.prompted_caption
         template = dataclasses.replace(template, frame_times=False)
-    turns = [message for message in sample.messages if message.role != "system"]
-    if generation_prompt and turns and turns[-1].role == "assistant":
-        turns = turns[:-1]
-    _check_turns(sample, turns, generation_prompt)
+    turns = _turns(sample, generation_prompt)
     system = _system(sample, layout, clean)
     pieces: list[Piece | Slot] = [] if layout.system_in_user else list(system)
     pieces += layout.lead
@@ -112,24 +99,54 @@ def _conversation(
     return pieces
 
 
-def _check_turns(sample: Sample, turns: list[Message], generation_prompt: bool) -> None:
-    """Refuse turns that no layout can place."""
+def _written(
+    sample: Sample, template: Template, clean: Callable[[str], str], generation_prompt: bool
+) -> list[Piece | Slot]:
+    """A conversation as the template's writer lays it out."""
+    assert template.writer is not None
+    layout = template.chat if sample.form == "chat" else template.instruct
+    turns: list[Turn] = []
+    num_items = 0
+    for turn in _turns(sample, generation_prompt):
+        pieces: list[Piece | Slot] = [Text(clean(turn.text))]
+        if turn.role == "user":
+            pieces = _question(turn, template, layout, clean, first_item=num_items + 1)
+            num_items += len(turn.media)
+        turns.append(Turn(turn.role, tuple(pieces)))
+    system = _system_text(sample, layout, clean)
+    try:
+        return template.writer.write(turns, system=system, generation_prompt=generation_prompt)
+    except ConfigError as error:
+        raise ConfigError(f"{sample.key}: {error}") from error
+
+
+def _turns(sample: Sample, generation_prompt: bool) -> list[Message]:
+    """Return the turns to lay out; refuse those that no template can place."""
+    turns = [message for message in sample.messages if message.role != "system"]
+    if generation_prompt and turns and turns[-1].role == "assistant":
+        turns = turns[:-1]
     if any(turn.media for turn in turns if turn.role == "assistant"):
         raise ConfigError(f"{sample.key}: media in an answer; only questions can hold media")
     if generation_prompt and (not turns or turns[-1].role != "user"):
         raise ConfigError(f"{sample.key}: nothing to answer, the last turn is not a question")
+    return turns
 
 
 def _system(sample: Sample, layout: Layout, clean: Callable[[str], str]) -> tuple[Piece, ...]:
-    """The system text with its marks; the sample's own goes before the template's."""
-    own = [message.text for message in sample.messages if message.role == "system"]
-    kinds = [item.kind for item in sample.media]
-    default = layout.systems.get(kinds[0], layout.system) if kinds else layout.system
-    text = clean("".join(own)) if own else default
+    """The system text with its marks."""
+    text = _system_text(sample, layout, clean)
     if not text and not layout.keeps_empty_system:
         return ()
     before, after = layout.system_marks
     return (Text(before + text + after),)
+
+
+def _system_text(sample: Sample, layout: Layout, clean: Callable[[str], str]) -> str:
+    """The sample's own system text, or the template's."""
+    own = [message.text for message in sample.messages if message.role == "system"]
+    kinds = [item.kind for item in sample.media]
+    default = layout.systems.get(kinds[0], layout.system) if kinds else layout.system
+    return clean("".join(own)) if own else default
 
 
 def _question(

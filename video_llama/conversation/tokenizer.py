@@ -77,6 +77,10 @@ class Tokenizer:
             return self.added[text]
         return self.engine.id_of(text) if text in self.special_texts else None
 
+    def must_be_told(self, text: str) -> bool:
+        """Say whether a text is one token which `encode_run` would not make of it."""
+        return text not in self.engine.scanned and self.id_of(text) is not None
+
     def end_ids(self, stop: Sequence[str]) -> frozenset[int]:
         """Return the ids that end an answer: the end token, and stop strings that are a token."""
         ids = {self.eos_id, *map(self.id_of, stop)}

@@ -12,9 +12,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
+from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.templates.marks import neutralise
+from video_llama.conversation.tokenizer import Tokenizer
 
 __all__ = ["get_template", "neutralise", "with_system"]
 
@@ -25,6 +27,7 @@ def get_template(
     frame_times: bool | None = None,
     system: str | None = None,
     compat: Literal["corrected", "released"] = "released",
+    tokenizer: Tokenizer | None = None,
 ) -> Template:
     """Look a template up and set its switches.
 
@@ -34,11 +37,16 @@ def get_template(
         system: system text of every form; None keeps the default.
         compat: a run file's `model.compat`. "corrected" supervises nothing but answers and keeps
             the end of a long caption, in the same text; "released" takes a template as it is.
+        tokenizer: of the decoder, for the template "tokenizer", which lies in its directory.
 
     Raises:
         UnknownName: no such template; the text lists the known ones.
+        ConfigError: the directory has no template of its own, or it is not known.
     """
-    template: Template = registry.get_template(name)
+    found = registry.get_template(name)
+    if callable(found) and tokenizer is None:
+        raise ConfigError(f"template '{name}' lies in a decoder's directory; give its tokenizer")
+    template: Template = found(tokenizer) if callable(found) else found
     if frame_times is not None:
         template = dataclasses.replace(template, frame_times=frame_times)
     if system is not None:
