@@ -18,6 +18,43 @@ VIT = {"image_size": 9, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2
 ENCODERS = {
     "clip_vit": [VIT, VIT | {"drop_class_token": False}, VIT | {"family": "siglip"}],
     "eva_vit_g": [{"image_size": 28, "width": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0}],
+    "hf_audio": [
+        {
+            "family": "whisper",
+            "clip_s": 0.4,
+            "architecture": {
+                "d_model": 16,
+                "encoder_layers": 1,
+                "encoder_attention_heads": 2,
+                "encoder_ffn_dim": 16,
+            },
+        },
+        {
+            "family": "ast",
+            "num_tokens": 3,
+            "architecture": {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+                "num_mel_bins": 40,
+                "max_length": 64,
+            },
+        },
+        {
+            "family": "clap",
+            "clip_s": 1.0,
+            "architecture": {
+                "patch_embeds_hidden_size": 8,
+                "depths": [1, 1],
+                "num_attention_heads": [2, 2],
+                "hidden_size": 16,
+                "spec_size": 64,
+                "num_mel_bins": 16,
+                "window_size": 4,
+            },
+        },
+    ],
     "imagebind": [
         {
             "trunk": trunk,
