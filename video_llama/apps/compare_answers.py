@@ -17,6 +17,7 @@ from video_llama.apps.compare_questions import (
     read_sets,
 )
 from video_llama.apps.compare_runs import CellRuns, names_in_order, seed_pairs
+from video_llama.apps.report import by_group
 from video_llama.tasks.paired import Difference, Verdict, judge, mean_with_interval
 from video_llama.tasks.paired import paired_difference as paired
 from video_llama.tasks.statistics import Estimate
@@ -122,11 +123,8 @@ def _compare_set(
         for name, seeds in expected.items()
         if seeds - by_cell[name].keys()
     ]
-    kinds = list(
-        dict.fromkeys(
-            p.kind for seeds in by_cell.values() for a in seeds.values() for p in a.values()
-        )
-    )
+    answers = [answers for seeds in by_cell.values() for answers in seeds.values()]
+    kinds = by_group(dict.fromkeys(p.kind for found in answers for p in found.values()))
     proofs = []
     for name, seeds in by_cell.items():
         pairs, told = seed_pairs(list(seeds), list(by_cell[baseline]))

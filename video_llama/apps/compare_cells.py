@@ -14,14 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from video_llama.apps.compare_answers import compare_answers
+from video_llama.apps.compare_curves import Panel, read_panels
 from video_llama.apps.compare_data import compare_data
 from video_llama.apps.compare_json import to_json
 from video_llama.apps.compare_model import Comparison
-from video_llama.apps.compare_runs import CellRuns
+from video_llama.apps.compare_page import to_page
+from video_llama.apps.compare_plots import plot_accuracies, plot_curves
+from video_llama.apps.compare_runs import CellRuns, names_in_order
 from video_llama.apps.compare_tables import console_tables, to_markdown
 from video_llama.apps.compare_training import differing_settings, read_trainings
 from video_llama.apps.console import wide_console
 from video_llama.common.errors import ConfigError
+from video_llama.common.logger import get_logger
 
 __all__ = ["CellRuns", "Comparison", "compare_cells", "write_comparison"]
 
@@ -90,4 +94,22 @@ def write_comparison(
         console.print(part)
     (folder / "results.json").write_text(to_json(comparison), encoding="utf-8")
     (folder / "results.md").write_text(to_markdown(comparison), encoding="utf-8")
+    names = names_in_order(cells, baseline=baseline)
+    panels = read_panels(comparison.trainings, names=names)
+    _plot(comparison, panels, names=names, folder=folder / "plots")
+    # Last: who sees the page finds everything it speaks of.
+    (folder / "report.html").write_text(to_page(comparison, panels=panels), encoding="utf-8")
+    get_logger().info("written: %s", folder / "report.html")
     return comparison
+
+
+def _plot(
+    comparison: Comparison, panels: Sequence[Panel], *, names: Sequence[str], folder: Path
+) -> None:
+    """Draw the pictures."""
+    folder.mkdir(exist_ok=True)
+    for compared in comparison.sets:
+        name = compared.name.replace("/", "_")
+        plot_accuracies(compared, path=folder / f"accuracy_{name}.png")
+    if panels:
+        plot_curves(panels, names=names, path=folder / "curves.png")

@@ -13,6 +13,7 @@ from video_llama.apps.compare_words import (
     HOW,
     caveats,
     data_sentence,
+    full_label,
     interval,
     number,
     percent,
@@ -21,7 +22,6 @@ from video_llama.apps.compare_words import (
     verdict_sentences,
     with_interval,
 )
-from video_llama.apps.report import label_of
 
 COLOURS = {"better": "green", "worse": "red", "no difference shown": "", "too few samples": "dim"}
 
@@ -38,7 +38,7 @@ def console_tables(comparison: Comparison) -> Iterator[Any]:
                 table.add_column("verdict")
         for row in asked.rows:
             cells = [text for score in row.scores for text in _console_cells(score)]
-            table.add_row(label_of(row.kind), *cells[:1], *cells[3:])
+            table.add_row(full_label(row.kind), *cells[:1], *cells[3:])
         yield table
     is_same, data = data_sentence(comparison)
     yield f"[green]{data}[/]" if is_same else f"[bold red]{data}[/]"
@@ -93,7 +93,7 @@ def _markdown_table(asked: SetComparison) -> Iterator[str]:
     yield _row(headers)
     yield _rule(len(headers))
     for row in asked.rows:
-        texts = [f"**{ALL}**" if row.kind == ALL else label_of(row.kind)]
+        texts = [f"**{ALL}**" if row.kind == ALL else full_label(row.kind)]
         for score in row.scores:
             texts.append("-" if score.accuracy is None else with_interval(score))
             if score.cell != base.cell:

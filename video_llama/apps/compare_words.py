@@ -6,6 +6,7 @@ import math
 
 from video_llama.apps.compare_answers import CellScore
 from video_llama.apps.compare_model import Comparison
+from video_llama.apps.report import GROUPS, group_of, label_of
 from video_llama.tasks.paired import Difference, Verdict
 
 HOW = (
@@ -71,7 +72,9 @@ def data_sentence(comparison: Comparison) -> tuple[bool, str]:
     problems = comparison.problems
     if problems:
         more = f" ({len(problems) - 1} more below)" if len(problems) > 1 else ""
-        return False, f"Not the same data. {problems[0]}{more}"
+        is_known = all(proof.same.is_known for proof in comparison.proofs)
+        opening = "Not the same data." if is_known else "Not proved to be the same data."
+        return False, f"{opening} {problems[0]}{more}"
     trained = [proof.same for proof in comparison.proofs if proof.same.num_samples]
     texts = []
     if trained:
@@ -108,6 +111,13 @@ def caveats(comparison: Comparison) -> list[str]:
             if proof.num_errors
         ]
     return texts
+
+
+def full_label(kind: str) -> str:
+    """Return how a kind of question is called where no heading stands above it."""
+    label = label_of(kind)
+    form = next((form for start, (_, form) in GROUPS.items() if kind.startswith(start)), "")
+    return f"{label}, {group_of(kind).lower()}" if form == "{}" else label
 
 
 def percent(value: float) -> str:

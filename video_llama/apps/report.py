@@ -14,11 +14,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from video_llama.apps.report_clips import Strip, draw_strip
+from video_llama.apps.report_page import render_page
 from video_llama.apps.report_runs import compare, draw_run, read_runs
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger, start_logging
@@ -142,8 +142,6 @@ def write_report(
     Raises:
         ConfigError: there is neither a run nor an evaluation.
     """
-    from jinja2 import Environment
-
     runs = read_runs(_run_folders(folders))
     answered = [path.parent for path in _find(folders, PREDICTIONS_FILE)]
     # A set has its predictions before its metrics; one that was interrupted is left out.
@@ -154,18 +152,16 @@ def write_report(
             + ", ".join(map(str, folders))
         )
     evaluations.sort(key=lambda e: (str(e.folder.parent), e.metrics.get("position", 0)))
-    source = (resources.files("video_llama.apps") / TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(source).render(
-        title=title,
-        runs=[draw_run(run) for run in runs],
-        comparison=compare(runs) if len(runs) > 1 else None,
-        is_comparison=all((folder / METRICS_FILE).is_file() for folder in folders),
-        sections=[
+    values = {
+        "title": title,
+        "runs": [draw_run(run) for run in runs],
+        "comparison": compare(runs) if len(runs) > 1 else None,
+        "is_comparison": all((folder / METRICS_FILE).is_file() for folder in folders),
+        "sections": [
             describe(e, among=evaluations, clips_per_group=clips_per_group) for e in evaluations
         ],
-        none=NO_PROBE,
-    )
+    }
+    page = render_page(TEMPLATE, values=values)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     get_logger().info(
@@ -207,8 +203,7 @@ def describe(
         change = _change(row, against)
         heading = group_of(kind)
         groups[heading].append({"kind": kind, "label": label_of(kind), **row, "change": change})
-    headings = dict.fromkeys((FIRST_GROUP, *(heading for heading, _ in GROUPS.values())))
-    ordered = [heading for heading in headings if heading in groups]
+    ordered = list(dict.fromkeys(map(group_of, by_group(evaluation.metrics["kinds"]))))
     used = {name for row in evaluation.metrics["kinds"].values() for name in row["probes"]}
     return Section(
         name=evaluation.name,
@@ -223,6 +218,12 @@ def describe(
 def group_of(kind: str) -> str:
     """Return the heading under which a kind of question stands."""
     return next((GROUPS[start][0] for start in GROUPS if kind.startswith(start)), FIRST_GROUP)
+
+
+def by_group(kinds: Iterable[str]) -> list[str]:
+    """Return kinds in the order of their headings, and below one in their own."""
+    headings = list(dict.fromkeys((FIRST_GROUP, *(heading for heading, _ in GROUPS.values()))))
+    return sorted(kinds, key=lambda kind: headings.index(group_of(kind)))
 
 
 def label_of(kind: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from video_llama.datasets.trace import MediaTrace, SampleTrace
 from video_llama.runners.ledger import Entry, read_entries
 
-NO_LEDGER = "no ledger is kept (run.ledger: false, or nothing was trained)"
+NO_LEDGER = "no ledger (run.ledger: false, or nothing was trained)"
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def compare_ledgers(first: Path, second: Path) -> SameData:
     Returns:
         What was found, up to the first step that differs.
     """
-    missing = [str(folder) for folder in (first, second) if not any(read_entries(folder))]
-    if missing:
-        problem = "; ".join(f"{folder}: {NO_LEDGER}" for folder in missing)
-        return SameData(problem=problem, is_known=False)
+    kept = [any(read_entries(folder)) for folder in (first, second)]
+    if not all(kept):
+        whose = "both runs have" if not any(kept) else f"the {'second' if kept[0] else 'first'} has"
+        return SameData(problem=f"{whose} {NO_LEDGER}", is_known=False)
     num_steps = num_samples = num_filled = 0
     problem = frames = ""
     notes: dict[str, None] = {}
@@ -90,8 +90,8 @@ def _first_difference(one: Entry | None, other: Entry | None, *, num_steps: int)
         longer = "second" if one is None else "first"
         return f"the {longer} run has more steps than the {num_steps} both have"
     where = f"step {one.step}"
-    if one.step != other.step:
-        return f"{where}: the ledger of the other run goes on with step {other.step}"
+    if (one.step, other.step) != (num_steps + 1, num_steps + 1):
+        return f"the ledgers go on with steps {one.step} and {other.step} after {num_steps}"
     if one.dataset != other.dataset:
         return f"{where}: drawn from '{one.dataset}' and from '{other.dataset}'"
     if len(one.samples) != len(other.samples):

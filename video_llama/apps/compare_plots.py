@@ -1,0 +1,114 @@
+"""The pictures of a comparison as PNG files, for papers and slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from video_llama.apps.compare_answers import SetComparison
+from video_llama.apps.compare_curves import Panel
+from video_llama.apps.compare_words import full_label
+from video_llama.common.errors import VideoLlamaError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = (
+    "#2b5fc4", "#c8621b", "#17828a", "#7b4fb8", "#b3342e", "#17784a", "#7d7b1f", "#b83b86",
+)  # fmt: skip
+"""Of cells, as on the page."""
+
+DPI = 150
+BAR_INCHES = 0.17
+
+
+def plot_accuracies(compared: SetComparison, *, path: Path) -> None:
+    """Draw a bar with its interval for every kind and cell.
+
+    Args:
+        compared: a question set.
+        path: PNG file.
+    """
+    names = [score.cell for score in compared.rows[0].scores]
+    height = BAR_INCHES * len(compared.rows) * (len(names) + 0.8) + 1.2
+    figure = _figure(width=7.5, height=height)
+    axes = figure.add_subplot()
+    thickness = 0.82 / len(names)
+    for number, name in enumerate(names):
+        for row_index, row in enumerate(compared.rows):
+            accuracy = row.scores[number].accuracy
+            if accuracy is None:
+                continue
+            place = row_index + (number - (len(names) - 1) / 2) * thickness
+            reach = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
+            axes.barh(
+                place,
+                100 * accuracy.value,
+                height=0.9 * thickness,
+                color=COLOURS[number % len(COLOURS)],
+                alpha=0.75,
+                xerr=[[100 * end for end in ends] for ends in reach],
+                error_kw={"elinewidth": 1, "ecolor": "#333333"},
+                label=name if row_index == 0 else None,
+            )
+    axes.set_yticks(range(len(compared.rows)), [full_label(row.kind) for row in compared.rows])
+    axes.set_ylim(len(compared.rows) - 0.4, -0.6)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"{compared.name}: accuracy in percent, 95 % intervals")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    _finish(figure, axes, path)
+
+
+def plot_curves(panels: Sequence[Panel], *, names: Sequence[str], path: Path) -> None:
+    """Draw learning curves, a row for every place in the chains.
+
+    Args:
+        panels: from `compare_curves.read_panels`.
+        names: of the cells, in the order of their colours.
+        path: PNG file.
+    """
+    num_columns = min(2, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    figure = _figure(width=5.2 * num_columns, height=3.3 * num_rows)
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(num_rows, num_columns, number)
+        for curve in panel.curves:
+            colour = COLOURS[names.index(curve.cell) % len(COLOURS)]
+            marker = "o" if panel.is_validation else None
+            if len(curve.seeds) > 1:
+                for points in curve.seeds:
+                    axes.plot(*_columns(points), color=colour, linewidth=0.7, alpha=0.45)
+            mean = curve.mean or curve.seeds[0]
+            axes.plot(*_columns(mean), color=colour, label=curve.cell, marker=marker, markersize=3)
+        axes.set_title(panel.title, fontsize=9)
+        axes.set_xlabel("optimizer steps")
+        axes.set_ylabel(panel.note)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        if number == 1:
+            axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=DPI)
+
+
+def _figure(*, width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise VideoLlamaError(
+            "plots are drawn with matplotlib, which is not installed: "
+            "pip install 'video-llama[eval]'"
+        ) from error
+    return Figure(figsize=(width, height))
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _finish(figure: Figure, axes: Any, path: Path) -> None:  # noqa: ANN401 - untyped upstream
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
