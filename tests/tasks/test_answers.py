@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_llama.tasks.answers import is_correct, matching_candidate, normalise, verdict
+from video_llama.tasks.answers import is_correct, matching_candidate, mentions, normalise, verdict
 
 OPTIONS = ["red", "blue", "dark green", "green"]
 
@@ -110,3 +110,27 @@ def test_words_of_scripts_with_spaces_are_not_found_inside_other_words():
         )
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "expected"),
+    [
+        ("The man is playing a guitar.", "guitar", True),
+        ("guitar", "Guitar", True),
+        ("The man plays guitars.", "guitar", False),
+        ("A red car drives by.", "red car", True),
+        ("A red and a blue car.", "red car", False),
+        ("Yes, he is.", "yes", True),
+        ("No, he is not.", "no", True),
+        ("I know nothing.", "no", False),
+        ("Yes and no.", "no", False),
+        ("There are 2 of them.", "2", True),
+        ("There are 12 of them.", "2", False),
+        ("", "guitar", False),
+        ("guitar", "", False),
+    ],
+)
+def test_an_answer_is_mentioned_as_whole_words_and_alone_where_it_is_yes_or_no(
+    prediction, answer, expected
+):
+    assert mentions(prediction, answer) is expected

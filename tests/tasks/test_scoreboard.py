@@ -99,3 +99,22 @@ def test_a_bar_with_a_star_pools_the_kinds_it_matches():
     # A quarter of the questions at .2, the rest at .6.
     assert pool.ceilings == {"blind": pytest.approx(0.5)}
     assert to_metrics(rows, predictions=answers)["num_questions"] == 20
+
+
+def free_answer(key, prediction, *, answer="red", kind="colour", form="open"):
+    correct = prediction == answer
+    return Prediction(key, NO_PROBE, kind, form, "q", answer, prediction, correct)
+
+
+def test_leniently_a_free_answer_may_be_a_sentence_and_an_option_may_not():
+    answers = [
+        free_answer("1", "red"),
+        free_answer("2", "It is a red ball."),
+        free_answer("3", "It is blue."),
+        free_answer("4", "not red", kind="mc", form="multiple_choice"),
+    ]
+    metrics = to_metrics(score(answers), predictions=answers)
+    assert metrics["kinds"]["colour"]["accuracy"] == pytest.approx(1 / 3)
+    assert metrics["lenient"]["kinds"] == {"colour": pytest.approx(2 / 3), "mc": 0.0}
+    assert metrics["lenient"]["micro_accuracy"] == 0.5
+    assert metrics["lenient"]["macro_accuracy"] == pytest.approx(1 / 3)

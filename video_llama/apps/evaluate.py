@@ -24,17 +24,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from video_llama.apps.checks import check_start
-from video_llama.apps.console import wide_console
 from video_llama.apps.devices import pick_device
 from video_llama.apps.evaluate_identity import identity_of
-from video_llama.apps.evaluate_table import accuracy_table
+from video_llama.apps.evaluate_table import show_set
 from video_llama.apps.loading import LoadedModel, load_model
 from video_llama.apps.main import add_config_arguments
 from video_llama.common.config import load
 from video_llama.common.dist import barrier, is_main, process_group
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.heap import keep_freed_memory
-from video_llama.common.logger import get_logger, start_logging
+from video_llama.common.logger import start_logging
 from video_llama.common.registry import registry
 from video_llama.common.schema import Config
 from video_llama.datasets.annotations import AnnotationReader
@@ -171,11 +170,12 @@ def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[Kin
         metrics["fidelity"] = judged.verdict
     metrics["unusable"] |= asked.unreadable
     metrics["num_unusable"] = len(metrics["unusable"])
+    num = metrics["num_questions"]
+    metrics["coverage"] = num / ((num + metrics["num_unusable"]) or 1)
     if is_main():
         text = json.dumps(metrics, indent=2) + "\n"
         (asked.store.folder / METRICS_NAME).write_text(text, encoding="utf-8")
-        wide_console().print(accuracy_table(rows, title=asked.name))
-        get_logger().info("%s: everything is in %s", asked.name, asked.store.folder)
+        show_set(rows, metrics=metrics, folder=asked.store.folder)
     _check_skips(asked, metrics=metrics, max_skip_rate=config.run.max_skip_rate)
     return rows
 

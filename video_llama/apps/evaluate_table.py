@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
+from video_llama.apps.console import wide_console
+from video_llama.common.logger import get_logger
 from video_llama.tasks.probes import PROBES
 from video_llama.tasks.scoreboard import CHANCE, KindScore, Score, is_pool
 
 CEILINGS = ("blind", "deaf", "order_blind")
 
 
-def accuracy_table(rows: Sequence[KindScore], *, title: str) -> Table:
+def show_set(rows: Sequence[KindScore], *, metrics: Mapping[str, Any], folder: Path) -> None:
+    """Print the table of a question set, and what could not be asked.
+
+    Args:
+        rows: from `scoreboard.score`.
+        metrics: as written to `metrics.json`.
+        folder: that holds it.
+    """
+    name, log = metrics["dataset"], get_logger()
+    table = accuracy_table(rows, title=name, lenient=metrics["lenient"]["kinds"])
+    wide_console().print(table)
+    log.info("%s: everything is in %s", name, folder)
+    if metrics["num_unusable"]:
+        log.warning(
+            "%s: %d questions could not be asked, so that these are the results of %s %% of the "
+            "set; metrics.json names each with the reason",
+            name,
+            metrics["num_unusable"],
+            percent(metrics["coverage"]),
+        )
+
+
+def accuracy_table(
+    rows: Sequence[KindScore], *, title: str, lenient: Mapping[str, float] | None = None
+) -> Table:
     """Lay out accuracies by kind: interval, chance, ceilings, bar, and every probe.
 
     Args:
         rows: from `scoreboard.score`.
         title: name of the question set.
+        lenient: accuracy by kind if it is enough that the right answer stands somewhere in a free
+            one; shown where that is another number.
 
     Returns:
         Percentages; green and red say whether a bar or ceiling is kept, within the interval.
@@ -31,6 +61,10 @@ def accuracy_table(rows: Sequence[KindScore], *, title: str) -> Table:
     table.add_column("n", justify="right")
     table.add_column("accuracy", justify="right")
     table.add_column("95 %", justify="right")
+    shown = {row.kind: (lenient or {}).get(row.kind, row.score.accuracy.value) for row in rows}
+    differs = any(shown[row.kind] != row.score.accuracy.value for row in rows)
+    if differs:
+        table.add_column("lenient", justify="right")
     for name in ceilings:
         table.add_column(name.replace("_", "\n"), justify="right", style="dim")
     table.add_column("bar", justify="right")
@@ -43,6 +77,7 @@ def accuracy_table(rows: Sequence[KindScore], *, title: str) -> Table:
             str(row.score.num),
             _coloured(row.score),
             f"{percent(accuracy.low)}-{percent(accuracy.high)}",
+            *([percent(shown[row.kind])] if differs else []),
             *(percent(row.ceilings[n]) if n in row.ceilings else "" for n in ceilings),
             "" if row.score.at_least is None else percent(row.score.at_least),
             *(_coloured(row.probes[n].score) if n in row.probes else "" for n in probes),

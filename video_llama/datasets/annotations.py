@@ -105,11 +105,9 @@ class AnnotationReader(DatasetReader):
 
     def missing(self) -> list[str]:
         """Look for files, rows and some media; a problem if none of those media is there."""
-        paths = [("annotations", path) for path in self.config.annotation_paths]
-        paths += dict.fromkeys(self.media_folder(kind) for kind in self.kinds or MEDIA_KINDS)
         problems = [
             f"datasets.{self.name}.{key}: {text}"
-            for key, path in paths
+            for key, path in self.named_paths
             if (text := unreadable(path))
         ]
         if problems:
@@ -125,6 +123,12 @@ class AnnotationReader(DatasetReader):
     def sources(self) -> tuple[str, ...]:
         """Every file, or folder of files, that decides what the samples are, media apart."""
         return self.config.annotation_paths
+
+    @property
+    def named_paths(self) -> list[tuple[str, str]]:
+        """What must be there before a row is read, behind the keys that name it."""
+        paths = [("annotations", path) for path in self.config.annotation_paths]
+        return paths + [*dict.fromkeys(map(self.media_folder, self.kinds or MEDIA_KINDS))]
 
     def fingerprint(self) -> str:
         """Return a hash of the files and of how they are read; where they lie does not matter."""

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 STOP_MARK = "###"
 """Ends a turn in the Vicuna-v0 style templates; whatever follows is not part of the answer."""
 
+YES_NO = ("yes", "no")
+
 _ARTICLES = re.compile(r"^(?:(?:a|an|the)\s+)+(?=\S)")
 _EVIDENCE_COLON = re.compile(r"(?<!\d):|:(?!\d)|\uff1a")
 _LETTER = re.compile(r"^\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[.):]|\s*$))")
@@ -65,6 +67,24 @@ def is_correct(prediction: str, answer: str) -> bool:
     """
     found = verdict(prediction)
     return bool(found) and found == verdict(answer)
+
+
+def mentions(prediction: str, answer: str) -> bool:
+    """Say whether a free answer holds the right one, in whatever sentence.
+
+    "The man is playing a guitar." mentions "guitar", "No, he is not." mentions "no". What says yes
+    and no mentions neither, and no word is taken for another: "guitars" is not "guitar".
+
+    Args:
+        prediction: as generated.
+        answer: the right one, with or without evidence in front.
+    """
+    found, right = normalise(prediction), verdict(answer)
+    if not found or not right:
+        return False
+    if right in YES_NO:
+        return {word for word in YES_NO if _stands_in(word, found)} == {right}
+    return _stands_in(right, found)
 
 
 def matching_candidate(prediction: str, candidates: Sequence[str]) -> int | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from video_llama.common.errors import ConfigError
+from video_llama.tasks.answers import mentions
 from video_llama.tasks.predictions import NO_PROBE, Prediction
 from video_llama.tasks.probes import PROBES
 from video_llama.tasks.statistics import Estimate, paired_p_value, proportion
@@ -188,23 +189,42 @@ def _mean_ceilings(
 def to_metrics(rows: Sequence[KindScore], *, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return the table as plain values, as written to `metrics.json`.
 
+    Under `lenient` a free answer counts if the right one stands anywhere in it, see `mentions`.
+
     Args:
         rows: from `score`.
         predictions: all of them; the ones that could not be asked are named.
     """
+    broken = {p.key: p.error for p in predictions if p.error is not None}
+    loosely = score([_read_loosely(p) for p in predictions if p.probe == NO_PROBE])
+    return {
+        **_means(rows),
+        "num_unusable": len(broken),
+        "unusable": broken,
+        "kinds": {row.kind: _plain_row(row) for row in rows},
+        "lenient": {**_means(loosely), "kinds": {r.kind: r.score.accuracy.value for r in loosely}},
+    }
+
+
+def _read_loosely(prediction: Prediction) -> Prediction:
+    """Count a free answer as right if the right one stands anywhere in it."""
+    if prediction.form == "multiple_choice" or prediction.error is not None:
+        return prediction
+    found = mentions(prediction.prediction, prediction.answer)
+    return dataclasses.replace(prediction, correct=prediction.correct or found)
+
+
+def _means(rows: Sequence[KindScore]) -> dict[str, Any]:
+    """Return the accuracy over questions, and the mean over kinds; pools count nowhere."""
     single = [row for row in rows if not is_pool(row.kind)]
     num = sum(row.score.num for row in single)
     num_correct = sum(row.score.num_correct for row in single)
-    broken = {p.key: p.error for p in predictions if p.error is not None}
     return {
         "micro_accuracy": num_correct / num if num else None,
         "macro_accuracy": (
             sum(row.score.accuracy.value for row in single) / len(single) if single else None
         ),
         "num_questions": num,
-        "num_unusable": len(broken),
-        "unusable": broken,
-        "kinds": {row.kind: _plain_row(row) for row in rows},
     }
 
 
