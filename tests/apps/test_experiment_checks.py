@@ -1,0 +1,257 @@
+"""What is known of an experiment before the first cell starts, on eight clips and a tiny model."""
+
+import json
+
+import pytest
+import yaml
+from tiny_experiment import write_experiment, write_run_files
+
+from video_llama.apps.experiment_cells import open_cells
+from video_llama.apps.experiment_file import read_experiment
+from video_llama.apps.experiment_open import (
+    change_problems,
+    changed_runs,
+    open_experiment,
+)
+from video_llama.apps.experiment_stamp import set_aside, settings_of, standings, write_stamp
+from video_llama.apps.experiment_work import plan_work
+from video_llama.apps.main import main
+from video_llama.common.errors import ConfigError
+
+QUERIES = "model.branches.video.stages.video_qformer.num_queries"
+FROZEN_ENCODER = {"model.branches.video.encoder.trainable": False}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Clips and run files."""
+    folder = tmp_path_factory.mktemp("files")
+    write_run_files(folder)
+    return folder
+
+
+@pytest.fixture
+def opened(files, tmp_path):
+    """Open an experiment with some keys changed."""
+
+    def open_it(*, num_ranks=1, words=None, **changes):
+        experiment = read_experiment(write_experiment(files, **changes))
+        cells = open_cells(experiment, options=words or {})
+        return open_experiment(experiment, cells=cells, out=tmp_path, num_ranks=num_ranks)
+
+    return open_it
+
+
+def refused(opened, **changes):
+    with pytest.raises(ConfigError) as caught:
+        opened(**changes)
+    return caught.value.problems
+
+
+def changed_cell(**options):
+    return {"cells": {"slow": None, "other": options}}
+
+
+def test_runs_are_chained_by_their_folders_and_have_the_seed_of_their_chain(opened, tmp_path):
+    chains = opened(seeds=[1, 2]).chains
+    assert [chain.name for chain in chains] == [
+        "slow, seed 1",
+        "fast, seed 1",
+        "slow, seed 2",
+        "fast, seed 2",
+    ]
+    align, tune, ask = (run.config for run in chains[3].runs)
+    folder = tmp_path / "cells" / "fast" / "seed_2"
+    assert (align.run.output_dir, align.run.seed) == (str(folder / "align"), 2)
+    assert (align.model.ckpt, tune.model.ckpt) == (None, str(folder / "align"))
+    assert (ask.model.ckpt, ask.run.output_dir) == (str(folder / "tune"), str(folder / "eval_ask"))
+    assert (align.run.init_lr, chains[2].runs[0].config.run.init_lr) == (0.001, 0.0001)
+
+
+def test_all_mistakes_of_all_cells_are_told_together(opened, tmp_path):
+    cells = {
+        "slow": None,
+        "typo": {"options": {"model.branches.video.encoder.depht": 2}},
+        "nowhere": {"own_options": {"align": {"datasets.clips.annotations": "no/table.csv"}}},
+        "short": {"options": {"model.max_txt_len": 2}},
+    }
+    problems = refused(opened, cells=cells, data="own")
+    assert len([text for text in problems if "cells.typo" in text]) == 3
+    assert any(
+        "cells.typo, tune: model.branches.video.encoder.depht: unknown key, did you mean 'depth'?"
+        in text
+        for text in problems
+    )
+    assert any("cells.nowhere, align: datasets.clips.annotations" in text for text in problems)
+    assert any("cells.short, ask: model.max_txt_len: 2" in text for text in problems)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_would_not_fit_the_one_it_starts_from_is_found_before(opened):
+    (problem,) = refused(opened, **changed_cell(train_options={QUERIES: 5}))
+    assert problem.startswith("cells.other, ask: branches.video.stages.video_qformer.queries")
+    assert "[1, 5, 16] in tune and [1, 2, 16] here" in problem
+
+
+def test_a_part_that_nothing_trained_is_found_before(opened):
+    options = {"model.branches.video.stages.extra": {"type": "mlp", "width": 16, "depth": 1}}
+    problems = refused(opened, **changed_cell(eval_options=options))
+    text = "model.branches.video.stages.extra: 2 parameters come from no file, and tune did not"
+    assert any(text in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"run.batch_size_train": 2}, "samples of a step is 2, and 4 in slow"),
+        ({"run.iters_per_epoch": 4}, "length is 4 steps, and 2 steps in slow"),
+        ({"datasets.clips.sample_ratio": 3}, "datasets.clips.sample_ratio is 3, and not set"),
+        ({"datasets.clips.max_samples": 4}, "datasets.clips.max_samples is 4, and not set"),
+    ],
+)
+def test_a_cell_that_would_see_other_samples_is_refused_unless_it_says_so(opened, options, text):
+    (problem,) = refused(opened, **changed_cell(train_options=options))
+    assert problem.startswith("cells.other: it would not see the same samples")
+    assert f"align: {text}" in problem
+    told = opened(**changed_cell(train_options=options, data="own")).remarks
+    assert len(told) == 1
+    assert f"align: {text}" in told[0]
+
+
+def test_accumulated_batches_of_the_same_size_are_the_same_data(opened):
+    halves = {"run.batch_size_train": 2, "run.accum_grad_iters": 2, "run.iters_per_epoch": 4}
+    assert opened(**changed_cell(train_options=halves)).remarks == ()
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(opened):
+    problems = refused(opened, num_ranks=3)
+    assert "cannot be shared by --ranks 3 processes evenly" in problems[0]
+
+
+def test_a_device_of_its_own_is_refused(opened):
+    problems = refused(opened, options={"run.device": "cuda:1"})
+    assert "cuda:1 is one device" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "folder"),
+    [
+        ({}, "{out}/features"),
+        ({"feature_cache": "x"}, "x"),
+        ({"options": {"run.feature_cache": "mine"}}, "mine"),
+        ({"feature_cache": None}, None),
+        ({"options": {"datasets.clips.augment": "random_crop"}, "evaluate": []}, None),
+    ],
+)
+def test_all_cells_share_one_folder_of_features(opened, tmp_path, changes, folder):
+    found = {r.config.run.feature_cache for c in opened(**changes).chains for r in c.runs}
+    assert found == {folder and folder.format(out=tmp_path)}
+
+
+def test_features_of_the_same_frozen_parts_are_made_once_ahead_of_all_that_need_them(
+    opened, tmp_path, files
+):
+    frozen = {"model.branches.video.encoder.weights": str(files / "clips.csv"), **FROZEN_ENCODER}
+    frozen |= {"run.iters_per_epoch": 2}
+    plan = opened(options=frozen, evaluate=[], cells={"a": None, "b": {"options": {QUERIES: 3}}})
+    work = plan_work(plan.chains, facts=plan.facts, logs=tmp_path / "logs")
+    makers = [p for p, task in enumerate(work.tasks) if p not in work.runs]
+    assert len(makers) == 1
+    waiting = [task for p, task in enumerate(work.tasks) if p in work.runs]
+    assert all(makers[0] in task.after for task in waiting)
+    wider = {"model.branches.video.encoder.num_frames": 3}
+    cells = {"a": None, "b": None, "c": {"options": wider}, "d": {"options": wider}}
+    plan = opened(options=frozen, evaluate=[], cells=cells)
+    work = plan_work(plan.chains, facts=plan.facts, logs=tmp_path / "logs")
+    assert len(work.tasks) - len(work.runs) == 2
+
+
+def test_what_is_finished_is_reused_and_what_is_not_is_gone_on_with(opened, tmp_path):
+    chain = opened().chains[0]
+    settings = settings_of(chain)
+    align, tune, _ = chain.runs
+    write_stamp(align, settings=settings[str(align.folder)], is_finished=True)
+    write_stamp(tune, settings=settings[str(tune.folder)], is_finished=False)
+    found = standings(chain)
+    assert [standing.is_there for standing in found] == [True, True, False]
+    assert [standing.is_finished for standing in found] == [True, False, False]
+    assert not any(standing.changes for standing in found)
+    work = plan_work([chain], facts=opened().facts, logs=tmp_path / "logs")
+    assert [run.step.stem for run in work.runs.values()] == ["tune", "ask"]
+    assert [task.after for task in work.tasks] == [(), (0,)]
+
+
+def finish_all(opened):
+    for chain in opened.chains:
+        for run in chain.runs:
+            settings = settings_of(chain)[str(run.folder)]
+            write_stamp(run, settings=settings, is_finished=True)
+
+
+def test_a_changed_cell_is_named_with_what_changed_and_the_runs_after_it_too(opened, tmp_path):
+    finish_all(opened())
+    changed = changed_runs(opened(own_options={"align": {"run.weight_decay": 0.5}}))
+    assert [run.step.stem for run, _ in changed] == ["align", "tune", "ask"] * 2
+    problems = change_problems(changed)
+    assert len(problems) == 2
+    assert "cells/slow/seed_1/align: it holds another run: run.weight_decay: not set" in problems[0]
+    assert "in the folder, 0.5 now" in problems[0]
+    aside = set_aside(changed[0][0], out=tmp_path)
+    assert aside == tmp_path / "changed" / "cells" / "slow" / "seed_1" / "align_1"
+    assert (aside / "experiment_run.json").is_file()
+    assert not changed[0][0].folder.exists()
+
+
+def test_how_fast_and_where_a_run_computes_is_no_change(opened):
+    finish_all(opened())
+    faster = {"run.num_workers": 2, "run.log_freq": 7, "run.keep_last": 1, "run.save_freq": 3}
+    assert changed_runs(opened(train_options=faster)) == []
+
+
+def test_another_annotation_file_of_the_same_name_is_a_change(opened, files):
+    finish_all(opened())
+    table = files / "questions.json"
+    before = table.read_text()
+    try:
+        table.write_text(json.dumps(json.loads(before)[1:]))
+        assert {run.step.stem for run, _ in changed_runs(opened())} == {"ask"}
+    finally:
+        table.write_text(before)
+
+
+def test_a_folder_that_no_experiment_made_is_not_touched(opened):
+    run = opened().chains[0].runs[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text("")
+    ((_, standing),) = changed_runs(opened())
+    assert "was made by no experiment" in standing.changes[0]
+
+
+def test_check_shows_the_cells_and_leaves_the_folder_alone(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["experiment", str(write_experiment(files)), "--out", str(out), "--check"]) == 0
+    text = capsys.readouterr().out
+    assert "run.init_lr: 0.001" in text
+    assert "3 to do" in text
+    assert "eval_ask: 8 questions" in text
+    assert not out.exists()
+
+
+def test_an_unknown_cell_behind_only_is_refused(files, capsys):
+    assert main(["experiment", str(write_experiment(files)), "--only", "fats", "--check"]) == 2
+    assert "--only: unknown cell 'fats', did you mean 'fast'?" in capsys.readouterr().err
+
+
+def test_a_run_file_that_is_not_there_is_named_with_its_cell(opened, files):
+    problems = refused(opened, **changed_cell(recipes=[str(files / "algin.yaml")], data="own"))
+    assert any("cells.other, algin: --cfg-path: there is no file" in text for text in problems)
+    assert any("align.yaml" in text for text in problems)
+
+
+def test_the_experiment_of_a_grid_is_written_out_as_it_was_resolved(opened, tmp_path):
+    from video_llama.apps.experiment import _plain
+
+    grid = {"lr": {"low": {}, "high": {"run.init_lr": 0.1}}}
+    plain = yaml.safe_load(yaml.safe_dump(_plain(opened(cells={}, grid=grid).experiment)))
+    assert plain["cells"] == {"low": {}, "high": {"options": {"run.init_lr": 0.1}}}
+    assert plain["baseline"] == "low"
