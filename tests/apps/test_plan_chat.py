@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 
@@ -214,35 +215,91 @@ def test_conversations_keep_key_values_as_the_gpu_has_room(gpus, monkeypatch):
     assert kept == [2, 1, None, None]
 
 
-def page_rows():
-    """Rows of the page's table by preset and bits."""
-    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return {(row[0], row[1].replace("bfloat16", "none")): row[2:] for row in cells}
+def tables():
+    """The tables of the page, by the run file of the command above each."""
+    found = {}
+    for words in commands(PAGE):
+        if "--presets" in words:
+            assert words[:3] == ["video-llama", "plan", "--chat"]
+            found[words[words.index("--cfg-path") + 1]] = words
+    lines = PAGE.read_text("utf-8").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("| preset |")]
+    assert len(starts) == len(found)
+    for start, (path, words) in zip(starts, found.items(), strict=True):
+        rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+        yield Planned(path, words, list(rows))
+
+
+@dataclasses.dataclass
+class Planned:
+    """A table of the page."""
+
+    path: str
+    command: list[str]
+    lines: list[str]
+
+    @property
+    def presets(self):
+        return self.command[self.command.index("--presets") + 1 :]
+
+    @property
+    def length(self):
+        return int(self.command[self.command.index("--length") + 1])
+
+
+TABLES = {table.path: table for table in tables()}
 
 
 @pytest.mark.parametrize("preset", BARS)
 def test_the_bars_hold(preset):
     """Planned here and now, like the page's table."""
-    (command,) = [words for words in commands(PAGE) if "--presets" in words]
-    run_file = command[command.index("--cfg-path") + 1]
+    run_file = "eval_configs/video_llama_eval_withaudio.yaml"
     config = load(run_file, options=[f"model.model_type={preset}"])
-    planner = ChatPlanner(config.model, positions=2000)
+    planner = ChatPlanner(config.model, positions=TABLES[run_file].length)
     found = {bits: planner.plan(low_resource=bits).total_bytes / GIB for bits in BARS[preset]}
     assert {bits: size for bits, size in found.items() if size > BARS[preset][bits]} == {}
 
 
+def test_the_lengths_of_the_page_are_those_its_text_names():
+    text = PAGE.read_text("utf-8")
+    assert [table.length for table in TABLES.values()] == [2000, 4096]
+    assert "and 2,000 positions of the decoder" in text
+    config = load("eval_configs/video_llava_eval.yaml").model
+    assert config.decoder.config.architecture["max_position_embeddings"] == 4096
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+def test_every_preset_has_its_three_rows(table):
+    names = [line.split("|")[1].strip() for line in table.lines[2:]]
+    assert names == [preset for preset in table.presets for _ in range(3)]
+
+
 # One of each size and of each vocabulary.
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["vicuna7b", "llama2_13b", "billa7b", "ziya13b"])
-def test_the_page_repeats_what_its_command_prints(preset):
-    (command,) = [words for words in commands(PAGE) if "--presets" in words]
-    assert command[:3] == ["video-llama", "plan", "--chat"]
-    values = dict(zip(command, command[1:], strict=False))
-    presets = command[command.index("--presets") + 1 :]
-    assert [name for name, _ in page_rows()] == [name for name in presets for _ in range(3)]
-    assert values["--length"] == "2000"
-    head, rule, *rows = preset_rows(values["--cfg-path"], [preset], length=2000)
-    text = PAGE.read_text("utf-8")
-    assert f"{head}\n{rule}\n" in text
-    assert "\n".join(rows) in text
+@pytest.mark.parametrize(
+    ("path", "preset"),
+    [
+        *(
+            ("eval_configs/video_llama_eval_withaudio.yaml", preset)
+            for preset in ("vicuna7b", "llama2_13b", "billa7b", "ziya13b")
+        ),
+        ("eval_configs/video_llava_eval.yaml", "vicuna7b"),
+    ],
+)
+def test_the_page_repeats_what_its_command_prints(path, preset):
+    table = TABLES[path]
+    head, rule, *rows = preset_rows(path, [preset], length=table.length)
+    assert table.lines[:2] == [head, rule]
+    assert "\n".join(rows) in "\n".join(table.lines)
+
+
+def test_the_weights_of_video_llava_are_those_of_its_published_sizes():
+    plan = ChatPlanner(load("eval_configs/video_llava_eval.yaml").model, positions=100).plan()
+    # Decoder and towers in bfloat16, norms and the projector in float32: millions of weights. The
+    # last layer of each tower is not there (12.6, and 4.2 across time).
+    decoder, towers, projector = 6738.4, 303.2 + 404.2 - 2 * 12.6 - 4.2, 20.98
+    assert plan.weight_bytes / 1e6 == pytest.approx(
+        2 * (decoder + towers) + 4 * projector, rel=2e-4
+    )
+    # Keys and values of 32 layers, 4096 wide, two bytes each.
+    assert plan.cache_bytes == 100 * 2 * 32 * 4096 * 2
