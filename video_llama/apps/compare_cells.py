@@ -17,6 +17,7 @@ from video_llama.apps.compare_answers import compare_answers
 from video_llama.apps.compare_curves import Panel, read_panels
 from video_llama.apps.compare_data import compare_data
 from video_llama.apps.compare_json import to_json
+from video_llama.apps.compare_losses import compare_losses
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.compare_page import to_page
 from video_llama.apps.compare_plots import plot_accuracies, plot_curves
@@ -26,8 +27,6 @@ from video_llama.apps.compare_training import differing_settings, read_trainings
 from video_llama.apps.console import wide_console
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
-
-__all__ = ["CellRuns", "Comparison", "compare_cells", "write_comparison"]
 
 
 def compare_cells(
@@ -57,6 +56,7 @@ def compare_cells(
         cells=tuple(cells),
         sets=tuple(compare_answers(cells, baseline=baseline)),
         proofs=tuple(compare_data(cells, baseline=baseline)),
+        losses=tuple(compare_losses(cells, baseline=baseline)),
         trainings=tuple(read_trainings(cells)),
         settings=tuple(differing_settings(cells, baseline=baseline)),
         command=command,
@@ -88,19 +88,29 @@ def write_comparison(
     comparison = compare_cells(
         cells, baseline=baseline, title=title, question=question, command=command
     )
+    save_comparison(comparison, folder=folder)
+    return comparison
+
+
+def save_comparison(comparison: Comparison, *, folder: Path) -> None:
+    """Print the tables of a comparison and write page, tables, numbers and plots.
+
+    Args:
+        comparison: what came out.
+        folder: made if missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     console = wide_console()
     for part in console_tables(comparison):
         console.print(part)
     (folder / "results.json").write_text(to_json(comparison), encoding="utf-8")
     (folder / "results.md").write_text(to_markdown(comparison), encoding="utf-8")
-    names = names_in_order(cells, baseline=baseline)
+    names = names_in_order(comparison.cells, baseline=comparison.baseline)
     panels = read_panels(comparison.trainings, names=names)
     _plot(comparison, panels, names=names, folder=folder / "plots")
     # Last: who sees the page finds everything it speaks of.
     (folder / "report.html").write_text(to_page(comparison, panels=panels), encoding="utf-8")
     get_logger().info("written: %s", folder / "report.html")
-    return comparison
 
 
 def _plot(

@@ -29,6 +29,7 @@ def to_json(comparison: Comparison) -> str:
             {"name": a.name, "rows": _plain(a.rows), "proofs": _plain(a.proofs), "notes": a.notes}
             for a in comparison.sets
         ],
+        "losses": [_plain(loss) for loss in comparison.losses],
         "training": [_plain(training) for training in comparison.trainings],
         "training_data": [_plain(proof) for proof in comparison.proofs],
         "settings": [_plain(setting) for setting in comparison.settings],

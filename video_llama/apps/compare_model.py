@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from video_llama.apps.compare_answers import SetComparison
 from video_llama.apps.compare_data import TrainingProof
+from video_llama.apps.compare_losses import LossComparison
 from video_llama.apps.compare_runs import CellRuns
 from video_llama.apps.compare_training import Setting, Training
 
@@ -21,6 +22,7 @@ class Comparison:
         cells: what was compared.
         sets: accuracies by question set.
         proofs: of the same training data, a run each.
+        losses: of the last training steps, a cell each.
         trainings: what every run took.
         settings: keys in which the cells differ.
         command: that made it, "" if nobody said.
@@ -32,6 +34,7 @@ class Comparison:
     cells: tuple[CellRuns, ...]
     sets: tuple[SetComparison, ...]
     proofs: tuple[TrainingProof, ...]
+    losses: tuple[LossComparison, ...]
     trainings: tuple[Training, ...]
     settings: tuple[Setting, ...]
     command: str = ""

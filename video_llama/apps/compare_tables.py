@@ -71,6 +71,7 @@ def to_markdown(comparison: Comparison) -> str:
     for asked in comparison.sets:
         lines += [f"## {asked.name}", "", *_markdown_table(asked), "", HOW, ""]
     lines += ["## Training", "", *_training_table(comparison), ""]
+    lines += _markdown_losses(comparison)
     if comparison.settings:
         names = list(dict.fromkeys(runs.name for runs in comparison.cells))
         lines += [
@@ -127,6 +128,23 @@ def _training_table(comparison: Comparison) -> Iterator[str]:
                 number(one.lowest_valid, "{:.4f}"),
             ]
         )
+
+
+def _markdown_losses(comparison: Comparison) -> Iterator[str]:
+    if not comparison.losses:
+        return
+    yield "Loss on the same samples, over the last tenth of the steps (nats per supervised token):"
+    yield ""
+    yield _row(["cell", "run", "its loss", comparison.baseline, "difference", "verdict"])
+    yield _rule(6)
+    for one in comparison.losses:
+        texts = [number(one.here, "{:.4f}"), number(one.there, "{:.4f}"), one.reason, "-"]
+        if one.difference is not None and one.verdict is not None:
+            value = one.difference.estimate
+            texts[2] = f"{value.value:+.4f} [{value.low:+.4f}, {value.high:+.4f}]"
+            texts[3] = one.verdict.word
+        yield _row([one.cell, one.recipe, *texts])
+    yield ""
 
 
 def _row(texts: Sequence[str]) -> str:

@@ -4,8 +4,8 @@ A verb's module has `add_arguments(parser)` and `main(args) -> int`; it is impor
 is asked for, so that `video-llama --help` needs no torch. The doors in the repository's root
 (`train.py`, `evaluate.py`, `demo_audiovideo.py`) call `main` with their verb in front.
 
-Exit codes: 0 done, 2 something the user can cure, 3 of `predict` that some rows have an error, 130
-interrupted.
+Exit codes: 0 done, 1 of `compare` that two runs saw different data, 2 something the user can cure,
+3 of `predict` that some rows have an error, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ VERBS = {
     "data": "read all data of a run file ahead and name what cannot be used",
     "shards": "pack data sets into tars, index tars",
     "experiment": "train and evaluate cells that differ in parts or settings, and compare them",
+    "compare": "prove that two runs saw the same data, and say which is better",
     "replay": "make one step of a run again and show its samples and losses",
     "report": "write curves, tables and pictures of runs as one HTML page",
     "schema": "print the JSON Schema of run files, for editors",

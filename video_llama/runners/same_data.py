@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from video_llama.datasets.trace import MediaTrace, SampleTrace
 from video_llama.runners.ledger import Entry, read_entries
 
-NO_LEDGER = "no ledger (run.ledger: false, or nothing was trained)"
+NO_LEDGER = "ledger (run.ledger: false, or nothing was trained)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def compare_ledgers(first: Path, second: Path) -> SameData:
     """
     kept = [any(read_entries(folder)) for folder in (first, second)]
     if not all(kept):
-        whose = "both runs have" if not any(kept) else f"the {'second' if kept[0] else 'first'} has"
+        whose = f"the {'second' if kept[0] else 'first'} has no" if any(kept) else "neither has a"
         return SameData(problem=f"{whose} {NO_LEDGER}", is_known=False)
     num_steps = num_samples = num_filled = 0
     problem = frames = ""
