@@ -12,6 +12,8 @@ from transformers import LlamaForCausalLM
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.lora_bundle import take_lora_bundle
+from video_llama.common.state_files import read_state
+from video_llama.models.exporting import export_directory
 from video_llama.models.loading import build_model, check_model
 from video_llama.models.pretrained import read_folder
 
@@ -188,3 +190,70 @@ def test_the_published_projector_is_another_than_that_of_the_bundle(written_by_p
         others["base_model.model.model.mm_projector.0.bias"],
         original_state()["model.mm_projector.0.bias"],
     )
+
+
+@pytest.fixture
+def trained(base, tmp_path):
+    """The `model` section of a run that trained adapters and the projector, and what it trained."""
+    given = tree(base)
+    given["decoder"]["lora"] = {"rank": 4, "alpha": 6.0, "targets": list(TARGETS)}
+    given["decoder"]["trainable"] = ["*lora_*"]
+    given["branches"]["image"]["stages"]["projection"]["trainable"] = True
+    model = build_model(typed(given)).model
+    learnt = {
+        name: torch.randn(parameter.shape) * 0.3
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    folder = tmp_path / "run/checkpoints/last"
+    folder.mkdir(parents=True)
+    save_file(learnt, folder / "trainable.safetensors")
+    return {**given, "ckpt": str(tmp_path / "run")}, learnt
+
+
+@torch.no_grad()
+def test_what_a_run_trained_comes_out_as_a_bundle_that_peft_reads(base, trained, tmp_path):
+    given, learnt = trained
+    names = export_directory(typed(given), out=tmp_path / "out", file_format="bundle")
+    assert len(names) == len(learnt)
+    model = build_model(typed(given)).model
+    plain = build_model(typed(tree(base))).model.decoder.model
+    embeds = torch.randn(1, 4, HIDDEN, generator=torch.Generator().manual_seed(1))
+    found = peft.PeftModel.from_pretrained(plain, tmp_path / "out")(inputs_embeds=embeds).logits
+    assert (logits(model.decoder, embeds) - found).abs().max() <= 1e-5
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["mm_projector_type"] == "mlp2x_gelu"
+
+
+def test_a_bundle_goes_through_ours_and_comes_out_as_it_was(base, trained, tmp_path):
+    export_directory(typed(trained[0]), out=tmp_path / "first", file_format="bundle")
+    config = typed(section(base, tmp_path / "first"))
+    export_directory(config, out=tmp_path / "second", file_format="bundle")
+    for file in ("adapter_model.safetensors", "non_lora_trainables.bin"):
+        first, second = (read_state(tmp_path / name / file) for name in ("first", "second"))
+        assert set(first) == set(second)
+        assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+    model = build_model(config).model.state_dict()
+    assert all(torch.equal(model[name], tensor) for name, tensor in trained[1].items())
+
+
+@torch.no_grad()
+def test_a_whole_directory_has_the_adapters_in_its_weights(trained, tmp_path):
+    export_directory(typed(trained[0]), out=tmp_path / "out", file_format="original")
+    model = build_model(typed(trained[0])).model
+    merged = build_model(typed(tree(tmp_path / "out"))).model
+    embeds = torch.randn(1, 4, HIDDEN, generator=torch.Generator().manual_seed(1))
+    difference = logits(model.decoder, embeds) - logits(merged.decoder, embeds)
+    assert difference.abs().max() <= 1e-4
+    assert not any("lora" in name for name in merged.state_dict())
+    projector = "branches.image.stages.projection.layers.0.weight"
+    assert torch.equal(merged.state_dict()[projector], trained[1][projector])
+
+
+def test_a_bundle_without_adapters_is_not_written(base, tmp_path):
+    with pytest.raises(ConfigError, match="no adapters to export"):
+        export_directory(typed(tree(base)), out=tmp_path / "out", file_format="bundle")
+    given = tree(base)
+    given["decoder"]["lora"] = {"rank": 2}
+    with pytest.raises(CheckpointMismatch, match="no adapters in it"):
+        export_directory(typed(given), out=tmp_path / "out", file_format="bundle")

@@ -1,10 +1,14 @@
-"""`video-llama weights export`: writes trained branches in the published layout.
+"""`video-llama weights export`: writes what was trained in the published layouts.
 
     video-llama weights export --ckpt output/visionbranch_stage2 --out VL.pth
     video-llama weights export --cfg-path RUN.yaml --branch audio --out AL.pth
+    video-llama weights export --ckpt output/stage1 --format plain --out mm_projector.bin
+    video-llama weights export --ckpt output/stage2 --format original --out Video-LLaVA-mine
+    video-llama weights export --ckpt output/stage2_lora --format bundle --out Video-LLaVA-lora
 
-The file loads again bit for bit, here as `model.ckpt` or `model.ckpt_2`, and in the published code.
-Encoders and decoder are not written: nobody trained them.
+A file holds trained branches and loads again bit for bit, here as `model.ckpt` or `model.ckpt_2`,
+and in the published code. Where a system is published as one directory, encoders and decoder are
+written too; adapters are then part of the decoder, unless the format is `bundle`.
 """
 
 from __future__ import annotations
@@ -15,7 +19,12 @@ from pathlib import Path
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.schema import Config
-from video_llama.models.exporting import FORMATS, export_branches
+from video_llama.models.exporting import (
+    DIRECTORY_FORMATS,
+    FORMATS,
+    export_branches,
+    export_directory,
+)
 
 CONFIG_FILE = "config.yaml"
 
@@ -33,16 +42,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--branch", metavar="NAME", help="video or audio (default: all there are)")
     parser.add_argument(
-        "--format", choices=list(FORMATS), default="released",
-        help="released: a .pth as published; safetensors: the same names (default: %(default)s)",
+        "--format", choices=[*FORMATS, *DIRECTORY_FORMATS], default="released",
+        help="a file of branches, released: a .pth as published; plain: without the table around "
+        "it, as mm_projector.bin; safetensors; or a directory, original, hf, transformers5: the "
+        "whole model in one of its layouts; bundle: its adapters (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--lossy", action="store_true", help="leave out what a directory's layout has no place for"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PATH", help="file or directory to write"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Write the file and say what is in it."""
     config = _read_config(args).model
-    names = export_branches(config, branch=args.branch, out=args.out, file_format=args.format)
+    if args.format in DIRECTORY_FORMATS:
+        names = export_directory(config, out=args.out, file_format=args.format, is_lossy=args.lossy)
+    else:
+        names = export_branches(config, branch=args.branch, out=args.out, file_format=args.format)
     print(f"{args.out}: {len(names)} tensors, {names[0]} to {names[-1]}")
     return 0
 

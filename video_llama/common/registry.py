@@ -38,6 +38,7 @@ FOLDERS = {
     "released_folder": "video_llama.models.released",
     "fidelity": "video_llama.models.released",
     "directory_export": "video_llama.models.released",
+    "published_config": "video_llama.models.released",
 }
 """Where the parts of each kind live: a package (all its modules are imported) or a module."""
 

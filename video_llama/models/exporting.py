@@ -1,4 +1,4 @@
-"""Writes trained branches under their published names; no encoder, no decoder.
+"""Writes trained branches under their published names, or all of a model as one directory.
 
 What is written is proved to load again before a byte goes to its place.
 """
@@ -15,12 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from video_llama.common.errors import CheckpointMismatch, VideoLlamaError
+from video_llama.common.errors import CheckpointMismatch, ConfigError, VideoLlamaError
 from video_llama.common.key_map import FileTable
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
 from video_llama.common.state_files import WRAPPER
 from video_llama.common.weights import check_weights
+from video_llama.models.bundle_export import export_bundle
 from video_llama.models.sources import CHECKPOINT_KEYS, open_source, sources
 from video_llama.models.video_llm import VideoLLM
 
@@ -29,16 +30,59 @@ def _write_released(state: Mapping[str, Tensor], path: Path) -> None:
     torch.save({WRAPPER: dict(state)}, path)
 
 
+def _write_plain(state: Mapping[str, Tensor], path: Path) -> None:
+    torch.save(dict(state), path)
+
+
 def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
     save_file(dict(state), path)
 
 
 FORMATS: dict[str, Callable[[Mapping[str, Tensor], Path], None]] = {
     "released": _write_released,
+    "plain": _write_plain,
     "safetensors": _write_safetensors,
 }
-SUFFIXES = {"released": (".pth", ".pt", ".bin"), "safetensors": (".safetensors",)}
+PICKLES = (".pth", ".pt", ".bin")
+SUFFIXES = {"released": PICKLES, "plain": PICKLES, "safetensors": (".safetensors",)}
 """Readers go by these."""
+
+
+BUNDLE_FORMAT = "bundle"
+DIRECTORY_FORMATS = ("original", "hf", "transformers5", BUNDLE_FORMAT)
+"""Of directories; which of them there are is up to the arch."""
+
+
+def export_directory(
+    config: ModelConfig, *, out: Path, file_format: str, is_lossy: bool = False
+) -> list[str]:
+    """Write a whole model, or its adapters, as a directory that other code reads.
+
+    Args:
+        config: the typed `model` section.
+        out: the directory; must not exist.
+        file_format: one of `DIRECTORY_FORMATS`.
+        is_lossy: leave out what the layout has no place for.
+
+    Returns:
+        The names in the directory.
+
+    Raises:
+        ConfigError: the arch is not published as a directory.
+        CheckpointMismatch: weights are missing, or have no place in the layout.
+        VideoLlamaError: the directory cannot be written.
+    """
+    if file_format == BUNDLE_FORMAT:
+        return export_bundle(config, out=out)
+    if not registry.knows("directory_export", config.arch):
+        known = ", ".join(registry.names("directory_export"))
+        raise ConfigError(
+            f"--format {file_format}: {config.arch} is not published as one directory (those that "
+            f"are: {known}); take --format released"
+        )
+    export = registry.get("directory_export", config.arch)
+    names: list[str] = export(config, out=out, layout=file_format, is_lossy=is_lossy)
+    return names
 
 
 def export_branches(
@@ -124,7 +168,7 @@ def _published(ours: Mapping[str, Tensor], table: FileTable) -> dict[str, Tensor
     if unnamed:
         raise CheckpointMismatch(
             f"{len(unnamed)} of {len(ours)} tensors have no name in the published layout, e.g. "
-            f"{unnamed[0]}: this model is not Video-LLaMA's; its run folder loads as model.ckpt"
+            f"{unnamed[0]}: this model is of another wiring; its run folder loads as model.ckpt"
         )
     return state
 

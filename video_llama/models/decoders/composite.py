@@ -67,6 +67,21 @@ class Composite:
     patterns: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class DecoderFolder:
+    """What config.json says of the language model in a directory, be it alone in it or not.
+
+    Attributes:
+        folder: the directory.
+        architecture: of the language model.
+        nested: all of config.json where the language model's own is nested in it, else None.
+    """
+
+    folder: Path
+    architecture: Mapping[str, Any]
+    nested: Mapping[str, Any] | None
+
+
 class Selected(Mapping[str, Tensor]):
     """The language model's tensors of a directory by their own names; read when asked for."""
 
@@ -104,6 +119,19 @@ def read_composite(folder: Path) -> Composite | None:
     own = vars(AutoConfig.for_model(model_type))
     kept = {key: value for key, value in config.items() if key in own}
     return Composite({**kept, "model_type": model_type}, FLAT, {})
+
+
+def read_decoder_folder(folder: Path) -> DecoderFolder:
+    """Return what config.json says of the language model in a directory.
+
+    Raises:
+        CheckpointMismatch: it cannot be read.
+    """
+    composite, whole = read_composite(folder), read_config(folder) or {}
+    if composite is None:
+        return DecoderFolder(folder, whole, nested=None)
+    is_nested = composite.key_map is NESTED
+    return DecoderFolder(folder, composite.architecture, nested=whole if is_nested else None)
 
 
 def select_decoder(state: Mapping[str, Tensor], folder: Path) -> Mapping[str, Tensor]:

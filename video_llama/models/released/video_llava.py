@@ -232,17 +232,18 @@ def _projector_map(projector: str) -> KeyMap:
     Args:
         projector: its name in the model, "" if the model has none.
     """
+    # The original's stand first, because they serve for export.
     pairs = [
+        (f"{above}mm_projector.{rest}", f"layers.{ours}")
+        for above in ("model.", "base_model.model.model.")
+        for rest, ours in (("*.*", "*.*"), ("*", "0.*"))
+    ]
+    pairs += [
         (f"{linear}.*", f"layers.{number}.*")
         for layout in LAYOUTS
         if layout != ORIGINAL
         for linear, number in zip(layout.projector, (0, 2), strict=True)
     ]
-    for prefix in ("model.", "base_model.model.model."):
-        pairs += [
-            (f"{prefix}mm_projector.*.*", "layers.*.*"),
-            (f"{prefix}mm_projector.*", "layers.0.*"),
-        ]
     if not projector:
         reason = "the model has no such projector"
         return KeyMap(renames=(), drops=tuple(Excuse(pattern, reason) for pattern, _ in pairs))

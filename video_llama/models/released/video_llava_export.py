@@ -1,0 +1,293 @@
+"""Writes Video-LLaVA as one directory, in the original layout or in those of transformers.
+
+Towers come out whole, with the layers behind the one in use, as they lie in their files. Between
+the original layout and the others the vocabulary changes as it did when it was ported: the others
+have rows for `<image>`, `<video>` and `<pad>`, filled up to a multiple of 64. The rows that are
+new are the mean of the published ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from video_llama.common.errors import CheckpointMismatch, ConfigError
+from video_llama.common.hub import local_path
+from video_llama.common.key_map import KeyMap
+from video_llama.common.registry import registry
+from video_llama.common.schema import ModelConfig, PartConfig
+from video_llama.common.weights import read_state
+from video_llama.models.decoders.composite import (
+    FLAT,
+    DecoderFolder,
+    read_config,
+    read_decoder_folder,
+)
+from video_llama.models.directory_export import (
+    DECODER,
+    LazyTensor,
+    lazy,
+    require_whole,
+    trained_tensors,
+    with_adapters,
+    with_rows,
+    write_directory,
+)
+from video_llama.models.own_folder import TOKENIZER_FILES
+from video_llama.models.released.video_llava import (
+    HF,
+    MODALITIES,
+    ORIGINAL,
+    TEMPORAL,
+    TRANSFORMERS5,
+    Layout,
+    layout_of,
+    projector_of,
+)
+from video_llama.models.sources import named_parts
+
+FORMATS = {layout.name: layout for layout in (ORIGINAL, HF, TRANSFORMERS5)}
+BUFFERS = ("rotary_emb.inv_freq", "embeddings.position_ids")
+"""In files of old releases of transformers; counted, not learnt, and not written."""
+
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+NEW_WORDS, ROWS_MULTIPLE = 3, 64
+PROJECTOR = "model.mm_projector."
+ALONE = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm", "head")
+"""How the names of a tower begin in a file of its own, with or without `vision_model.`."""
+
+COPIED = (
+    *(*TOKENIZER_FILES, "generation_config.json", "chat_template.json", "chat_template.jinja"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+)
+
+Tensors = dict[str, LazyTensor]
+
+
+@registry.register("directory_export", "video_llava")
+def export_directory(config: ModelConfig, *, out: Path, layout: str, is_lossy: bool) -> list[str]:
+    """Write the model of a config as one directory.
+
+    Args:
+        config: the typed `model` section; every part needs weights.
+        out: the directory; must not exist.
+        layout: one of `FORMATS`.
+        is_lossy: leave out temporal blocks that the layout has no place for, or write a directory
+            that lacks them.
+
+    Returns:
+        The names in it.
+
+    Raises:
+        ConfigError: a part has no weights.
+        CheckpointMismatch: something has no place in the layout, or parts are not whole.
+        VideoLlamaError: the place is taken, or the disk is full.
+    """
+    target = FORMATS[layout]
+    decoder = _read_decoder(config)
+    if not projector_of(config):
+        raise ConfigError(
+            "model.branches: no mlp called 'projection'; this model is of another wiring, its run "
+            "folder loads as model.ckpt"
+        )
+    tensors = _collect(config)
+    require_whole(config, tensors, names=_to_ours(config).invert())
+    tensors = _without_loss(tensors, target, is_lossy=is_lossy)
+    rows = _rows(decoder, target, tensors)
+    names = {name: _name_in(target, name) for name in tensors}
+    written = {
+        names[name]: with_rows(tensor, rows) if name in VOCABULARY else tensor
+        for name, tensor in tensors.items()
+    }
+    is_ported = target != ORIGINAL
+    whole = dict(decoder.nested or {}) if is_ported else {}
+    if not whole:
+        whole = _ported_config(config, decoder) if is_ported else original_config(config)
+    (whole["text_config"] if is_ported else whole)["vocab_size"] = rows
+    copies = [decoder.folder / name for name in COPIED if (decoder.folder / name).is_file()]
+    write_directory(out, written, config=whole, copies=copies)
+    return list(written)
+
+
+def _read_decoder(config: ModelConfig) -> DecoderFolder:
+    if config.decoder.file is None:
+        raise ConfigError("model.decoder.weights: there is no decoder to export; name its files")
+    return read_decoder_folder(local_path(config.decoder.file))
+
+
+def _collect(config: ModelConfig) -> Tensors:
+    """Return every tensor by its original name, as it would be after loading."""
+    parts = {"": config.decoder}
+    for modality in MODALITIES:
+        if modality in config.branches:
+            parts[ORIGINAL.tower_of(modality)] = config.branches[modality].encoder
+    parts[PROJECTOR] = dict(named_parts(config))[projector_of(config)]
+    held = {
+        name: tensor
+        for prefix, part in parts.items()
+        for name, tensor in _read_part(part, prefix=prefix)
+    }
+    trained = trained_tensors(config)
+    ours = _to_ours(config).invert()
+    for name, tensor in trained.tensors.items():
+        original = ours.translate(name)
+        if original is None:
+            raise CheckpointMismatch(
+                f"model.ckpt: {name} has no name in the layouts of Video-LLaVA; this model is of "
+                "another wiring, and its run folder loads as model.ckpt"
+            )
+        held[original] = tensor
+    lora = getattr(config.decoder.config, "lora", None)
+    return with_adapters(held, trained.adapters, lora=lora)
+
+
+def _read_part(part: PartConfig, *, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
+    """Yield what a part's file holds of it, by original names."""
+    if part.file is None:
+        return
+    state = read_state(part.file)
+    layout = layout_of(state)
+    if layout is not None:
+        key_map = layout.to_original()
+    elif not prefix:
+        key_map = FLAT
+    elif prefix == PROJECTOR:
+        pairs = (
+            (f"{above}mm_projector.**", f"{PROJECTOR}**")
+            for above in ("model.", "base_model.model.model.")
+        )
+        key_map = KeyMap(renames=tuple(pairs))
+    else:
+        key_map = KeyMap(
+            renames=tuple(
+                (f"{above}{name}.**", f"{prefix}{name}.**")
+                for above in ("vision_model.", "")
+                for name in ALONE
+            )
+        )
+    others = (PROJECTOR, *map(ORIGINAL.tower_of, MODALITIES))
+    for name in state:
+        original = key_map.translate(name)
+        if original is None or original.endswith(BUFFERS):
+            continue
+        if original.startswith(prefix) if prefix else not original.startswith(others):
+            yield original, lazy(state, name)
+
+
+def _to_ours(config: ModelConfig) -> KeyMap:
+    """Return the map from original names to the model's, of names without a layout's quirks."""
+    towers = [
+        (f"{ORIGINAL.tower_of(each)}**", f"branches.{each}.encoder.**") for each in MODALITIES
+    ]
+    projector = (f"{PROJECTOR}**", f"{projector_of(config)}.layers.**")
+    return KeyMap(renames=(*towers, projector, ("**", f"{DECODER}**")))
+
+
+def _without_loss(tensors: Tensors, target: Layout, *, is_lossy: bool) -> Tensors:
+    """Refuse what would silently make another model, or leave it out where that is asked for."""
+    temporal = [name for name in tensors if TEMPORAL in name]
+    has_video = any(name.startswith(ORIGINAL.tower_of("video")) for name in tensors)
+    if temporal and target != ORIGINAL and not is_lossy:
+        raise CheckpointMismatch(
+            f"the layout '{target.name}' has no place for the temporal blocks of the video tower "
+            f"({len(temporal)} tensors): what it holds would be another model; write 'original', "
+            "or add --lossy to leave them out"
+        )
+    if has_video and not temporal and target == ORIGINAL and not is_lossy:
+        raise CheckpointMismatch(
+            "the original layout has temporal blocks in its video tower, and these weights have "
+            "none; name LanguageBind_Video_merge as model.video_tower, or add --lossy"
+        )
+    maps = ORIGINAL.projector
+    deep = [n for n in tensors if n.startswith(PROJECTOR) and not n.startswith(maps)]
+    if deep and target != ORIGINAL:
+        raise CheckpointMismatch(
+            f"the layout '{target.name}' has a projector of two maps; {deep[0]} has no place in it"
+        )
+    return (
+        tensors if target == ORIGINAL else {n: t for n, t in tensors.items() if n not in temporal}
+    )
+
+
+def _name_in(target: Layout, name: str) -> str:
+    found = target.to_original().invert().translate(name)
+    if found is None:
+        raise CheckpointMismatch(f"{name} has no name in the layout '{target.name}'")
+    return found
+
+
+def _rows(decoder: DecoderFolder, target: Layout, tensors: Tensors) -> int:
+    """Return how many words the tables of the target have."""
+    rows = tensors[VOCABULARY[0]].shape[0]
+    if decoder.nested is None and target != ORIGINAL:
+        return -(-(rows + NEW_WORDS) // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    if decoder.nested is not None and target == ORIGINAL:
+        return min(rows, int(decoder.nested.get("image_token_index", rows)))
+    return rows
+
+
+def _ported_config(config: ModelConfig, decoder: DecoderFolder) -> dict[str, Any]:
+    """Return the config.json that transformers' port wants, with the activation of these towers."""
+    tower = next(
+        config.branches[each].encoder.config for each in MODALITIES if each in config.branches
+    )
+    patches = tower.side**2
+    words = int(decoder.architecture["vocab_size"])
+    frames = config.branches["video"].encoder.config.num_frames if "video" in config.branches else 8
+    return {
+        "architectures": ["VideoLlavaForConditionalGeneration"],
+        "model_type": "video_llava",
+        "image_token_index": words,
+        "video_token_index": words + 1,
+        "image_seq_length": patches,
+        "video_seq_length": frames * (patches + 1),
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": tower.select_layer,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False,
+        "text_config": {**decoder.architecture, "pad_token_id": words + 2},
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": tower.width,
+            "intermediate_size": tower.ffn_width,
+            "num_hidden_layers": tower.depth,
+            "num_attention_heads": tower.num_heads,
+            "image_size": tower.image_size,
+            "patch_size": tower.patch_size,
+            "hidden_act": tower.activation or tower.traits.activation,
+        },
+    }
+
+
+@registry.register("published_config", "video_llava")
+def original_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the config.json of the original layout; its own is kept where there is one.
+
+    Args:
+        config: the typed `model` section.
+
+    Raises:
+        ConfigError: the decoder has no files.
+    """
+    decoder = _read_decoder(config)
+    own = read_config(decoder.folder) or {}
+    if "mm_projector_type" in own:
+        return dict(own)
+    projector = projector_of(config)
+    tower = config.branches[projector.split(".")[1]].encoder.config
+    return {
+        **decoder.architecture,
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        "mm_image_tower": "LanguageBind/LanguageBind_Image",
+        "mm_video_tower": "LanguageBind/LanguageBind_Video_merge",
+        "mm_hidden_size": tower.width,
+        "mm_projector_type": f"mlp{dict(named_parts(config))[projector].config.depth}x_gelu",
+        "mm_vision_select_layer": tower.select_layer,
+        "mm_vision_select_feature": "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+        "pad_token_id": 0,
+    }
