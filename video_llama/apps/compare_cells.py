@@ -30,7 +30,13 @@ from video_llama.common.logger import get_logger
 
 
 def compare_cells(
-    cells: Sequence[CellRuns], *, baseline: str, title: str, question: str, command: str = ""
+    cells: Sequence[CellRuns],
+    *,
+    baseline: str,
+    title: str,
+    question: str,
+    command: str = "",
+    missing: Sequence[str] = (),
 ) -> Comparison:
     """Compare cells without writing anything.
 
@@ -40,6 +46,7 @@ def compare_cells(
         title: heading.
         question: that the comparison is to answer.
         command: that asked for it.
+        missing: cells and seeds that are not there, and why.
 
     Raises:
         ConfigError: there is no such cell, or nothing to compare it with.
@@ -60,6 +67,7 @@ def compare_cells(
         trainings=tuple(read_trainings(cells)),
         settings=tuple(differing_settings(cells, baseline=baseline)),
         command=command,
+        missing=tuple(missing),
     )
 
 
@@ -71,6 +79,7 @@ def write_comparison(
     title: str,
     question: str,
     command: str = "",
+    missing: Sequence[str] = (),
 ) -> Comparison:
     """Compare cells, print the tables and write page, tables, numbers and plots.
 
@@ -81,12 +90,18 @@ def write_comparison(
         title: heading.
         question: that the comparison is to answer.
         command: that asked for it, for the page.
+        missing: cells and seeds that are not there, and why.
 
     Raises:
         ConfigError: there is no such cell, or nothing to compare it with.
     """
     comparison = compare_cells(
-        cells, baseline=baseline, title=title, question=question, command=command
+        cells,
+        baseline=baseline,
+        title=title,
+        question=question,
+        command=command,
+        missing=missing,
     )
     save_comparison(comparison, folder=folder)
     return comparison

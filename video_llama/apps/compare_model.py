@@ -26,6 +26,7 @@ class Comparison:
         trainings: what every run took.
         settings: keys in which the cells differ.
         command: that made it, "" if nobody said.
+        missing: what should have been compared too and was not there, and why, a sentence each.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Comparison:
     trainings: tuple[Training, ...]
     settings: tuple[Setting, ...]
     command: str = ""
+    missing: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[str]:

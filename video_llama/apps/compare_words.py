@@ -93,7 +93,7 @@ def data_sentence(comparison: Comparison) -> tuple[bool, str]:
 
 def caveats(comparison: Comparison) -> list[str]:
     """Name what a reader must know before believing a verdict."""
-    texts = []
+    texts = [f"not compared: {text}" for text in comparison.missing]
     differences = [s.difference for a in comparison.sets for s in a.rows[0].scores if s.difference]
     if any(difference.num_seeds == 1 for difference in differences):
         texts.append(

@@ -70,8 +70,7 @@ def _differences(
     for key in sorted(here.keys() | there.keys()):
         if here.get(key, ...) != there.get(key, ...):
             yield key, _text(here, key), _text(there, key)
-    grouped = getattr(run.config.run, "group_by_length", False)
-    if grouped and slots[0] != slots[1]:
+    if run.step.learns and run.config.run.group_by_length and slots[0] != slots[1]:
         # Batches are put together by length, and the length counts the slots.
         yield "the number of slots (run.group_by_length)", str(slots[0]), str(slots[1])
 
@@ -85,7 +84,7 @@ def _deciding(run: Run) -> dict[str, Any]:
     if run.step.learns:
         values["samples of a step"] = run.global_batch
         values["length"] = run.length
-        values["run.group_by_length"] = getattr(run.config.run, "group_by_length", False)
+        values["run.group_by_length"] = run.config.run.group_by_length
     return values
 
 

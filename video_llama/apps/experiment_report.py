@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from video_llama.apps.compare_cells import Comparison, write_comparison
+from video_llama.apps.compare_cells import write_comparison
+from video_llama.apps.compare_model import Comparison
 from video_llama.apps.compare_runs import CellRuns
 from video_llama.apps.experiment_open import Opened
 from video_llama.apps.experiment_runs import Chain
@@ -32,13 +33,13 @@ def report(
     """
     missing = {chain.name: _missing(chain, failed) for chain in opened.chains}
     whole = [chain for chain in opened.chains if missing[chain.name] is None]
-    told = [f"{name}: {text}" for name, text in missing.items() if text is not None]
+    told = [f"{name} is missing: {text}" for name, text in missing.items() if text is not None]
     lacks = any(missing[chain.name] for chain in opened.chains if chain.cell.name in only)
     names = {chain.cell.name for chain in whole}
     if opened.experiment.against not in names or len(names) < 2:
         told.append(f"nothing to compare: finished are {', '.join(sorted(names)) or 'no cells'}")
     else:
-        comparison = _compare(opened, whole)
+        comparison = _compare(opened, whole, missing=told)
         told += (others := _other_data(opened, comparison))
         lacks = lacks or bool(others)
     for text in told:
@@ -48,7 +49,7 @@ def report(
     return not lacks
 
 
-def _compare(opened: Opened, whole: list[Chain]) -> Comparison:
+def _compare(opened: Opened, whole: list[Chain], *, missing: list[str]) -> Comparison:
     """Compare the chains that are finished."""
     experiment = opened.experiment
     return write_comparison(
@@ -65,6 +66,7 @@ def _compare(opened: Opened, whole: list[Chain]) -> Comparison:
         folder=opened.out,
         title=experiment.title,
         question=experiment.question,
+        missing=missing,
     )
 
 
@@ -75,7 +77,7 @@ def _missing(chain: Chain, failed: Mapping[Path, str]) -> str | None:
     if not left:
         return None
     reasons = [failed[run.folder] for run in left if run.folder in failed]
-    return f"missing: {reasons[0].splitlines()[0]}" if reasons else f"missing: {NOT_RUN}"
+    return reasons[0].splitlines()[0] if reasons else NOT_RUN
 
 
 def _other_data(opened: Opened, comparison: Comparison) -> list[str]:

@@ -97,7 +97,7 @@ def set_aside(run: Run, *, out: Path) -> Path:
 
 def _standing(run: Run, settings: Mapping[str, Any]) -> Standing:
     """Compare a folder with what should be in it."""
-    if not run.folder.is_dir() or not any(run.folder.iterdir()):
+    if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
         return Standing()
     path = run.folder / STAMP_FILE
     if not path.is_file():

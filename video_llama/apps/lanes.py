@@ -223,7 +223,8 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
     except KeyboardInterrupt:
         for process in processes:
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         raise
 
