@@ -9,8 +9,11 @@ import pytest
 import torch
 from models.test_every_part import ENCODERS
 from models.tiny_model import batch_of, build, raw_input
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from video_llama.common.types import AudioSpec
+from video_llama.models.costs import CostMeter
 from video_llama.models.layers import LearningForward
 
 CASES = [
@@ -73,3 +76,18 @@ def test_recomputed_layers_give_the_same_gradients(name, number):
     assert found[0].keys() == found[1].keys()
     for key, gradient in found[0].items():
         torch.testing.assert_close(found[1][key], gradient, msg=key)
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_a_plan_counts_what_the_encoder_really_computes(name, number):
+    model, branch = model_with(name, number)
+    model.branches[branch].requires_grad_(False)
+    model = model.eval()
+    batch = batch_for(model, branch)
+    row = raw_input(batch.media[branch].raw[:1])
+    # Written out, because torch's counter does not know the CPU's own kernel.
+    written_out = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), written_out, FlopCounterMode(display=False) as counter:
+        model.branches[branch](row)
+    found = CostMeter(model, precision="fp32").branch(branch, raw=1).forward_flops
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
