@@ -9,6 +9,7 @@ import pytest
 import yaml
 from apps.released_project import write_released_folder
 from pages import ROOT
+from tiny_llava import WRITERS
 
 from video_llama import load_chat
 from video_llama.apps.loading import check_media, open_chat_config
@@ -100,6 +101,16 @@ def test_a_release_is_known_by_its_folder(tmp_path):
     assert model.template == "llama_2_released"
     assert model.decoder.weights == str(folder / "llama-2-7b-chat-hf")
     assert model.ckpt_2 == str(folder / "AL_LLaMA_2_7B_Finetuned.pth")
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_a_release_of_video_llava_is_known_by_what_is_in_it(layout, tmp_path):
+    folder = WRITERS[layout](tmp_path / "some_name")
+    model = open_config(folder, options=["model.branches.video=null"]).model
+    assert (model.arch, model.model_type) == ("video_llava", "vicuna7b")
+    filled = ("llama_model", "image_tower", "mm_projector")
+    assert {model.paths[key] for key in filled} == {str(folder)}
+    assert model.paths["video_tower"] is None
 
 
 @pytest.mark.parametrize(

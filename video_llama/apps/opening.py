@@ -4,6 +4,7 @@
     models/mine                                     what `save_pretrained` wrote
     output/visionbranch_stage2                      what a training run left
     DAMO-NLP-SG/Video-LLaMA-2-7B-Finetuned          a release, or any of these on the hub, fetched
+    LanguageBind/Video-LLaVA-7B                     one of another system
 
 Nothing of a model is read here but its config, and the names in a run's checkpoint.
 """
@@ -27,8 +28,9 @@ from video_llama.common.yaml_files import assignments, parse_options
 from video_llama.models.pretrained import CONFIG_FILE, RUN_FILE, read_folder
 from video_llama.models.sources import find_checkpoint, named_parts
 
-ARCH = "video_llama"
-"""Whose releases are known by their folder alone."""
+PRESETS = {"video_llama": "llama2_7b", "video_llava": "vicuna7b"}
+"""Systems whose releases are known by their folder alone, and which preset goes with one that does
+not tell."""
 
 BARE_RUN = {"task": "question_answering", "output_dir": "output"}
 """The `run` section of a folder that has none; chat takes its places and only checks precision."""
@@ -104,19 +106,32 @@ def _of_section(source: str | Path, options: Sequence[str]) -> Config:
 def _of_release(source: str, options: Sequence[str]) -> Config:
     """Return the config of a folder as it was published."""
     words = assignments(options)
-    find = registry.get("released_folder", ARCH)
-    try:
-        found: Mapping[str, str] = find(source, {}, skip=())
-    except ConfigError as error:
-        raise ConfigError(
-            f"{source}: no model's folder: neither {CONFIG_FILE} of save_pretrained, nor a run's "
-            f"{RUN_FILE}, nor a release ({'; '.join(error.problems)})"
-        ) from error
+    arch, model_type = _released_as(source)
     of_model = [word for word in words if word.startswith("model.")]
     rest = [word for word in words if not word.startswith("model.")]
     given = [f"model.released={source}", *of_model]
-    preset = load_preset(ARCH, found.get("model_type", "llama2_7b"), options=given)
-    return _with_run(preset, rest, where=source)
+    return _with_run(load_preset(arch, model_type, options=given), rest, where=source)
+
+
+def _released_as(source: str) -> tuple[str, str]:
+    """Return system and preset of a release.
+
+    Raises:
+        ConfigError: it is none; with what every system expects.
+    """
+    problems = []
+    for arch, preset in PRESETS.items():
+        find = registry.get("released_folder", arch)
+        try:
+            found: Mapping[str, str] = find(source, {}, skip=())
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            return arch, found.get("model_type", preset)
+    raise ConfigError(
+        f"{source}: no model's folder: neither {CONFIG_FILE} of save_pretrained, nor a run's "
+        f"{RUN_FILE}, nor a release ({'; '.join(problems)})"
+    )
 
 
 def _with_run(model: ModelConfig, options: Sequence[str], *, where: str) -> Config:
