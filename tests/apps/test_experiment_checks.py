@@ -208,6 +208,12 @@ def test_how_fast_and_where_a_run_computes_is_no_change(opened):
     assert changed_runs(opened(train_options=faster)) == []
 
 
+def test_what_decides_the_best_checkpoint_is_a_change(opened):
+    finish_all(opened())
+    changed = changed_runs(opened(train_options={"run.on_spike": "skip"}))
+    assert changed[0][1].changes == ("run.on_spike: not set in the folder, 'skip' now",)
+
+
 def test_another_annotation_file_of_the_same_name_is_a_change(opened, files):
     finish_all(opened())
     table = files / "questions.json"

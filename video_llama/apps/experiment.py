@@ -102,13 +102,10 @@ def main(args: argparse.Namespace) -> int:
         for run, _ in changed:
             aside = set_aside(run, out=opened.out)
             get_logger().warning("%s: its former run is now %s", run.name, aside)
-        slots = Slots(
-            open_slots(
-                uses_gpus=_uses_gpus(opened), num_parallel=args.parallel, num_ranks=args.ranks
-            ),
-            num_ranks=args.ranks,
-            kept_open=(lock,),
+        environments = open_slots(
+            kinds=_device_kinds(opened), num_parallel=args.parallel, num_ranks=args.ranks
         )
+        slots = Slots(environments, num_ranks=args.ranks, kept_open=(lock,))
         return _run(opened, only=only, slots=slots, console=console)
 
 
@@ -137,11 +134,9 @@ def _only(experiment: Experiment, names: list[str] | None) -> set[str]:
     return set(experiment.cells if names is None else names)
 
 
-def _uses_gpus(opened: Opened) -> bool:
-    """Tell whether any run computes on a GPU."""
-    return any(
-        pick_device(run.config.run) == "cuda" for chain in opened.chains for run in chain.runs
-    )
+def _device_kinds(opened: Opened) -> set[str]:
+    """Return the kinds of devices that runs compute on."""
+    return {pick_device(run.config.run) for chain in opened.chains for run in chain.runs}
 
 
 def _plain(experiment: Experiment) -> dict[str, Any]:

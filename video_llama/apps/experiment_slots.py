@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,21 +16,21 @@ LOCK_FILE = "lock"
 
 
 def open_slots(
-    *, uses_gpus: bool, num_parallel: int | None, num_ranks: int
+    *, kinds: Collection[str], num_parallel: int | None, num_ranks: int
 ) -> list[dict[str, str]]:
     """Return what the environment of each run at the same time adds.
 
     Args:
-        uses_gpus: whether any run computes on a GPU.
+        kinds: of the devices that runs compute on.
         num_parallel: runs at the same time; None for one per GPU or core, or per `num_ranks` of
-            them. More than there are GPUs share them.
+            them, and one at a time on any other device. More than there are GPUs share them.
         num_ranks: processes of a run.
 
     Raises:
         ConfigError: there are fewer GPUs than a run has processes.
     """
-    if not uses_gpus:
-        cores = len(os.sched_getaffinity(0))
+    if "cuda" not in kinds:
+        cores = len(os.sched_getaffinity(0)) if set(kinds) <= {"cpu"} else 1
         return [{}] * (max(cores // num_ranks, 1) if num_parallel is None else num_parallel)
     gpus = _visible_gpus()
     groups = [gpus[i : i + num_ranks] for i in range(0, len(gpus) - num_ranks + 1, num_ranks)]

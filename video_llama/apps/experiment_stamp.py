@@ -32,6 +32,16 @@ DECIDES_ANSWERS = frozenset(
 )
 """Keys that a training may change when it goes on, and an evaluation may not."""
 
+DECIDES_BEST = frozenset(
+    f"run.{key}"
+    for key in (
+        "valid", "valid.datasets", "valid.every", "valid.metric", "valid_freq",
+        "on_nan", "on_spike", "spike_factor",
+    )
+)  # fmt: skip
+"""Keys that a training may change when it goes on, but which decide what it hands on: its best
+checkpoint, and the steps it leaves out."""
+
 BLOCK_BYTES = 2**20
 
 
@@ -115,7 +125,7 @@ def _standing(run: Run, settings: Mapping[str, Any]) -> Standing:
 
 def _own_settings(run: Run) -> dict[str, Any]:
     """Return what decides the result of a run, but for the runs it starts from."""
-    may_change = MAY_CHANGE - (frozenset() if run.step.learns else DECIDES_ANSWERS)
+    may_change = MAY_CHANGE - (DECIDES_BEST if run.step.learns else DECIDES_ANSWERS)
     flat = flatten(symbolic(run.config.resolved))
     settings = {
         key: value

@@ -17,6 +17,7 @@ from video_llama.apps.experiment_runs import Chain, Run
 from video_llama.apps.experiment_stamp import settings_of, standings, write_stamp
 from video_llama.apps.features_job import FeaturesJob
 from video_llama.apps.lanes import Slots, Task, run_tasks
+from video_llama.common.logger import get_logger
 from video_llama.runners.retention import STEP_PATTERN
 
 FEATURES_BAR = "features for all"
@@ -90,6 +91,8 @@ def do_work(
         Why runs failed or were left out, by their folder.
     """
     settings = {folder: own for chain in chains for folder, own in settings_of(chain).items()}
+    if not keeps_all:
+        _prune(chains)
 
     def start(position: int) -> None:
         if run := work.runs.get(position):
@@ -98,13 +101,20 @@ def do_work(
     def finish(position: int) -> None:
         if run := work.runs.get(position):
             write_stamp(run, settings=settings[str(run.folder)], is_finished=True)
-            chain = next(chain for chain in chains if run in chain.runs)
-            if not keeps_all and not _unfinished(chain):
-                for own in chain.recipes:
-                    keep_best(own.folder / "checkpoints")
+            get_logger().info("done: %s", run.name)
+            if not keeps_all:
+                _prune([chain for chain in chains if run in chain.runs])
 
     failed = run_tasks(work.tasks, slots=slots, keeps_going=True, on_start=start, on_done=finish)
     return {work.runs[p].folder: text for p, text in failed.items() if p in work.runs}
+
+
+def _prune(chains: Sequence[Chain]) -> None:
+    """Leave one checkpoint of every run of the chains that are finished."""
+    for chain in chains:
+        if not _unfinished(chain):
+            for run in chain.recipes:
+                keep_best(run.folder / "checkpoints")
 
 
 def keep_best(checkpoints: Path) -> None:
