@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_llama.tasks.statistics import Estimate, difference, paired_p_value, proportion
+from video_llama.tasks.statistics import (
+    Z_95,
+    Estimate,
+    difference,
+    paired_p_value,
+    proportion,
+    student_quantile,
+    student_two_sided,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +75,32 @@ def test_a_bar_fails_only_outside_the_interval():
     assert not estimate.may_reach(0.96)
     assert estimate.may_stay_below(0.93)
     assert not estimate.may_stay_below(0.91)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (10, 2.228), (30, 2.042), (120, 1.980)],
+)
+def test_quantiles_of_student_are_those_of_the_printed_table(degrees, quantile):
+    # Any table of t, two-sided 5 %.
+    assert student_quantile(0.975, degrees=degrees) == pytest.approx(quantile, abs=5e-4)
+    assert student_two_sided(quantile, degrees=degrees) == pytest.approx(0.05, abs=3e-5)
+
+
+@given(st.floats(0.01, 50))
+def test_student_with_one_and_two_degrees_has_its_closed_form(value):
+    one = 1 - 2 * math.atan(value) / math.pi
+    two = 1 - value / math.sqrt(2 + value * value)
+    assert student_two_sided(value, degrees=1) == pytest.approx(one, rel=1e-8)
+    assert student_two_sided(value, degrees=2) == pytest.approx(two, rel=1e-8)
+
+
+def test_student_with_many_degrees_is_normal():
+    assert student_quantile(0.975, degrees=1e7) == pytest.approx(Z_95, abs=1e-6)
+
+
+@given(st.floats(0.55, 0.9999), st.floats(1, 5000))
+def test_a_quantile_is_where_the_probability_lies_above(probability, degrees):
+    value = student_quantile(probability, degrees=degrees)
+    beyond = 2 * (1 - probability)
+    assert student_two_sided(value, degrees=degrees) == pytest.approx(beyond, rel=1e-6)
