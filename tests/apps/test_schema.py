@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from video_llama.apps.main import main
 from video_llama.apps.schema import attribute_notes, run_file_schema
+from video_llama.common.registry import registry
 from video_llama.common.schema import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +89,9 @@ def test_every_key_of_the_run_section_is_explained():
 def test_the_verb_prints_the_schema(capsys):
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(run_file_schema()))
+
+
+def test_keys_that_an_encoder_shares_with_others_are_explained():
+    for name in ("clip_vit", "languagebind"):
+        config = registry.get_encoder_class(name).Config
+        assert set(attribute_notes(config)) == set(config.__dataclass_fields__)

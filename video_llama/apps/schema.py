@@ -136,10 +136,17 @@ def _literally(hint: Any) -> dict[str, Any]:
 
 
 def attribute_notes(cls: type) -> dict[str, str]:
-    """Return what a class's docstring says of each attribute."""
+    """Return what the docstrings of a class and of those it extends say of each attribute."""
+    notes: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        notes |= _notes_in(inspect.cleandoc(each.__doc__ or ""))
+    return notes
+
+
+def _notes_in(docstring: str) -> dict[str, str]:
     notes: dict[str, str] = {}
     name = None
-    _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+    _, _, section = docstring.partition("Attributes:\n")
     for line in section.splitlines():
         head, colon, text = line.strip().partition(": ")
         if line.startswith("    ") and not line.startswith("     ") and colon:
