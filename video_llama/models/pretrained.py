@@ -219,11 +219,12 @@ def read_folder(source: str | Path, *, options: Sequence[str] = ()) -> ModelConf
     if section["decoder"].get("weights") == DECODER_FOLDER:
         section["decoder"]["weights"] = str(folder / DECODER_FOLDER)
     config = type_model_section(section, options=options, where=str(file))
-    frozen = folder / FROZEN_FILE
+    trained, frozen = folder / WEIGHTS_FILE, folder / FROZEN_FILE
+    if frozen.is_file() and not trained.is_file():
+        # Nothing was trained; if something is lost, parts without weights will tell.
+        return dataclasses.replace(config, ckpt=str(frozen), ckpt_2=None)
     return dataclasses.replace(
-        config,
-        ckpt=str(folder / WEIGHTS_FILE),
-        ckpt_2=str(frozen) if frozen.is_file() else None,
+        config, ckpt=str(trained), ckpt_2=str(frozen) if frozen.is_file() else None
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -27,7 +28,9 @@ from tiny_llava import (
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.released import take_released
+from video_llama.models.fidelity import fidelity_of
 from video_llama.models.loading import build_model, check_model
+from video_llama.models.pretrained import read_folder
 from video_llama.models.released.video_llava import layout_of
 from video_llama.models.released.video_llava import names_of_directory as names_of
 
@@ -164,6 +167,30 @@ def test_without_temporal_blocks_the_full_wiring_is_refused_with_the_ways_out(tm
     assert "temporal_" in str(refusal.value)
     assert "vicuna7b_hf_compat" in str(refusal.value)
     assert "model.video_tower" in str(refusal.value)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_a_folder_saved_whole_needs_no_released_directory(layout, tmp_path):
+    directory = WRITERS[layout](tmp_path / "llava")
+    model = build_model(typed(tree(directory, temporal_attention=layout == "original"))).model
+    model.save_pretrained(tmp_path / "saved", full=True)
+    shutil.rmtree(directory)
+    again = build_model(read_folder(tmp_path / "saved")).model.state_dict()
+    assert set(again) == set(model.state_dict())
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_folder_of_what_was_trained_names_the_released_directory(tmp_path):
+    section = tree(write_original(tmp_path / "llava"))
+    section["branches"]["image"]["stages"]["projection"]["trainable"] = True
+    model = build_model(typed(section)).model
+    model.save_pretrained(tmp_path / "saved")
+    again = build_model(read_folder(tmp_path / "saved"))
+    assert all(
+        torch.equal(again.model.state_dict()[name], tensor)
+        for name, tensor in model.state_dict().items()
+    )
+    assert fidelity_of(again.model.config).verdict == "exact"
 
 
 def given(directory, *, options=("model.released",), **model):

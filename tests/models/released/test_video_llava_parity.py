@@ -12,11 +12,13 @@ from tiny_llava import (
     SIDE,
     TOKENS,
     VIDEO_ID,
+    WORDS,
     port,
     tree,
     typed,
     write_hub,
 )
+from tiny_llava import ROWS as TABLE
 
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import IGNORE_INDEX, Batch, BatchItem, BranchInput
@@ -113,15 +115,24 @@ def test_the_logits_are_those_of_transformers(rows, model):
     assert expected[mask].std() > 0.1
 
 
+@pytest.mark.parametrize("silent", [(), tuple(range(WORDS, TABLE))], ids=["any id", "text only"])
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
-def test_greedy_answers_are_those_of_transformers(rows, model):
+def test_greedy_answers_are_those_of_transformers(rows, silent, model, monkeypatch):
     made = case(rows)
     settings = GenerationSettings(max_new_tokens=12)
+    monkeypatch.setattr(model.decoder, "silent_ids", frozenset(silent))
     answers = model.generate(made.ours, settings=settings)
-    expected = port().generate(**made.theirs, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    expected = port().generate(
+        **made.theirs,
+        max_new_tokens=12,
+        do_sample=False,
+        pad_token_id=0,
+        suppress_tokens=list(silent) or None,
+    )
     for answer, row in zip(answers, expected[:, made.ours.input_ids.shape[1] :], strict=True):
         assert answer == row.tolist()[: len(answer)]
         assert len(answer) == 12 or answer[-1] == 2
+        assert not set(answer) & set(silent)
 
 
 @torch.no_grad()

@@ -163,6 +163,9 @@ class CausalLM(nn.Module):
                 output_loading_info=True,
             )
         self.model, info = loaded
+        if composite is not None:
+            # Forgets the renaming, or the decoder would be saved under the directory's names.
+            self.model._weight_conversions = None  # type: ignore[assignment]
         refuse_faults(info, directory=directory, ours=keys)
         check_spread(self.model, self.placement)
         old = sum(key.endswith(INVERSE_FREQUENCIES) for key in keys)
