@@ -80,7 +80,10 @@ def test_the_run_s_folder_talks_in_as_many_bits_or_in_others(path):
     ("options", "said"),
     [
         (["run.device_map=auto"], "run.device_map: auto is for talking to a model"),
-        (["run.engine=deepspeed"], "DeepSpeed was never tried with weights in 4bit"),
+        (
+            ["run.engine=deepspeed", "run.zero.stage=3"],
+            "run.zero.stage: 3 would divide weights in 4bit .* set run.zero.stage: 2",
+        ),
     ],
 )
 def test_a_training_refuses_what_nobody_tried(path, tmp_path, options, said):

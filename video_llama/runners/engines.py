@@ -66,11 +66,13 @@ def refuse_unusable(config: Config, *, device: str) -> None:
 
 def _deepspeed_problems(config: Config, *, device: str) -> list[str]:
     """Say what keeps DeepSpeed from working."""
-    problems = []
-    if config.model.low_resource != "none":
+    problems, zero = [], zero_settings(config.run)
+    bits = config.model.low_resource
+    if bits != "none" and zero is not None and zero.stage == 3:
         problems.append(
-            f"model.low_resource: DeepSpeed was never tried with weights in "
-            f"{config.model.low_resource}; set run.engine: auto"
+            f"model.low_resource: run.zero.stage: 3 would divide weights in {bits} and leave the "
+            "scales behind by which they are read; set run.zero.stage: 2, which leaves frozen "
+            "weights whole, or model.low_resource: none"
         )
     if importlib.util.find_spec("deepspeed") is None:
         problems.append(f"run.engine: {MISSING}")
