@@ -1,0 +1,293 @@
+"""Cells on the same data: proved, paired, judged, and written down for people and programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from compared_runs import KEYS, an_answer, answers, write_answers, write_run
+
+from video_llama.apps.compare import names_of
+from video_llama.apps.compare_cells import compare_cells, write_comparison
+from video_llama.apps.compare_runs import CellRuns, read_cell, seed_pairs
+from video_llama.apps.compare_words import data_sentence, verdict_sentences
+from video_llama.apps.main import main
+from video_llama.common.errors import ConfigError
+
+
+def compare(cells, *, baseline="plain"):
+    return compare_cells(cells, baseline=baseline, title="Wider?", question="Does width help?")
+
+
+def a_cell(tmp_path, name, predictions, *, seed=0, **run):
+    folder = tmp_path / name / f"seed_{seed}"
+    train = (write_run(folder / "stage1", seed=seed, **run),) if run else ()
+    evaluation = write_answers(folder / "eval_test", predictions)
+    return CellRuns(name, seed, train, (evaluation,))
+
+
+def score(comparison, cell, kind="all questions"):
+    (row,) = [row for row in comparison.sets[0].rows if row.kind == kind]
+    return next(found for found in row.scores if found.cell == cell)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """20 of 40 right and 38 of 40 right, on the same samples with another learning rate."""
+    return [
+        a_cell(tmp_path, "plain", answers(20), loss=1.0, run={"init_lr": 0.1}),
+        a_cell(tmp_path, "wider", answers(38), loss=0.5, run={"init_lr": 0.2}),
+    ]
+
+
+def test_the_better_cell_is_called_better(two):
+    comparison = compare(two)
+    found = score(comparison, "wider")
+    assert found.accuracy.value == pytest.approx(38 / 40)
+    assert found.difference.estimate.value == pytest.approx(18 / 40)
+    assert found.verdict.word == "better"
+    ((word, sentence),) = verdict_sentences(comparison)
+    assert word == "better"
+    assert sentence.startswith("wider is better than plain: +45.0 points, 95 % interval [")
+    assert sentence.endswith("(40 questions on 40 clips, 1 seed).")
+
+
+def test_the_cells_may_be_looked_at_from_the_other_side(two):
+    found = score(compare(two, baseline="wider"), "plain")
+    assert found.difference.estimate.value == pytest.approx(-18 / 40)
+    assert found.verdict.word == "worse"
+
+
+def test_few_questions_are_too_few_to_tell(tmp_path):
+    cells = [
+        a_cell(tmp_path, "plain", answers(4, num=8)),
+        a_cell(tmp_path, "wider", answers(5, num=8)),
+    ]
+    ((word, sentence),) = verdict_sentences(compare(cells))
+    assert word == "too few samples"
+    assert "too few samples to tell wider from plain" in sentence
+    assert "points or more could have been seen" in sentence
+
+
+def test_questions_about_one_clip_count_together(tmp_path):
+    # 4 clips of 10 questions each, of which one clip flips as a whole: no evidence.
+    cells = [
+        a_cell(tmp_path, "plain", answers(10, per_clip=10)),
+        a_cell(tmp_path, "wider", answers(20, per_clip=10)),
+    ]
+    found = score(compare(cells), "wider")
+    assert found.difference.num_clips == 4
+    assert found.verdict.word == "too few samples"
+
+
+def test_kinds_are_compared_by_themselves(tmp_path):
+    def asked(num_right):
+        colour = answers(20)
+        motion = [an_answer(f"m{i}", i < num_right, kind="motion", clip=f"m{i}") for i in range(40)]
+        return colour + motion
+
+    cells = [a_cell(tmp_path, "plain", asked(4)), a_cell(tmp_path, "wider", asked(38))]
+    comparison = compare(cells)
+    assert score(comparison, "wider", "colour").difference.estimate.value == 0
+    assert score(comparison, "wider", "motion").difference.estimate.value == pytest.approx(34 / 40)
+    assert score(comparison, "wider").num_questions == 80
+
+
+def test_probes_are_not_compared(tmp_path):
+    probed = answers(0, probe="no_media")
+    cells = [
+        a_cell(tmp_path, "plain", answers(20) + probed),
+        a_cell(tmp_path, "wider", answers(20) + probed),
+    ]
+    assert score(compare(cells), "wider").accuracy.value == pytest.approx(0.5)
+
+
+def test_seeds_are_averaged_and_told(tmp_path):
+    cells = [
+        a_cell(tmp_path, name, answers(right), seed=seed)
+        for name, rights in (("plain", (20, 22)), ("wider", (30, 32)))
+        for seed, right in enumerate(rights)
+    ]
+    found = score(compare(cells), "wider")
+    assert found.accuracy.value == pytest.approx(31 / 40)
+    assert found.by_seed == {0: pytest.approx(30 / 40), 1: pytest.approx(32 / 40)}
+    assert found.difference.num_seeds == 2
+    assert found.difference.estimate.value == pytest.approx(10 / 40)
+
+
+def test_a_seed_without_a_partner_is_named_and_left_out(tmp_path):
+    cells = [
+        a_cell(tmp_path, "plain", answers(20)),
+        a_cell(tmp_path, "wider", answers(30)),
+        a_cell(tmp_path, "wider", answers(0), seed=1),
+    ]
+    comparison = compare(cells)
+    assert score(comparison, "wider").difference.estimate.value == pytest.approx(10 / 40)
+    assert comparison.sets[0].notes == ("wider: only seeds 0 are paired; 1 is without a partner",)
+
+
+def test_seeds_with_nothing_in_common_are_put_side_by_side():
+    assert seed_pairs([0, 1], [0, 1]) == ([(0, 0), (1, 1)], [])
+    pairs, told = seed_pairs([3, 2], [0])
+    assert pairs == [(2, 0)]
+    assert told == ["no seed in common with the baseline: 2 beside 0"]
+
+
+def test_a_question_that_could_not_be_asked_counts_for_neither(tmp_path):
+    broken = [an_answer("q0", False, clip="clip0.mp4", error="no video stream"), *answers(20)[1:]]
+    cells = [a_cell(tmp_path, "plain", answers(20)), a_cell(tmp_path, "wider", broken)]
+    comparison = compare(cells)
+    assert score(comparison, "wider").difference.num_questions == 39
+    assert comparison.sets[0].proofs[0].num_errors == 1
+    assert not comparison.problems
+
+
+def test_other_questions_are_named_and_the_common_ones_compared(tmp_path):
+    cells = [a_cell(tmp_path, "plain", answers(20)), a_cell(tmp_path, "wider", answers(20)[:30])]
+    comparison = compare(cells)
+    (proof,) = comparison.sets[0].proofs
+    assert (proof.num_both, proof.only_here, proof.only_there) == (30, 0, 10)
+    assert comparison.problems == ["wider, test: question 'q30' was asked of the baseline alone"]
+    assert score(comparison, "wider").difference.num_questions == 30
+
+
+def test_one_key_for_two_questions_is_no_pair(tmp_path):
+    other = [an_answer("q0", True, clip="another.mp4"), *answers(20)[1:]]
+    cells = [a_cell(tmp_path, "plain", answers(20)), a_cell(tmp_path, "wider", other)]
+    comparison = compare(cells)
+    assert "of another.mp4 here and" in comparison.problems[0]
+    assert score(comparison, "wider").difference.num_questions == 39
+
+
+def test_a_cell_without_answers_is_told(tmp_path, two):
+    silent = CellRuns("silent", 0, two[0].train)
+    comparison = compare([*two, silent])
+    assert ("missing", "silent and plain have no answered question in common.") in (
+        verdict_sentences(comparison)
+    )
+    assert comparison.sets[0].notes == ("silent: no answers with seed 0",)
+
+
+def test_the_ledgers_prove_the_same_data(two):
+    is_same, text = data_sentence(compare(two))
+    assert is_same
+    assert text == (
+        "1 pair of runs saw the same samples in the same order, by their ledgers (40 samples "
+        "compared); all cells were asked the same questions."
+    )
+
+
+def test_another_sample_is_a_problem_that_is_named(tmp_path, two):
+    odd = a_cell(tmp_path, "odd", answers(20), keys=[*KEYS[:-1], "other"], loss=1.0)
+    comparison = compare([two[0], odd])
+    assert comparison.problems == [
+        "odd, seed 0, stage1: step 20, position 39: 'other' and 'clip39'"
+    ]
+
+
+def test_runs_are_paired_by_name_or_else_by_place(tmp_path):
+    one = CellRuns("plain", 0, (write_run(tmp_path / "a" / "llama_stage1"),))
+    other = CellRuns("wider", 0, (write_run(tmp_path / "b" / "llava_stage1"),))
+    (proof,) = compare([one, other]).proofs
+    assert (proof.recipe, proof.same.is_same) == ("llava_stage1 / llama_stage1", True)
+    longer = CellRuns("longer", 0, (*other.train, write_run(tmp_path / "b" / "stage2")))
+    assert compare([one, longer]).proofs[1].same.problem == "trained by it alone"
+
+
+def test_what_a_training_took_is_read_off_its_files(two):
+    training = compare(two).trainings[0]
+    # 3 x 4 and 4 parameters; 20 steps of 2 samples at 4 a second, on 2 processes.
+    assert (training.num_trainable, training.num_steps) == (16, 20)
+    assert (training.seconds, training.device_seconds) == (10.0, 20.0)
+    assert (training.device, training.lowest_valid) == ("CPU", 0.5)
+
+
+def test_only_settings_that_differ_are_listed(two):
+    (setting,) = compare(two).settings
+    assert (setting.key, setting.values) == ("run.init_lr", {"plain": "0.1", "wider": "0.2"})
+
+
+def test_losses_of_the_last_steps_are_paired_by_clip(two):
+    (losses,) = compare(two).losses
+    # Of 20 steps the last 2, 4 samples of 2 tokens; 1.0 and 0.5 per token, the same beside.
+    assert losses.difference.estimate.value == pytest.approx(-0.5)
+    assert losses.difference.num_clips == 4
+    assert losses.verdict.word == "better"
+
+
+def test_losses_over_other_tokens_are_not_compared(tmp_path, two):
+    other = a_cell(tmp_path, "other", answers(20), num_targets=3)
+    (losses,) = compare([two[0], other]).losses
+    assert losses.difference is None
+    assert "3 supervised tokens and 2" in losses.reason
+
+
+def test_a_lone_cell_and_an_unknown_baseline_are_refused(two):
+    with pytest.raises(ConfigError, match="a comparison takes two"):
+        compare(two[:1])
+    with pytest.raises(ConfigError, match="no finished cell 'best'"):
+        compare(two, baseline="best")
+
+
+def test_everything_is_written_down(two, tmp_path, capsys):
+    out = tmp_path / "out"
+    write_comparison(two, baseline="plain", folder=out, title="Wider?", question="Does it help?")
+    numbers = json.loads((out / "results.json").read_text())
+    assert numbers["is_same_data"]
+    (row,) = [row for row in numbers["sets"][0]["rows"] if row["kind"] == "colour"]
+    assert row["scores"][1]["difference"]["estimate"]["value"] == pytest.approx(0.45)
+    assert "| **all questions** | 50.0 [" in (out / "results.md").read_text()
+    assert sorted(path.name for path in (out / "plots").iterdir()) == [
+        "accuracy_test.png",
+        "curves.png",
+    ]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "wider is better than plain: +45.0 points" in said
+
+
+def test_a_folder_of_seeds_is_one_cell(two, tmp_path):
+    (found,) = read_cell(tmp_path / "plain", name="plain")
+    assert found == two[0]
+
+
+def test_an_evaluation_beside_a_run_is_found_by_its_name(two, tmp_path):
+    run = tmp_path / "plain" / "seed_0" / "stage1"
+    assert read_cell(run, name="x")[0].evaluations == ()
+    (found,) = read_cell(run, name="x", evaluation="eval_test")
+    assert found.evaluations == two[0].evaluations
+    with pytest.raises(ConfigError, match="no evaluation 'eval_other'"):
+        read_cell(run, name="x", evaluation="eval_other")
+    with pytest.raises(ConfigError, match="neither a run"):
+        read_cell(run / "checkpoints", name="x")
+
+
+def test_names_are_where_paths_part(tmp_path):
+    a, b = tmp_path / "a" / "stage2", tmp_path / "b" / "stage2"
+    assert names_of([a, b]) == ["a/stage2", "b/stage2"]
+    assert names_of([tmp_path, a]) == [tmp_path.name, "a/stage2"]
+
+
+def test_the_verb_compares_two_folders(two, tmp_path, capsys):
+    runs = [str(tmp_path / name) for name in ("plain", "wider")]
+    out = tmp_path / "out"
+    assert main(["compare", *runs, "--out", str(out)]) == 0
+    assert "wider is better than plain" in " ".join(capsys.readouterr().out.split())
+    assert (out / "report.html").is_file()
+
+
+def test_other_data_are_refused_and_compared_only_if_one_insists(tmp_path, two, capsys):
+    a_cell(tmp_path, "odd", answers(20), keys=[*KEYS[:-1], "other"], loss=1.0)
+    words = ["compare", str(tmp_path / "plain"), str(tmp_path / "odd")]
+    out = tmp_path / "out"
+    assert main([*words, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "odd, seed 0, stage1: step 20, position 39: 'other' and 'clip39'" in said
+    assert not out.exists()
+    assert main([*words, "--out", str(out), "--anyway"]) == 0
+    page = (out / "report.html").read_text()
+    assert page.index("Not the same data.") < page.index("<h2")
+
+
+def test_one_folder_twice_is_a_mistake_that_is_named(two, tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "plain"), str(tmp_path / "plain")]) == 2
+    assert "same folder as RUN_A" in capsys.readouterr().err
