@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import golden, recorded_chats
 
-from video_llama.common.errors import ConfigError, ContextOverflow
+from video_llama.common.errors import ConfigError, ContextOverflow, NothingToLearn
 from video_llama.common.types import IGNORE_INDEX, MediaItem, Message, Sample
 from video_llama.conversation.encode import Encoded, encode
 from video_llama.conversation.templates import get_template, neutralise
@@ -405,3 +405,49 @@ def test_media_in_an_answer_are_refused(tokenizer: Tokenizer) -> None:
             num_slots=[1],
             max_len=LONG,
         )
+
+
+def unlearnable(*texts: str, form: str = "instruct") -> Sample:
+    sample = conversation(*texts)
+    return dataclasses.replace(sample, key="clip 7", form=form)
+
+
+@pytest.mark.parametrize(
+    ("sample", "name"),
+    [
+        (unlearnable("what?"), "vicuna_v0"),
+        # A published quirk leaves answers without words out.
+        (unlearnable("what?", "", "why?", ""), "llama_2_released"),
+    ],
+)
+def test_a_sample_without_a_target_is_named_and_not_trained_on(
+    sample: Sample, name: str, tokenizer: Tokenizer
+) -> None:
+    settings = {"template": get_template(name, frame_times=False), "tokenizer": tokenizer}
+    with pytest.raises(NothingToLearn, match=r"clip 7: none of its \d+ positions .*user.*" + name):
+        encode(sample, **settings, num_slots=[], max_len=LONG)
+
+
+def test_a_first_token_that_nothing_predicts_is_no_target(fast_tokenizer: Tokenizer) -> None:
+    # Without an opening token and without media a caption of one token stands alone.
+    sample = Sample("clip 7", [Message("assistant", [""])], form="caption")
+    with pytest.raises(NothingToLearn, match="none of its 1 positions"):
+        encode(
+            sample,
+            template=get_template("vicuna_v1"),
+            tokenizer=fast_tokenizer,
+            num_slots=[],
+            max_len=LONG,
+        )
+
+
+def test_a_prompt_needs_no_target(tokenizer: Tokenizer) -> None:
+    found = encode(
+        unlearnable("what?"),
+        template=get_template("vicuna_v0"),
+        tokenizer=tokenizer,
+        num_slots=[],
+        max_len=LONG,
+        generation_prompt=True,
+    )
+    assert set(found.labels) == {IGNORE_INDEX}

@@ -68,6 +68,13 @@ class ContextOverflow(VideoLlamaError):
     """Text and media slots together do not fit the decoder's context."""
 
 
+class NothingToLearn(ContextOverflow):
+    """No token of a training sample that is left in its context is a target.
+
+    Skipped and counted like one that does not fit: its loss would be 0 / 0.
+    """
+
+
 def printable(text: str) -> str:
     """Return a text of one line that any terminal, log and JSON takes.
 

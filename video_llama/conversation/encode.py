@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from typing import Literal
 
-from video_llama.common.errors import ContextOverflow
+from video_llama.common.errors import ContextOverflow, NothingToLearn
 from video_llama.common.types import IGNORE_INDEX, Message, Sample
 from video_llama.conversation.layouts import Cut, Piece, Slot, Template, Text, Token, Word
 from video_llama.conversation.rendering import render
@@ -85,6 +85,7 @@ def encode(
 
     Raises:
         ContextOverflow: the sample does not fit and no round may go.
+        NothingToLearn: it is no prompt, and no token that is predicted is a target.
         ConfigError: the messages do not suit the form.
         MediaError: the template wants the seconds of frames and they are unknown.
     """
@@ -122,6 +123,12 @@ def encode(
             f"{sample.key or 'sample'}: {len(encoded)} positions ({sum(num_slots)} for media, "
             f"{len(encoded) - sum(num_slots)} for text), but there are {max_len}; "
             "shorten the text or take fewer media"
+        )
+    if not generation_prompt and all(label == IGNORE_INDEX for label in encoded.labels[1:]):
+        raise NothingToLearn(
+            f"{sample.key or 'sample'}: none of its {len(encoded)} positions is to be learned "
+            f"(roles: {', '.join(m.role for m in sample.messages) or 'none'}); it needs an answer "
+            f"or a caption that is not empty (template '{template.name}')"
         )
     return encoded
 
