@@ -184,3 +184,13 @@ def test_in_fewer_bits_towers_and_projector_stay_as_they_are(
     reduced.upload(picture)
     reduced.upload(sounding_clip)
     assert reduced.ask(QUESTION)
+
+
+def test_a_release_that_is_not_there_is_named_by_the_key_that_asks_for_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nowhere = ["model.released=nobody/Video-LLaVA-7B"]
+    assert main(["chat", "--cfg-path", RUN_FILE, "--question", "?", "--options", *nowhere]) == 2
+    said = capsys.readouterr().err
+    assert "model.released: there is no nobody/Video-LLaVA-7B" in said
+    assert "weights get nobody/Video-LLaVA-7B" in said

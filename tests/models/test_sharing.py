@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.types import IGNORE_INDEX
-from video_llama.models.loading import build_model
+from video_llama.models.loading import build_model, load_heads
 from video_llama.models.sources import named_parts
 from video_llama.models.video_llm import VideoLLM
 from video_llama.runners.optim import param_groups
+from video_llama.runners.partitioned import frozen_heads
 
 OWNED, BORROWED = "branches.image.stages.projection.", "branches.video.stages.projection."
 
@@ -131,3 +132,42 @@ def test_a_checkpoint_fills_a_shared_stage_in_both_branches(tmp_path):
         model.branches["video"](clip).features.tokens,
         rtol=0, atol=0,
     )  # fmt: skip
+
+
+def test_what_is_frozen_and_shared_is_loaded_for_both_heads(tmp_path):
+    model = build()
+    save_file(dict(model.state_dict()), tmp_path / "all.safetensors")
+
+    def frozen(tree):
+        tree["branches"]["image"]["stages"]["projection"]["trainable"] = False
+
+    config = build(frozen).config
+    heads = load_heads(replace(config, ckpt=str(tmp_path / "all.safetensors")))
+    lent = {name: module for name, module, _ in heads["video"].parts()}
+    assert lent["stages.projection"] is heads["image"].stages["projection"]
+    clip = raw_input(frames(1))
+    expected = model.eval().branches["video"](clip).features.tokens
+    torch.testing.assert_close(heads["video"](clip).features.tokens, expected, atol=0, rtol=0)
+
+
+def test_heads_without_weights_name_a_shared_stage_by_its_owner():
+    def frozen(tree):
+        tree["branches"]["image"]["stages"]["projection"]["trainable"] = False
+
+    with pytest.raises(ConfigError) as caught:
+        load_heads(build(frozen).config)
+    names = [problem.partition(":")[0] for problem in caught.value.problems]
+    assert names == [
+        "model.branches.video.encoder",
+        "model.branches.image.stages.projection",
+        "model.branches.image.encoder",
+    ]
+
+
+def test_a_stage_that_is_in_the_frozen_head_of_one_branch_only_cannot_be_divided():
+    def half(tree):
+        tree["branches"]["image"]["stages"]["projection"]["trainable"] = False
+        tree["branches"]["video"]["encoder"]["trainable"] = True
+
+    with pytest.raises(ConfigError, match="with something that learns before it in one branch"):
+        frozen_heads(build(half))

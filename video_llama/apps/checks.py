@@ -196,7 +196,9 @@ def _why_missing(model: ModelConfig, key: str, path: str) -> str:
 
 def named_files(model: ModelConfig) -> Iterator[tuple[str, str]]:
     """Yield (key, path) of every weight file a model section names, each path once."""
-    by_path = {path: key for key, path in model.paths.items() if isinstance(path, str)}
+    # The first key of several that name one directory is the one that a person wrote.
+    keys = reversed(model.paths.items())
+    by_path = {path: key for key, path in keys if isinstance(path, str)}
     seen = set()
     for name, part in [("decoder", model.decoder), *named_parts(model)]:
         if part.file is not None and part.file not in seen:

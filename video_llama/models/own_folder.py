@@ -84,7 +84,9 @@ def folder_section(
     files = {name: part.file for name, part in named_parts(config)}
     files = {name: None if _names_of(module, name) <= set(held) else files[name] for name in files}
     files["decoder"] = decoder
-    by_path = {path: key for key, path in config.paths.items() if isinstance(path, str)}
+    # Of several keys for one directory the first, which stands for the others.
+    keys = reversed(config.paths.items())
+    by_path = {path: key for key, path in keys if isinstance(path, str)}
     roles = {by_path[path] for path in files.values() if path in by_path}
     for name, part in _parts_of(section).items():
         path = files[name]
