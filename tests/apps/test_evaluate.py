@@ -9,11 +9,13 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from video_llama.apps import evaluate as evaluating
 from video_llama.apps.evaluate import evaluate
 from video_llama.apps.main import main
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.registry import registry
+from video_llama.models.fidelity import Fidelity
 from video_llama.tasks.predictions import read_predictions
 from video_llama.toy import questions
 from video_llama.toy.codec import encode_mp4
@@ -121,12 +123,21 @@ def metrics_of(folder):
     return json.loads((folder / "out" / "held_out" / "metrics.json").read_text())
 
 
+def test_metrics_say_that_the_model_is_not_the_published_one(run_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluating, "fidelity_of", lambda config: Fidelity("block missing"))
+    evaluate(load(run_file, options=["run.probes=[]", "run.max_new_tokens=1"]))
+    assert metrics_of(tmp_path)["fidelity"] == "block missing"
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert summary["held_out"]["fidelity"] == "block missing"
+
+
 def test_an_evaluation_leaves_predictions_and_metrics(run_file, tmp_path, question_set):
     rows = evaluate(load(run_file))["held_out"]
     asked = json.loads((question_set / "questions.json").read_text())
     predictions = read_predictions(tmp_path / "out" / "held_out" / "predictions.jsonl")
     assert sum(p.probe == "none" for p in predictions) == len(asked)
     metrics = metrics_of(tmp_path)
+    assert "fidelity" not in metrics
     assert metrics["num_questions"] == len(asked)
     assert set(metrics["kinds"]) == {row["kind"] for row in asked} == {row.kind for row in rows}
     assert metrics["kinds"]["sound"]["at_least"] == 0.9

@@ -88,6 +88,14 @@ def test_the_page_shows_the_curve_and_the_accuracies(page):
     assert ">90.0</b>" in page
 
 
+def test_the_page_says_that_a_model_is_not_the_published_one(page, output, tmp_path):
+    assert "Not the published model" not in page
+    file = output / "evaluation" / "test" / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "fidelity": "quick_gelu"}))
+    write_report([output], out=tmp_path / "report.html", clips_per_group=1)
+    assert "Not the published model: quick_gelu." in (tmp_path / "report.html").read_text()
+
+
 def test_texts_of_questions_and_answers_cannot_become_markup(page):
     assert "&lt;What&gt; colour?" in page
     assert "blue &amp; white" in page
