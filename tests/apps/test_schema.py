@@ -41,6 +41,9 @@ def test_every_shipped_run_file_is_accepted(path, validator):
         ("model.branches.video.encodr", {}),
         ("model.branches.video.stages.video_qformer", {"num_querys": 3}),
         ("model.branches.video.stages.video_qformer", {"type": "q_former"}),
+        ("model.branches.video.stages.video_qformer", {"share": 3}),
+        ("model.branches.video.stages.video_qformer", {"share": "audio.audio_qformer", "width": 4}),
+        ("model.branches.video.encoder", {"type": "eva_vit_g", "share": "audio.encoder"}),
         ("model.branches.video.encoder", {"type": "eva_vit_g", "trunk": "audio"}),
         ("model.branches.video.media", ["smell"]),
         ("model.decoder", {"type": "causal_lm", "lr": "fast"}),
@@ -73,6 +76,22 @@ def test_how_parts_learn_is_known_to_the_editor(validator):
 def test_a_branch_may_name_one_kind_of_media_without_a_list(validator):
     branches = {"video": {"media": "video"}}
     model = {"arch": "video_llama", "model_type": "toy", "branches": branches}
+    assert validator.is_valid({"model": model, "run": {"task": "x", "output_dir": "y"}})
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"share": "image.projection"},
+        {"share": "image.projection", "type": None},
+        {"share": None, "type": "mlp", "width": 4},
+        {"share": None},
+        None,
+    ],
+)
+def test_a_stage_may_be_another_branchs(stage, validator):
+    branches = {"video": {"stages": {"projection": stage}}}
+    model = {"arch": "video_llava", "model_type": "vicuna7b", "branches": branches}
     assert validator.is_valid({"model": model, "run": {"task": "x", "output_dir": "y"}})
 
 
