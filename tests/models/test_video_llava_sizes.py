@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
+from video_llama.apps.plan_tables import show_parts
 from video_llama.common.config import load_preset
 from video_llama.models.video_llm import VideoLLM
 
@@ -97,3 +101,13 @@ def test_the_port_has_no_block_that_looks_across_time_and_another_activation(mod
         for branch in model.config.branches.values()
     ]
     assert activations == ["gelu", "gelu", "quick_gelu", "quick_gelu"]
+
+
+def test_the_table_of_parts_shows_the_shared_projector_once(models):
+    said = io.StringIO()
+    show_parts(models["vicuna7b"], console=Console(file=said, width=200))
+    rows = [line for line in said.getvalue().splitlines() if "projection" in line]
+    assert len(rows) == 1
+    assert f"{PROJECTOR:,}" in rows[0]
+    built = IMAGE_TOWER + VIDEO_TOWER - 2 * LAST - TEMPORAL + PROJECTOR + decoder(32000)
+    assert f"{built:,}" in said.getvalue()

@@ -96,8 +96,8 @@ def _bad_owner(
         gone = f"model.branches.{lender}.stages.{lent}"
     if gone:
         yield (
-            f"share: '{owner}' is not built, {gone} is null; give this stage the keys of its own "
-            "(type and so on) with share: null, or leave its owner in"
+            f"share: '{owner}' is not built, {gone} is null; give this stage a type and keys of "
+            "its own in place of share, or leave its owner in"
         )
     elif lender not in nodes or lent not in nodes[lender]:
         kind = "branch" if lender not in nodes else "stage"
@@ -134,7 +134,7 @@ def _chain(stage: str, nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     else:
         yield (
             f"share: {' shares '.join([*path, str(further)])}, a circle without a stage that is "
-            "built; give one of them a type, with share: null"
+            "built; give one of them a type in place of share"
         )
 
 

@@ -77,5 +77,5 @@ def _unlike_owners(config: ModelConfig, shapes: Mapping[str, list[Shape]]) -> It
                 yield (
                     f"model.branches.{name}.stages.{stage}.share: tokens are {here} wide here and "
                     f"{there} at '{part.share}', one module cannot read both; choose encoders of "
-                    "one width, or set share: null and give the stage a type of its own"
+                    "one width, or give the stage a type of its own in place of share"
                 )
