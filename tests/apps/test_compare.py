@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from compared_runs import KEYS, an_answer, answers, write_answers, write_run
 
 from video_llama.apps.compare import names_of
-from video_llama.apps.compare_cells import compare_cells, write_comparison
+from video_llama.apps.compare_cells import compare_cells, save_comparison, write_comparison
 from video_llama.apps.compare_runs import CellRuns, read_cell, seed_pairs
-from video_llama.apps.compare_words import data_sentence, verdict_sentences
+from video_llama.apps.compare_tables import to_markdown
+from video_llama.apps.compare_words import caveats, data_sentence, verdict_sentences
 from video_llama.apps.main import main
 from video_llama.common.errors import ConfigError
 
@@ -222,6 +225,43 @@ def test_losses_over_other_tokens_are_not_compared(tmp_path, two):
     assert "3 supervised tokens and 2" in losses.reason
 
 
+def test_a_checkpoint_without_its_optimizer_still_tells_what_was_trained(two):
+    for runs in two:
+        (runs.train[0] / "checkpoints" / "step_0000020" / "optimizer.safetensors").unlink()
+    training = compare(two).trainings[0]
+    assert (training.num_trainable, training.seconds) == (16, 10.0)
+
+
+def test_a_run_without_checkpoints_is_shown_with_what_is_known(two):
+    shutil.rmtree(two[0].train[0] / "checkpoints")
+    training = compare(two).trainings[0]
+    assert (training.num_trainable, training.seconds, training.num_steps) == (None, None, 20)
+
+
+def test_data_of_its_own_are_no_problem_where_they_were_asked_for(tmp_path, two):
+    odd = a_cell(tmp_path, "odd", answers(20), keys=[*KEYS[:-1], "other"], loss=1.0)
+    comparison = compare([*two, replace(odd, has_own_data=True)])
+    assert comparison.problems == []
+    is_same, text = data_sentence(comparison)
+    assert is_same
+    assert text.startswith("1 pair of runs saw the same samples")
+    assert any("odd was trained on data of its own" in caveat for caveat in caveats(comparison))
+
+
+def test_many_cells_are_a_column_each(tmp_path, two):
+    others = [a_cell(tmp_path, f"cell{i}", answers(2 * i)) for i in range(3)]
+    text = to_markdown(compare([*two, *others]))
+    assert "| kind | plain (baseline) | wider | cell0 | cell1 | cell2 |" in text
+    assert "| colour | 50.0 | 95.0 (better) | 0.0 (worse) | 5.0 (worse) | 10.0 (worse) |" in text
+
+
+def test_names_in_brackets_are_shown_as_they_are(tmp_path, capsys):
+    cells = [a_cell(tmp_path, "plain", answers(20)), a_cell(tmp_path, "wide", answers(30))]
+    cells = [cells[0], replace(cells[1], name="[/wide]")]
+    save_comparison(compare(cells), folder=tmp_path / "out")
+    assert "[/wide]" in capsys.readouterr().out
+
+
 def test_a_lone_cell_and_an_unknown_baseline_are_refused(two):
     with pytest.raises(ConfigError, match="a comparison takes two"):
         compare(two[:1])
@@ -236,7 +276,9 @@ def test_everything_is_written_down(two, tmp_path, capsys):
     assert numbers["is_same_data"]
     (row,) = [row for row in numbers["sets"][0]["rows"] if row["kind"] == "colour"]
     assert row["scores"][1]["difference"]["estimate"]["value"] == pytest.approx(0.45)
-    assert "| **all questions** | 50.0 [" in (out / "results.md").read_text()
+    text = (out / "results.md").read_text()
+    assert "| plain | 40 | 50.0 [34.6, 65.4] | baseline |  |" in text
+    assert "| wider | 40 | 95.0 [" in text
     assert sorted(path.name for path in (out / "plots").iterdir()) == [
         "accuracy_test.png",
         "curves.png",

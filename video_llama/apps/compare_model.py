@@ -42,12 +42,20 @@ class Comparison:
     missing: tuple[str, ...] = ()
 
     @property
+    def with_own_data(self) -> list[str]:
+        """Cells that were to be trained on other data than the baseline."""
+        return list(dict.fromkeys(runs.name for runs in self.cells if runs.has_own_data))
+
+    @property
     def problems(self) -> list[str]:
-        """Why the cells were not trained or asked on provably the same data, none if they were."""
+        """Why the cells were not trained or asked on provably the same data, none if they were.
+
+        Cells that were to have data of their own are trained on other data without being one.
+        """
         trained = [
             f"{proof.cell}, seed {proof.seed}, {proof.recipe}: {proof.same.problem}"
             for proof in self.proofs
-            if not proof.same.is_same
+            if not proof.same.is_same and proof.cell not in self.with_own_data
         ]
         asked = [
             f"{proof.cell}, {asked.name}: {proof.problem}"

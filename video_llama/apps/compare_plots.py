@@ -21,22 +21,25 @@ COLOURS = (
 
 DPI = 150
 BAR_INCHES = 0.17
+MOST_BARS = 150
+"""Of one picture; with more, kinds are left to the page."""
 
 
 def plot_accuracies(compared: SetComparison, *, path: Path) -> None:
-    """Draw a bar with its interval for every kind and cell.
+    """Draw a bar with its interval for every kind and cell, for all questions if these are many.
 
     Args:
         compared: a question set.
         path: PNG file.
     """
     names = [score.cell for score in compared.rows[0].scores]
-    height = BAR_INCHES * len(compared.rows) * (len(names) + 0.8) + 1.2
+    rows = compared.rows if len(compared.rows) * len(names) <= MOST_BARS else compared.rows[:1]
+    height = BAR_INCHES * len(rows) * (len(names) + 0.8) + 1.2
     figure = _figure(width=7.5, height=height)
     axes = figure.add_subplot()
     thickness = 0.82 / len(names)
     for number, name in enumerate(names):
-        for row_index, row in enumerate(compared.rows):
+        for row_index, row in enumerate(rows):
             accuracy = row.scores[number].accuracy
             if accuracy is None:
                 continue
@@ -52,8 +55,8 @@ def plot_accuracies(compared: SetComparison, *, path: Path) -> None:
                 error_kw={"elinewidth": 1, "ecolor": "#333333"},
                 label=name if row_index == 0 else None,
             )
-    axes.set_yticks(range(len(compared.rows)), [full_label(row.kind) for row in compared.rows])
-    axes.set_ylim(len(compared.rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [full_label(row.kind) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"{compared.name}: accuracy in percent, 95 % intervals")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)

@@ -26,12 +26,14 @@ class CellRuns:
         seed: it was trained with.
         train: run folders, in the order they were trained in.
         evaluations: folders of its evaluations.
+        has_own_data: it was to be trained on other data than the baseline.
     """
 
     name: str
     seed: int
     train: tuple[Path, ...] = ()
     evaluations: tuple[Path, ...] = ()
+    has_own_data: bool = False
 
 
 def names_in_order(cells: Sequence[CellRuns], *, baseline: str) -> list[str]:

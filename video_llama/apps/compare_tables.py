@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from video_llama.apps.compare_answers import ALL, CellScore, SetComparison
+from video_llama.apps.compare_answers import CellScore, SetComparison
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.compare_words import (
     HOW,
@@ -25,36 +26,65 @@ from video_llama.apps.compare_words import (
 
 COLOURS = {"better": "green", "worse": "red", "no difference shown": "", "too few samples": "dim"}
 
+MOST_WITH_INTERVALS = 2
+"""Cells beside the baseline, of which a table by kinds can show differences and intervals."""
+
 
 def console_tables(comparison: Comparison) -> Iterator[Any]:
-    """Yield what the terminal shows: one table per question set, and the sentences."""
+    """Yield what the terminal shows: tables of every question set, and the sentences."""
     for asked in comparison.sets:
-        table = Table(title=f"{asked.name}: accuracy in percent", title_justify="left")
-        table.add_column("kind")
-        for place, score in enumerate(asked.rows[0].scores):
-            table.add_column(score.cell + ("\n(baseline)" if place == 0 else ""), justify="right")
-            if place:
-                table.add_column("difference", justify="right")
-                table.add_column("verdict")
-        for row in asked.rows:
-            cells = [text for score in row.scores for text in _console_cells(score)]
-            table.add_row(full_label(row.kind), *cells[:1], *cells[3:])
-        yield table
+        yield _console_cells(asked)
+        yield _console_kinds(asked)
     is_same, data = data_sentence(comparison)
-    yield f"[green]{data}[/]" if is_same else f"[bold red]{data}[/]"
+    yield Text(data, style="green" if is_same else "bold red")
     for word, sentence in verdict_sentences(comparison):
-        colour = COLOURS.get(word, "red")
-        yield f"[{colour}]{sentence}[/]" if colour else sentence
-    yield from (f"[dim]{text}[/]" for text in caveats(comparison))
+        yield Text(sentence, style=COLOURS.get(word, "red"))
+    yield from (Text(text, style="dim") for text in caveats(comparison))
 
 
-def _console_cells(score: CellScore) -> tuple[str, str, str]:
-    value = "-" if score.accuracy is None else percent(score.accuracy.value)
-    if score.difference is None or score.verdict is None:
-        return value, "", ""
-    word = score.verdict.word
-    text = f"{signed(score.difference.estimate.value)} {interval(score.difference)}"
-    return value, text, f"[{COLOURS[word]}]{word}[/]" if COLOURS[word] else word
+def _console_cells(asked: SetComparison) -> Table:
+    """Lay out all questions, a row for every cell."""
+    table = Table(title=f"{asked.name}: all questions, accuracy in percent", title_justify="left")
+    table.add_column("cell")
+    for name in ("questions", "accuracy", "95 %", "difference", "95 %"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for score in asked.rows[0].scores:
+        texts: list[str | Text] = [Text(score.cell), f"{score.num_questions:,}"]
+        texts += ["-", "", "baseline", "", ""]
+        if score.accuracy is not None:
+            low, high = percent(score.accuracy.low), percent(score.accuracy.high)
+            texts[2:4] = [percent(score.accuracy.value), f"{low} to {high}"]
+        if score.difference is not None and score.verdict is not None:
+            estimate = score.difference.estimate
+            texts[4] = signed(estimate.value)
+            texts[5] = f"{signed(estimate.low)} to {signed(estimate.high)}"
+            texts[6] = Text(told(score.verdict), style=COLOURS[score.verdict.word])
+        elif score is not asked.rows[0].scores[0]:
+            texts[4] = "-"
+        table.add_row(*texts)
+    return table
+
+
+def _console_kinds(asked: SetComparison) -> Table:
+    """Lay out the kinds, a column for every cell, coloured by verdict."""
+    table = Table(
+        title=f"{asked.name}: by kind (green and red: better and worse)",
+        title_justify="left",
+    )
+    table.add_column("kind")
+    for score in asked.rows[0].scores:
+        table.add_column(Text(score.cell), justify="right")
+    for row in asked.rows[1:]:
+        cells = [
+            Text(
+                "-" if score.accuracy is None else percent(score.accuracy.value),
+                style=COLOURS[score.verdict.word] if score.verdict else "",
+            )
+            for score in row.scores
+        ]
+        table.add_row(full_label(row.kind), *cells)
+    return table
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -69,7 +99,8 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [f"Data: {data}" if is_same else f"**{data}**", ""]
     lines += [f"> {text}\n" for text in caveats(comparison)]
     for asked in comparison.sets:
-        lines += [f"## {asked.name}", "", *_markdown_table(asked), "", HOW, ""]
+        lines += [f"## {asked.name}", "", *_markdown_cells(asked), "", *_markdown_kinds(asked), ""]
+        lines += [HOW, ""]
     lines += ["## Training", "", *_training_table(comparison), ""]
     lines += _markdown_losses(comparison)
     if comparison.settings:
@@ -86,18 +117,36 @@ def to_markdown(comparison: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_table(asked: SetComparison) -> Iterator[str]:
+def _markdown_cells(asked: SetComparison) -> Iterator[str]:
+    """Yield the rows of all questions, one for every cell."""
+    yield _row(["cell", "questions", "accuracy, 95 % interval", "difference", "verdict"])
+    yield _rule(5)
+    for score in asked.rows[0].scores:
+        texts = [score.cell, f"{score.num_questions:,}", with_interval(score), "baseline", ""]
+        if score is not asked.rows[0].scores[0]:
+            texts[3:] = _markdown_difference(score)
+        yield _row(texts)
+
+
+def _markdown_kinds(asked: SetComparison) -> Iterator[str]:
+    """Yield the rows of the kinds: of few cells with intervals, of many with verdicts alone."""
     base, *others = asked.rows[0].scores
+    is_wide = len(others) <= MOST_WITH_INTERVALS
     headers = ["kind", f"{base.cell} (baseline)"]
     for score in others:
-        headers += [score.cell, "difference", "verdict"]
+        headers += [score.cell, "difference", "verdict"] if is_wide else [score.cell]
     yield _row(headers)
     yield _rule(len(headers))
-    for row in asked.rows:
-        texts = [f"**{ALL}**" if row.kind == ALL else full_label(row.kind)]
+    for row in asked.rows[1:]:
+        texts = [full_label(row.kind)]
         for score in row.scores:
-            texts.append("-" if score.accuracy is None else with_interval(score))
-            if score.cell != base.cell:
+            if is_wide or score.accuracy is None:
+                texts.append(with_interval(score))
+            else:
+                word = score.verdict.word if score.verdict else ""
+                mark = f" ({word})" if word in ("better", "worse") else ""
+                texts.append(percent(score.accuracy.value) + mark)
+            if is_wide and score.cell != base.cell:
                 texts += _markdown_difference(score)
         yield _row(texts)
 

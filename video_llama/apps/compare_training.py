@@ -12,8 +12,9 @@ from typing import Any
 from video_llama.apps.compare_data import paired_runs
 from video_llama.apps.compare_runs import CellRuns, names_in_order
 from video_llama.apps.report_runs import Run, differences, lowest_validation, read_runs
-from video_llama.runners.checkpoint import WEIGHTS_FILE, RunState, read_state
-from video_llama.runners.retention import newest_whole
+from video_llama.common.logger import get_logger
+from video_llama.runners.checkpoint import STATE_FILE, WEIGHTS_FILE
+from video_llama.runners.retention import STEP_PATTERN
 
 OWN_FOLDER = "(its folder)"
 """Stands in settings for the folder that a cell's runs lie in."""
@@ -87,8 +88,9 @@ def read_trainings(cells: Sequence[CellRuns]) -> list[Training]:
 
 def _training(runs: CellRuns, *, place: int, folder: Path) -> Training:
     (run,) = read_runs([folder])
-    checkpoint = newest_whole(folder / "checkpoints")
-    state = None if checkpoint is None else read_state(checkpoint)
+    checkpoint = _last_checkpoint(folder)
+    state = {} if checkpoint is None else _read_state(checkpoint / STATE_FILE)
+    batch_size = state.get("global_batch_size")
     lowest, _ = lowest_validation(run)
     return Training(
         cell=runs.name,
@@ -97,12 +99,12 @@ def _training(runs: CellRuns, *, place: int, folder: Path) -> Training:
         place=place,
         num_trainable=None if checkpoint is None else _num_parameters(checkpoint / WEIGHTS_FILE),
         num_steps=run.num_steps,
-        seconds=None if state is None else seconds_of(run, batch_size=state.global_batch_size),
-        num_processes=1 if state is None else state.num_ranks,
+        seconds=None if batch_size is None else seconds_of(run, batch_size=batch_size),
+        num_processes=state.get("num_ranks", 1),
         device="CPU" if run.peak("gpu_mem_gib") is None else "GPU",
         last_loss=run.train[-1]["loss"] if run.train else None,
         lowest_valid=lowest,
-        versions={} if state is None else _versions(state),
+        versions=_versions(state.get("written_by", {})),
         train=tuple((line["step"], line["loss"]) for line in run.train),
         valid=tuple(
             (line["step"], line["valid_loss"])
@@ -142,10 +144,26 @@ def _num_parameters(path: Path) -> int | None:
     return sum(math.prod(tensor["shape"]) for tensor in header.values())
 
 
-def _versions(state: RunState) -> dict[str, str]:
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint, also one that was stripped of its optimizer."""
+    found = [p for p in (folder / "checkpoints").glob("step_*") if STEP_PATTERN.match(p.name)]
+    return max(found, key=lambda path: path.name, default=None)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Read what a checkpoint says of its run; nothing if it cannot be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        get_logger().warning("%s: %s; what the training took is not known", path, error)
+        return {}
+    return dict(values)
+
+
+def _versions(written_by: Mapping[str, Any]) -> dict[str, str]:
     """Return versions by name, with the commit of the package."""
-    versions = dict(state.written_by.get("versions", {}))
-    git = state.written_by.get("git", {}).get("video_llama")
+    versions = dict(written_by.get("versions", {}))
+    git = written_by.get("git", {}).get("video_llama")
     if git:
         versions["commit"] = git["commit"][:12] + (" with changes" if git["is_dirty"] else "")
     return versions

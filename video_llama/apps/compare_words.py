@@ -75,7 +75,7 @@ def data_sentence(comparison: Comparison) -> tuple[bool, str]:
         is_known = all(proof.same.is_known for proof in comparison.proofs)
         opening = "Not the same data." if is_known else "Not proved to be the same data."
         return False, f"{opening} {problems[0]}{more}"
-    trained = [proof.same for proof in comparison.proofs if proof.same.num_samples]
+    trained = [proof.same for proof in comparison.proofs if proof.same.is_same]
     texts = []
     if trained:
         samples = sum(same.num_samples for same in trained)
@@ -102,6 +102,10 @@ def caveats(comparison: Comparison) -> list[str]:
         )
     elif any(difference.num_seeds == 2 for difference in differences):
         texts.append("Two seeds say little about others; the intervals are wide for it.")
+    texts += [
+        f"{name} was trained on data of its own, as it was set: a difference may come from these"
+        for name in comparison.with_own_data
+    ]
     for asked in comparison.sets:
         texts += [f"{asked.name}: {note}" for note in asked.notes]
         texts += [

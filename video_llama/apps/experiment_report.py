@@ -59,6 +59,7 @@ def _compare(opened: Opened, whole: list[Chain], *, missing: list[str]) -> Compa
                 chain.seed,
                 train=tuple(run.folder for run in chain.recipes),
                 evaluations=tuple(run.folder for run in chain.evaluations),
+                has_own_data=chain.cell.data == "own",
             )
             for chain in whole
         ],
