@@ -49,7 +49,9 @@ def text_settings(config: ModelConfig) -> TextSettings:
 
 
 def vocabulary_problems(model: VideoLLM) -> list[str]:
-    """Say why a model and its tokenizer do not go together; one that is not there is no problem.
+    """Say why a model, its tokenizer and its template do not go together.
+
+    A tokenizer that is not there is no problem.
 
     Args:
         model: may be on the meta device.
@@ -59,8 +61,8 @@ def vocabulary_problems(model: VideoLLM) -> list[str]:
         return []
     decoder = model.decoder
     try:
-        tokenizer = load_model_tokenizer(model.config)
-        check_vocabulary(tokenizer, rows=decoder.vocab_size, end_ids=decoder.end_ids)
+        text = text_settings(model.config)
+        check_vocabulary(text.tokenizer, rows=decoder.vocab_size, end_ids=decoder.end_ids)
     except ConfigError as error:
         return [str(error)]
     return []
