@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT, blocks, table
 from released_project import write_released_folder, write_run_file
+from tiny_llava import write_hub
 
 from video_llama.apps.main import main
 from video_llama.models.released.releases import RELEASES
@@ -35,6 +36,15 @@ def test_the_output_on_the_page_is_the_commands_own(index, project, capsys):
     assert main(["weights", *COMMANDS[index]]) == 0
     said = [line.rstrip() for line in capsys.readouterr().out.strip("\n").splitlines()]
     assert said == blocks(PAGE, "text")[index].strip("\n").splitlines()
+
+
+def test_the_verdict_on_the_page_of_video_llava_is_the_commands_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_hub(Path("ckpt/Video-LLaVA-7B-hf"))
+    assert main(["weights", "inspect", "ckpt/Video-LLaVA-7B-hf"]) == 0
+    said = [line.rstrip() for line in capsys.readouterr().out.strip("\n").splitlines()]
+    page = ROOT / "docs" / "weights_video_llava.md"
+    assert said == blocks(page, "text")[0].strip("\n").splitlines()
 
 
 def test_every_release_is_on_a_page():
