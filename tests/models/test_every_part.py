@@ -72,7 +72,7 @@ ENCODERS = {
         for trunk in ("audio", "vision")
     ],
     "languagebind": [VIT, VIT | {"temporal_attention": False}],
-    "timm_vit": [{"model": "test_vit2"}, {"model": "test_convnext", "drop_prefix": False}],
+    "timm_vit": [{"model": "test_vit2"}, {"model": "test_efficientnet", "drop_prefix": False}],
 }
 ACROSS_TIME = {"temporal_attention": True}
 """Keys by whose default or value an encoder lets the steps of a row see each other."""
@@ -161,6 +161,14 @@ def test_an_encoder_keeps_rows_apart(name, sizes):
     tokens = encoder(raw, mask).tokens
     alone = encoder(raw[1:2], mask[1:2]).tokens
     torch.testing.assert_close(tokens[1:2], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))
+def test_an_encoder_keeps_no_statistics_of_what_it_learns_from(name, sizes):
+    encoder = build_encoder(name, sizes).train()
+    before = {key: buffer.clone() for key, buffer in encoder.named_buffers()}
+    encoder(raw_for(encoder.config, 2, 3), torch.ones(2, 3, dtype=torch.bool))
+    assert all(torch.equal(buffer, before[key]) for key, buffer in encoder.named_buffers())
 
 
 @pytest.mark.parametrize(("name", "sizes"), cases(ENCODERS))

@@ -153,8 +153,8 @@ def test_weights_come_back_under_the_published_names():
     assert all(torch.equal(tensor, published[name]) for name, tensor in exported.items())
 
 
-def test_a_long_clip_passes_in_pieces_and_gives_the_same(monkeypatch):
-    encoder = loaded(clip_twin().state_dict(), num_frames=5)
+def test_a_long_clip_passes_a_frozen_trunk_in_pieces_and_gives_the_same(monkeypatch):
+    encoder = loaded(clip_twin().state_dict(), num_frames=5).requires_grad_(False)
     raw, mask = torch.randn(1, 5, 3, 12, 12), torch.ones(1, 5, dtype=torch.bool)
     whole = encoder(raw, mask).tokens
     seen = []
@@ -162,6 +162,8 @@ def test_a_long_clip_passes_in_pieces_and_gives_the_same(monkeypatch):
     encoder.embeddings.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     torch.testing.assert_close(encoder(raw, mask).tokens, whole)
     assert seen == [2, 2, 1]
+    encoder.requires_grad_(True)(raw, mask)
+    assert seen[3:] == [5]
 
 
 def test_gradients_reach_every_parameter():

@@ -9,7 +9,7 @@ from models.encoders.made_vit import SIZES, clip_twin, hidden_states, randomised
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.weights import load_weights
 from video_llama.models.encoders.clip_vit import ClipVit
-from video_llama.models.encoders.languagebind import LanguageBind, TemporalLayer
+from video_llama.models.encoders.languagebind import Clips, LanguageBind, TemporalLayer
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -142,8 +142,21 @@ def test_a_single_frame_has_no_place_in_time(encoder):
 def test_the_table_is_stretched_evenly_over_other_lengths(num_frames, expected):
     layer = TemporalLayer(config(num_positions=5))
     layer.temporal_embedding.data = torch.arange(5.0)[None, :, None].expand(1, 5, 32).clone()
-    found = layer._positions(num_frames)
-    torch.testing.assert_close(found, torch.tensor(expected).float()[:, None].expand(-1, 32))
+    mask = torch.ones(1, num_frames, dtype=torch.bool)
+    found = layer.positions(Clips.of(mask, num_rows=5, is_full=True))[0]
+    assert torch.equal(found, torch.tensor(expected).float()[:, None].expand(-1, 32))
+
+
+def test_layers_are_entered_once_whatever_the_rows_hold(encoder):
+    entered = []
+    hook = encoder.repeated_layers()[0].register_forward_hook(lambda *_: entered.append(1))
+    try:
+        for mask in ([[1, 1, 1, 1], [1, 0, 0, 0]], [[0] * 4] * 2, [[1] * 4] * 2):
+            run(encoder, clip(rows=2), torch.tensor(mask).bool())
+        run(encoder, clip()[:0])
+    finally:
+        hook.remove()
+    assert len(entered) == 4
 
 
 def test_another_number_of_frames_is_said_once(encoder, caplog, monkeypatch):
@@ -158,14 +171,16 @@ def test_another_number_of_frames_is_said_once(encoder, caplog, monkeypatch):
 
 
 def test_padding_is_no_part_of_a_clip(encoder):
-    raw = clip(rows=3)
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0]]).bool()
+    raw = clip(rows=4)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
     raw[~mask] = float("nan")
     tokens = run(encoder, raw, mask)
     for row, length in enumerate(mask.sum(1)):
         alone = run(encoder, raw[row, mask[row]][None])
         assert alone.shape[1] == length
         torch.testing.assert_close(tokens[row, mask[row]], alone[0], **EXACT)
+        by_itself = run(encoder, raw[row : row + 1], mask[row : row + 1])
+        assert torch.equal(by_itself[0, mask[row]], alone[0])
     assert not tokens[~mask].any()
 
 
@@ -178,6 +193,20 @@ def test_gradients_reach_every_parameter_but_the_table_of_a_single_frame():
     for layer in encoder.repeated_layers():
         assert layer.temporal_embedding.grad is not None
         assert not layer.temporal_embedding.grad.any()
+
+
+def test_gradients_of_padded_clips_are_those_of_each_alone():
+    encoder = randomised(LanguageBind(config()))
+    raw = clip(rows=3)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    encoder(raw, mask).tokens.square().sum().backward()
+    together = [p.grad for p in encoder.parameters()]
+    encoder.zero_grad()
+    for row in (0, 1):
+        frames = raw[row, mask[row]][None]
+        encoder(frames, torch.ones(frames.shape[:2]).bool()).tokens.square().sum().backward()
+    for found, parameter in zip(together, encoder.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter.grad, atol=1e-3, rtol=1e-4)
 
 
 def test_temporal_weights_are_left_out_by_name_where_they_are_off(encoder):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from video_llama.common.types import Features, MediaSpec, Shape
@@ -70,6 +70,17 @@ def low_precision(
     if dtype is torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Put batch norms into eval mode.
+
+    Their own statistics of a batch would make a row depend on its neighbours, and a batch without
+    a row would move them to those of nothing.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()
 
 
 def resize_positions(table: Tensor, shape: torch.Size, *, num_prefix: int = 1) -> Tensor:

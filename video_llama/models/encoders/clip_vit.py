@@ -19,7 +19,7 @@ from video_llama.models.encoders.vit import VitConfig
 from video_llama.models.encoders.vit_layers import VitTrunk
 
 MAX_FRAMES_AT_ONCE = 64
-"""Longer clips pass in pieces, so that what a layer needs meanwhile does not grow with them."""
+"""Longer clips pass a frozen trunk in pieces; what a layer needs does not grow with them."""
 
 
 @registry.register_encoder("clip_vit")
@@ -46,4 +46,8 @@ class ClipVit(VitTrunk):
         return self.features(encode_valid_steps(self._encode, raw, mask=mask), mask=mask)
 
     def _encode(self, frames: Tensor) -> Tensor:
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            # All is kept for the backward pass anyway, and ranks that share weights must enter the
+            # layers equally often.
+            return self.run(frames)
         return torch.cat([self.run(piece) for piece in frames.split(MAX_FRAMES_AT_ONCE)])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from video_llama.common.registry import registry
 from video_llama.common.types import Features, Shape, VideoSpec
 from video_llama.common.weights import Excuse, KeyMap
-from video_llama.models.encoders.base import encode_valid_steps, resize_positions
+from video_llama.models.encoders.base import encode_valid_steps, low_precision, resize_positions
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -156,10 +156,7 @@ class EvaVitG(nn.Module):
         )
 
     def _encode(self, frames: Tensor) -> Tensor:
-        if self._dtype is torch.float32:
-            return self.vit(frames)
-        # Autocast casts the activations that meet low-precision weights and nothing else.
-        with torch.autocast(frames.device.type, dtype=self._dtype):
+        with low_precision(self._dtype, device=frames.device):
             return self.vit(frames).float()
 
     def repeated_layers(self) -> list[nn.Module]:

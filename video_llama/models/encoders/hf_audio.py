@@ -21,7 +21,7 @@ from torch.nn import functional
 from video_llama.common.registry import registry
 from video_llama.common.types import AudioSpec, Features, Shape
 from video_llama.common.weights import KeyMap
-from video_llama.models.encoders.base import encode_valid_steps, low_precision
+from video_llama.models.encoders.base import encode_valid_steps, keep_statistics, low_precision
 from video_llama.models.encoders.hf_audio_families import FAMILIES
 from video_llama.models.encoders.hf_audio_family import Family, read_architecture
 
@@ -101,6 +101,12 @@ class HfAudio(nn.Module):
         for layer in self.trunk.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
                 layer.to(self._dtype)
+
+    def train(self, mode: bool = True) -> HfAudio:
+        """Set the mode; batch norms keep the statistics of the file."""
+        super().train(mode)
+        keep_statistics(self)
+        return self
 
     def forward(self, raw: Tensor, mask: Tensor) -> Features:
         """Encode sound clips.

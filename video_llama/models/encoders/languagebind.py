@@ -5,7 +5,7 @@ towers Video-LLaVA's published checkpoints hold. Before the spatial attention of
 token attends to the tokens in its place in all frames of its clip; there is no temporal MLP.
 Without temporal attention it is the trunk of transformers' `VideoLlavaForConditionalGeneration`.
 
-Shapes: M rows, R rows of equal length, T frames, N tokens a frame, D width.
+Shapes: M rows, R clips, T frames of the longest, K real frames of all, N tokens a frame, D width.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from video_llama.common.logger import get_logger
+from video_llama.common.media_specs import Filter
 from video_llama.common.registry import registry
 from video_llama.common.types import Features
 from video_llama.common.weights import Excuse, KeyMap
-from video_llama.models.encoders.vit import Activation, Filter, VitConfig
+from video_llama.models.encoders.vit import Activation, VitConfig
 from video_llama.models.encoders.vit_layers import Attention, Layer, VitTrunk
 
 TEMPORAL = ("temporal_embedding", "temporal_attn.**", "temporal_layer_norm1.*")
@@ -88,32 +88,30 @@ class LanguageBind(VitTrunk):
         Returns:
             Tokens float32[M, T, N, D], zeros and masked where no frame is.
         """
-        # Rows of equal length together, without padding: a clip's features, its positions in time
-        # among them, are then a function of its own frames alone.
-        lengths = mask.sum(dim=1)
-        pieces, places = [], []
-        for length in sorted(set(lengths.tolist()) - {0}):
-            chosen = mask & (lengths == length)[:, None]
-            clips = raw[chosen].unflatten(0, (-1, length))
-            pieces.append(self._encode(clips).flatten(0, 1))
-            places.append(chosen.nonzero())
-        if not pieces:
+        # Without padding a row by itself is computed to the bit as it is beside longer ones. And
+        # the layers are entered once, whatever the rows hold: ranks that share weights rely on it.
+        columns = mask.any(dim=0).nonzero()[:, 0]
+        clips, real = raw.index_select(1, columns), mask.index_select(1, columns)
+        is_empty = real.numel() == 0
+        if is_empty:
             # An empty slice of something keeps the parameters in the graph.
-            nothing = raw.new_zeros(1, self.config.num_frames, *raw.shape[2:])
-            pieces.append(self._encode(nothing).flatten(0, 1)[:0])
-            places.append(mask.nonzero())
-        found, where = torch.cat(pieces), torch.cat(places)
-        tokens_MTND = found.new_zeros(*mask.shape, *found.shape[1:])
-        tokens_MTND = tokens_MTND.index_put((where[:, 0], where[:, 1]), found)
-        return self.features(tokens_MTND, mask=mask)
+            clips = raw.new_zeros(1, self.config.num_frames, *raw.shape[2:])
+            real = mask.new_ones(1, self.config.num_frames)
+        tokens_KND = self._encode(clips[real], real)
+        if is_empty:
+            tokens_KND = tokens_KND[:0]
+        tokens_MTND = tokens_KND.new_zeros(*mask.shape, *tokens_KND.shape[1:])
+        return self.features(tokens_MTND.index_put((mask,), tokens_KND), mask=mask)
 
-    def _encode(self, clips: Tensor) -> Tensor:
-        """Turn float[R, T, 3, H, W] into float32[R, T, N, D]."""
-        num_frames = clips.shape[1]
+    def _encode(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Turn float[K, 3, H, W], the frames where bool[R, T] is true, into float32[K, N, D]."""
         if not self.config.temporal_attention:
-            return self.run(clips.flatten(0, 1)).unflatten(0, (-1, num_frames))
-        self._warn_if_stretched(num_frames)
-        return self.run(clips.flatten(0, 1), num_frames).unflatten(0, (-1, num_frames))
+            return self.run(frames)
+        self._warn_if_stretched(mask.shape[1])
+        clips = Clips.of(
+            mask, num_rows=self.config.num_positions, is_full=len(frames) == mask.numel()
+        )
+        return self.run(frames, clips)
 
     def _warn_if_stretched(self, num_frames: int) -> None:
         rows = self.config.num_positions
@@ -128,6 +126,38 @@ class LanguageBind(VitTrunk):
         )
 
 
+@dataclass(frozen=True)
+class Clips:
+    """How frames that stand one after the other make up clips.
+
+    Attributes:
+        mask: bool[R, T], true where a frame is real; the frames are those, row by row.
+        times: float[R, T], where each frame lies in the table of frames.
+        is_moving: float[R, 1, 1], 0 for a single frame, which has no place in time, else 1.
+        places: int64[R, T], the number of each frame; None if all are real.
+        seen: bool[R, T, T], which frames each may look at; None if it is all.
+    """
+
+    mask: Tensor
+    times: Tensor
+    is_moving: Tensor
+    places: Tensor | None = None
+    seen: Tensor | None = None
+
+    @classmethod
+    def of(cls, mask: Tensor, *, num_rows: int, is_full: bool) -> Clips:
+        """Lay clips over a table of `num_rows` rows, from its first to its last."""
+        lengths = mask.sum(dim=1, keepdim=True)
+        times = (mask.cumsum(dim=1) - 1).clamp(min=0) * (num_rows - 1) / (lengths - 1).clamp(min=1)
+        is_moving = (lengths > 1)[..., None].float()
+        if is_full:
+            return cls(mask, times, is_moving)
+        places = (mask.flatten().cumsum(dim=0) - 1).clamp(min=0).view_as(mask)
+        # What is not real looks at itself, for attention to nothing is not a number.
+        alone = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        return cls(mask, times, is_moving, places=places, seen=mask[:, None] | alone)
+
+
 class TemporalLayer(Layer):
     """A CLIP layer behind attention over the frames of a clip."""
 
@@ -139,23 +169,26 @@ class TemporalLayer(Layer):
         self.temporal_attn = Attention(width, num_heads=config.num_heads)
         self.temporal_layer_norm1 = nn.LayerNorm(width, eps=config.traits.norm_eps)
 
-    def forward(self, hidden: Tensor, num_frames: int = 1) -> Tensor:
-        """Map float[R T, N, D], the frames of a clip one after the other."""
-        clips_RNTD = hidden.unflatten(0, (-1, num_frames)).transpose(1, 2)
-        clips_RNTD = clips_RNTD + self._positions(num_frames)
-        tubes_KTD = self.temporal_layer_norm1(clips_RNTD).flatten(0, 1)
-        clips_RNTD = clips_RNTD + self.temporal_attn(tubes_KTD).view_as(clips_RNTD)
-        return super().forward(clips_RNTD.transpose(1, 2).flatten(0, 1))
+    def forward(self, hidden: Tensor, clips: Clips | None = None) -> Tensor:
+        """Map float[K, N, D], the frames of clips."""
+        assert clips is not None, "a layer that looks across time needs to know the clips"
+        if clips.places is None:
+            frames_RTND = hidden.unflatten(0, clips.mask.shape)
+        else:
+            frames_RTND = hidden[clips.places]
+        tubes_RNTD = frames_RTND.transpose(1, 2) + self.positions(clips)[:, None]
+        num_tokens = hidden.shape[1]
+        seen = None if clips.seen is None else clips.seen.repeat_interleave(num_tokens, dim=0)
+        read = self.temporal_attn(self.temporal_layer_norm1(tubes_RNTD).flatten(0, 1), seen)
+        frames_RTND = (tubes_RNTD + read.view_as(tubes_RNTD)).transpose(1, 2)
+        if clips.places is None:
+            return super().forward(frames_RTND.flatten(0, 1))
+        return super().forward(frames_RTND[clips.mask])
 
-    def _positions(self, num_frames: int) -> Tensor:
-        """Return float[T, D], or a zero for a single frame, which has no place in time."""
-        table_1PD = self.temporal_embedding
-        if num_frames == 1:
-            # As published. The sum over nothing keeps the table in the graph.
-            return table_1PD[:, :0].sum()
-        if num_frames == table_1PD.shape[1]:
-            return table_1PD[0]
-        stretched = functional.interpolate(
-            table_1PD.float().mT, size=num_frames, mode="linear", align_corners=True
-        )
-        return stretched[0].mT
+    def positions(self, clips: Clips) -> Tensor:
+        """Return float[R, T, D]: rows of the table of frames, or what lies between two of them."""
+        table_PD = self.temporal_embedding[0].float()
+        below = clips.times.long()
+        above = (below + 1).clamp(max=len(table_PD) - 1)
+        low, share = table_PD[below], (clips.times - below)[..., None]
+        return (low + share * (table_PD[above] - low)) * clips.is_moving

@@ -19,10 +19,16 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
+from video_llama.common.media_specs import Filter, Resize
 from video_llama.common.registry import did_you_mean, registry
 from video_llama.common.types import Features, Shape, VideoSpec
 from video_llama.common.weights import Excuse, KeyMap
-from video_llama.models.encoders.base import encode_valid_steps, low_precision, resize_positions
+from video_llama.models.encoders.base import (
+    encode_valid_steps,
+    keep_statistics,
+    low_precision,
+    resize_positions,
+)
 
 MAX_PREFIX = 16
 """Class and register tokens that a table of positions may have rows for."""
@@ -81,8 +87,8 @@ class TimmVit(nn.Module):
         drop_prefix: bool = True
         num_frames: int = 1
         frame_policy: str = "linspace"
-        resize: Literal["squash", "short_side_crop", "pad_square"] = "short_side_crop"
-        filter: Literal["bicubic_smooth", "bicubic", "bilinear"] = "bicubic_smooth"
+        resize: Resize = "short_side_crop"
+        filter: Filter = "bicubic_smooth"
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
         def __post_init__(self) -> None:
@@ -142,6 +148,12 @@ class TimmVit(nn.Module):
         for layer in self.trunk.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 layer.to(self._dtype)
+
+    def train(self, mode: bool = True) -> TimmVit:
+        """Set the mode; batch norms keep the statistics of the file."""
+        super().train(mode)
+        keep_statistics(self)
+        return self
 
     def forward(self, raw: Tensor, mask: Tensor) -> Features:
         """Encode frames.

@@ -14,14 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from video_llama.common.media_specs import Filter, Resize
 from video_llama.common.types import Shape, VideoSpec
 from video_llama.common.weights import Excuse, KeyMap
 from video_llama.models.encoders.base import resize_positions
 from video_llama.models.encoders.eva_vit_g import CLIP_MEAN, CLIP_STD
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
-Resize = Literal["squash", "short_side_crop", "pad_square"]
-Filter = Literal["bicubic_smooth", "bicubic", "bilinear"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 HALF = (0.5, 0.5, 0.5)

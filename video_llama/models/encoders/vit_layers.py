@@ -69,13 +69,15 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map float[K, N, D]."""
+    def forward(self, hidden: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Map float[K, N, D]; bool[K, N, N] says which tokens each may read, None is all."""
         query, key, value = (
             project(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        read_KANd = functional.scaled_dot_product_attention(query, key, value)
+        if seen is not None:
+            seen = seen[:, None]
+        read_KANd = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         return self.out_proj(read_KANd.transpose(1, 2).flatten(2))
 
 
