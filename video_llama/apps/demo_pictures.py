@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from video_llama.common.types import MediaItem, MediaSpec, VideoSpec
+from video_llama.common.types import AudioSpec, MediaItem, MediaSpec, VideoSpec
 
 if TYPE_CHECKING:
     from video_llama.conversation.chat import Upload
@@ -31,7 +31,11 @@ FEW = 4
 
 DRAWN_RANGE = (-1.27, 1.0)
 """Normalised values that are drawn darkest and brightest; the first is digital silence, the log of
-the smallest float32 step less ImageBind's mean, by its standard deviation."""
+the smallest float32 step less ImageBind's mean, by its standard deviation. Other ways of making
+log-mel pictures have no such scale: theirs are drawn from their own darkest to their brightest."""
+
+QUIETEST_RANGE = 1e-3
+"""Normalised values between darkest and brightest at least, so that silence is all dark."""
 
 
 def saw(upload: Upload, *, name: str) -> str:
@@ -53,7 +57,7 @@ def _strip(item: MediaItem, spec: MediaSpec) -> str:
             return _figures(pictures, ["as the model sees it"], style=style, told="1 picture")
         told = f"{len(pictures)} frames, by their second in the file"
     else:
-        pictures, style = mels_of(item), "mels"
+        pictures, style = mels_of(item, spec), "mels"
         told = (
             f"{len(pictures)} pieces of {spec.clip_s:g} s of sound, by the second they start at; "
             "low notes below"
@@ -70,11 +74,14 @@ def frames_of(item: MediaItem, spec: VideoSpec) -> list[Image.Image]:
     return [Image.fromarray(frame.permute(1, 2, 0).cpu().numpy()) for frame in frames]
 
 
-def mels_of(item: MediaItem) -> list[Image.Image]:
+def mels_of(item: MediaItem, spec: AudioSpec) -> list[Image.Image]:
     """Draw every piece of sound: time to the right, low notes at the bottom, loud is bright."""
     assert item.mel is not None
     mels_TFW = item.mel[:, 0].float().cpu().numpy()
     low, high = DRAWN_RANGE
+    if spec.recipe != "kaldi":
+        low = float(mels_TFW.min())
+        high = max(float(mels_TFW.max()), low + QUIETEST_RANGE)
     loudness_TFW = np.clip((mels_TFW - low) / (high - low), 0.0, 1.0)
     return [Image.fromarray(_coloured(mel_FW[::-1])) for mel_FW in loudness_TFW]
 
