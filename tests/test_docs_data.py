@@ -70,7 +70,7 @@ def test_every_data_set_of_a_recipe_is_on_the_page_with_its_paths(recipe):
     own = "data/audiovisual"
     text = PAGE.read_text("utf-8")
     for entry in load(recipe).datasets.values():
-        for path in (entry.config.annotations, entry.config.media):
+        for path in (*entry.config.annotation_paths, entry.config.media):
             assert path in text or path.startswith(own), path
 
 

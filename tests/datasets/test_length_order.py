@@ -93,7 +93,7 @@ def test_a_mega_batch_is_cut_where_lengths_fall(samples, seed):
     lengths = lengths_of([(TEXT, length) for _, length in samples])
     found = group(np.arange(len(samples)), lengths=lengths, seed=seed, batch_size=2)
     batches = found[: len(samples) // 2 * 2].reshape(-1, 2)
-    num_sorted = max(1, min(len(batches) // 4, 50))
+    num_sorted = max(1, min(len(batches) // 2, 100))
     ranges = sorted((int(lengths.positions[a]), int(lengths.positions[b])) for a, b in batches)
     # In each sorted run a batch begins where the one before ended: with r runs no length can lie
     # strictly inside of more than r batches.
@@ -173,9 +173,9 @@ def test_passes_and_seeds_differ_in_batches_and_in_their_order():
         for seed, found in order.items()
     }
     assert len(batches[1] & batches[2]) < 10
-    # A mega-batch is 25 of the 100 batches, and none is left in falling order.
+    # A mega-batch is 50 of the 100 batches, and none is left in falling order.
     firsts = [samples[order[1][place]][1] for place in range(0, 400, 4)]
-    assert all(firsts[a : a + 25] != sorted(firsts[a : a + 25])[::-1] for a in range(0, 100, 25))
+    assert all(firsts[a : a + 50] != sorted(firsts[a : a + 50])[::-1] for a in (0, 50))
 
 
 def test_a_sample_longer_than_all_others_wastes_one_micro_batch_alone():

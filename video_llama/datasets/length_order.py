@@ -30,10 +30,11 @@ from video_llama.datasets.blocks import Blocks, Windows
 POOLS = ("text", *MEDIA_KINDS)
 """Names of the pools, in the order of their numbers; a sample without media goes to the first."""
 
-MEGA_BATCHES = 50
-"""Batches that are sorted together, at most; the number of transformers' `LengthGroupedSampler`."""
+MEGA_BATCHES = 100
+"""Batches that are sorted together, at most. More of them make ranks wait less for the longest
+micro-batch of a step (benchmarks/RESULTS.md), and leave less to chance."""
 
-LEAST_MEGA_BATCHES = 4
+LEAST_MEGA_BATCHES = 2
 """A pool is cut into so many mega-batches at least, where it has that many batches."""
 
 
