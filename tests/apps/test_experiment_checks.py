@@ -118,6 +118,14 @@ def test_a_cell_that_would_see_other_samples_is_refused_unless_it_says_so(opened
     assert f"align: {text}" in told[0]
 
 
+def test_batches_put_together_by_length_are_other_ones_where_a_clip_takes_more_slots(opened):
+    grouped = {"run.group_by_length": True}
+    cells = {"two": None, "three": {"options": {QUERIES: 3}}}
+    (problem,) = refused(opened, train_options=grouped, cells=cells)
+    assert "the number of slots (run.group_by_length) is {'video': 3}, and {'video': 2}" in problem
+    assert opened(cells=cells).remarks == ()
+
+
 def test_accumulated_batches_of_the_same_size_are_the_same_data(opened):
     halves = {"run.batch_size_train": 2, "run.accum_grad_iters": 2, "run.iters_per_epoch": 4}
     assert opened(**changed_cell(train_options=halves)).remarks == ()

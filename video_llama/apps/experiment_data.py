@@ -71,7 +71,6 @@ def _differences(
         if here.get(key, ...) != there.get(key, ...):
             yield key, _text(here, key), _text(there, key)
     if run.step.learns and run.config.run.group_by_length and slots[0] != slots[1]:
-        # Batches are put together by length, and the length counts the slots.
         yield "the number of slots (run.group_by_length)", str(slots[0]), str(slots[1])
 
 
@@ -85,6 +84,12 @@ def _deciding(run: Run) -> dict[str, Any]:
         values["samples of a step"] = run.global_batch
         values["length"] = run.length
         values["run.group_by_length"] = run.config.run.group_by_length
+        if run.config.run.group_by_length:
+            # Batches are put together by length: tokens of the text and slots of the media.
+            model = run.config.model
+            values["model.template"] = model.template
+            values["model.tokenizer"] = model.tokenizer or model.decoder.file
+            values["model.max_txt_len"] = model.max_txt_len
     return values
 
 

@@ -15,10 +15,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from video_llama.apps.features_job import FeaturesJob
 from video_llama.apps.lanes import Job, call_verb, run_lanes
 from video_llama.apps.loading import load_chat
 from video_llama.apps.report import write_report
@@ -137,51 +137,6 @@ class HeldOutClips:
         return ["toy", "world", "--out", str(self.world), "--workers", "1", *clips]
 
 
-@dataclass(frozen=True)
-class HeldOutFeatures:
-    """What the frozen encoders make of the clips that are asked about.
-
-    Attributes:
-        root: folder of everything.
-        options: where the run file finds it.
-    """
-
-    root: Path
-    options: tuple[str, ...]
-    name: str = "features of held-out clips"
-
-    @property
-    def folder(self) -> Path:
-        """Where its log and its report go."""
-        return self.root / "features"
-
-    @property
-    def size(self) -> int:
-        """Files to read, once the world is complete; one that is never there until then."""
-        return int(self._report().get("num_files", 1))
-
-    def kept(self) -> int:
-        """Return all if they were finished; the cache itself knows what is left."""
-        return self.size if self.done() == self.size else 0
-
-    def done(self) -> int:
-        """Return how many files are done, by the report that the verb writes now and then."""
-        return int(self._report().get("num_done", 0))
-
-    def words(self, *, num_ranks: int) -> list[str]:
-        """Return the command line; one process computes."""
-        assert num_ranks == 1, "there is one core to spare"
-        report = ["--report", str(self._path)]
-        return ["data", "features", "--cfg-path", EVALUATION, *report, "--options", *self.options]
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / "held_out.json"
-
-    def _report(self) -> dict[str, Any]:
-        return json.loads(self._path.read_text()) if self._path.is_file() else {}
-
-
 def run_toy(
     folder: Path,
     *,
@@ -210,7 +165,13 @@ def run_toy(
     beside: list[Job] = [
         *open_recipes(AUDIO, overrides),
         HeldOutClips(world, train_clips),
-        HeldOutFeatures(folder, (where,)),
+        FeaturesJob(
+            "features of held-out clips",
+            folder / "features",
+            EVALUATION,
+            (where,),
+            report="held_out.json",
+        ),
     ]
     run_lanes([open_recipes(VISION, overrides), beside])
     run_lanes([open_recipes(JOINT, overrides)], num_parallel=1, num_ranks=NUM_RANKS)
