@@ -218,6 +218,13 @@ def test_losses_of_the_last_steps_are_paired_by_clip(two):
     assert losses.verdict.word == "better"
 
 
+def test_where_nothing_was_asked_the_losses_speak(two):
+    trained = [replace(runs, evaluations=()) for runs in two]
+    ((word, sentence),) = verdict_sentences(compare(trained))
+    assert word == "better"
+    assert "by the training loss of the last steps: 0.5025 against 1.0025 nats" in sentence
+
+
 def test_losses_over_other_tokens_are_not_compared(tmp_path, two):
     other = a_cell(tmp_path, "other", answers(20), num_targets=3)
     (losses,) = compare([two[0], other]).losses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from video_llama.apps.compare_answers import CellScore
+from video_llama.apps.compare_losses import LossComparison
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.report import GROUPS, group_of, label_of
 from video_llama.tasks.paired import Difference, Verdict
@@ -26,7 +27,31 @@ def verdict_sentences(comparison: Comparison) -> list[tuple[str, str]]:
         for score in others:
             where = f"{asked.name}: " if len(comparison.sets) > 1 else ""
             sentences.append(_sentence(score, base, where=where))
+    if not comparison.sets:
+        sentences += [_loss_sentence(loss, comparison.baseline) for loss in comparison.losses]
     return sentences
+
+
+def _loss_sentence(loss: LossComparison, baseline: str) -> tuple[str, str]:
+    """Where nothing was asked, say what the losses say."""
+    if loss.difference is None or loss.verdict is None:
+        return "missing", (
+            f"{loss.cell} and {baseline} were not asked anything, and their losses cannot be "
+            f"compared: {loss.reason}."
+        )
+    estimate, word = loss.difference.estimate, loss.verdict.word
+    opening = {
+        "better": f"{loss.cell} fits better than {baseline}",
+        "worse": f"{loss.cell} fits worse than {baseline}",
+        "no difference shown": f"no difference between {loss.cell} and {baseline} is shown",
+        "too few samples": f"too few samples to tell {loss.cell} from {baseline}",
+    }[word]
+    return word, (
+        f"{opening}, by the training loss of the last steps: {loss.here:.4f} against "
+        f"{loss.there:.4f} nats per token, {estimate.value:+.4f}, 95 % interval "
+        f"[{estimate.low:+.4f}, {estimate.high:+.4f}] ({many(loss.difference.num_clips, 'clip')}, "
+        f"{many(loss.difference.num_seeds, 'seed')}). Nothing was asked: name an evaluation."
+    )
 
 
 def _sentence(score: CellScore, base: CellScore, *, where: str) -> tuple[str, str]:
@@ -95,6 +120,8 @@ def caveats(comparison: Comparison) -> list[str]:
     """Name what a reader must know before believing a verdict."""
     texts = [f"not compared: {text}" for text in comparison.missing]
     differences = [s.difference for a in comparison.sets for s in a.rows[0].scores if s.difference]
+    if not comparison.sets:
+        differences = [loss.difference for loss in comparison.losses if loss.difference]
     if any(difference.num_seeds == 1 for difference in differences):
         texts.append(
             "One seed: this tells two trained models apart, not two ways to train; the same "
