@@ -10,8 +10,11 @@ from safetensors.torch import load_file, save_file
 from tiny_llava import HIDDEN, WIDTH, original_state, tree, typed, write_original
 from transformers import LlamaForCausalLM
 
+from video_llama.apps.checks import named_files
+from video_llama.apps.evaluate_identity import model_identity
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.lora_bundle import take_lora_bundle
+from video_llama.common.schema import Config, RunConfig
 from video_llama.common.state_files import read_state
 from video_llama.models.exporting import export_directory
 from video_llama.models.loading import build_model, check_model
@@ -127,6 +130,18 @@ def test_adapters_of_another_size_are_refused(base, written_by_peft, tmp_path):
     save_file({name: torch.zeros(4, 4) for name in load_file(file)}, file)
     with pytest.raises(CheckpointMismatch, match="another shape"):
         build_model(typed(section(base, bundle)))
+
+
+def test_an_evaluation_knows_a_bundle_by_its_content(base, written_by_peft, tmp_path):
+    bundle = copy_of(written_by_peft[0], tmp_path)
+    run = RunConfig(task="question_answering", output_dir=str(tmp_path))
+    config = Config(typed(section(base, bundle)), {}, run, resolved={"model": {}})
+    before = model_identity(config)
+    assert ("lora_bundle", str(bundle)) in list(named_files(config.model))
+    assert model_identity(config) == before
+    file = bundle / "adapter_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
+    assert model_identity(config) != before
 
 
 def copy_of(bundle, folder):

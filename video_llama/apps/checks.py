@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from video_llama.apps.check_samples import sample_problems
 from video_llama.apps.vocabulary import vocabulary_problems
 from video_llama.common.errors import CheckpointMismatch, ConfigError, MediaError
 from video_llama.common.hub import local_path, way_to_get
@@ -22,6 +23,7 @@ from video_llama.datasets.base import NUM_PROBED, DatasetReader
 from video_llama.datasets.mixture import unfit_media
 from video_llama.models.decoders.readiness import why_not_ready
 from video_llama.models.loading import unfilled_parts
+from video_llama.models.lora_bundle import BUNDLE_KEY
 from video_llama.models.sources import (
     CHECKPOINT_KEYS,
     find_checkpoint,
@@ -94,6 +96,8 @@ def start_problems(
     problems = [str(file) for file in missing] + misfits(model, readers)
     if learning and not missing:
         problems += _idle_steps(config, readers, model)
+    if learning and not problems:
+        problems += sample_problems(config, readers, model)
     return problems
 
 
@@ -204,6 +208,8 @@ def named_files(model: ModelConfig) -> Iterator[tuple[str, str]]:
         if part.file is not None and part.file not in seen:
             seen.add(part.file)
             yield by_path.get(part.file, f"{name}.weights"), part.file
+    if isinstance(bundle := model.paths.get(BUNDLE_KEY), str):
+        yield BUNDLE_KEY, bundle
     for key in (*CHECKPOINT_KEYS, "tokenizer"):
         path = getattr(model, key)
         if path is not None:

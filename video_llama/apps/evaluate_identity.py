@@ -12,7 +12,8 @@ from video_llama.apps.checks import named_files
 from video_llama.common.hub import local_path
 from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import Config
-from video_llama.models.sources import CHECKPOINT_KEYS, find_checkpoint
+from video_llama.models.lora_bundle import BUNDLE_KEY, bundle_files
+from video_llama.models.sources import CHECKPOINT_KEYS, ON_TOP_KEYS, find_checkpoint
 from video_llama.tasks.question_answering import QuestionAnswering
 
 
@@ -38,8 +39,8 @@ def identity_of(
 def model_identity(config: Config) -> dict[str, Any]:
     """Return what tells a model from others.
 
-    Checkpoints are known by their content; foundation weights, which may be many gigabytes, by
-    name and size.
+    Checkpoints and adapters are known by their content; foundation weights, which may be many
+    gigabytes, by name and size.
 
     Args:
         config: of the model; what else is in it does not count.
@@ -49,10 +50,14 @@ def model_identity(config: Config) -> dict[str, Any]:
         for key in CHECKPOINT_KEYS
         if (path := getattr(config.model, key)) is not None
     }
+    bundle = config.model.paths.get(BUNDLE_KEY)
+    if isinstance(bundle, str):
+        files = [file.path.read_bytes() for file in bundle_files(bundle)]
+        checkpoints[BUNDLE_KEY] = _digest(b"".join(files))
     foundations = [
         (symbolic(str(file)), file.stat().st_size)
         for key, path in named_files(config.model)
-        if key not in CHECKPOINT_KEYS
+        if key not in ON_TOP_KEYS
         for file in _files(local_path(path))
     ]
     return {

@@ -65,6 +65,11 @@ def _chat(size: str) -> Source:
     return Source(folder, name, "llama_model", LLAMA2_TERMS)
 
 
+def _language_bind(name: str, *, key: str) -> Source:
+    terms = f"{LLAMA2_TERMS}; {REPOSITORY_TERMS}" if key == "released" else REPOSITORY_TERMS
+    return Source(f"hf://LanguageBind/{name}", name, key, terms)
+
+
 SOURCES = {
     "eva_vit_g": Source(f"{BLIP2}/eva_vit_g.pth", "eva_vit_g.pth", "vit_model", REPOSITORY_TERMS),
     "blip2_pretrained_flant5xxl": Source(
@@ -109,6 +114,10 @@ SOURCES = {
     "Video-LLaMA-2-7B-Finetuned": _second_generation("7B", "Finetuned"),
     "Video-LLaMA-2-13B-Pretrained": _second_generation("13B", "Pretrained"),
     "Video-LLaMA-2-13B-Finetuned": _second_generation("13B", "Finetuned"),
+    "Video-LLaVA-7B": _language_bind("Video-LLaVA-7B", key="released"),
+    "Video-LLaVA-7B-hf": _language_bind("Video-LLaVA-7B-hf", key="released"),
+    "LanguageBind_Image": _language_bind("LanguageBind_Image", key="image_tower"),
+    "LanguageBind_Video_merge": _language_bind("LanguageBind_Video_merge", key="video_tower"),
 }
 """By the name that `weights get` takes."""
 

@@ -88,6 +88,15 @@ def test_keys_of_the_family_are_no_keys_of_the_language_model(tmp_path):
     assert not any(key.startswith("mm_") for key in composite.architecture)
 
 
+def test_old_and_unknown_keys_of_the_language_model_count(tmp_path):
+    directory = write_original(tmp_path / "llava")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "rope_theta": 5000.0}))
+    decoder = CausalLM(part(directory))
+    assert decoder.model.config.rope_parameters["rope_theta"] == 5000.0
+    assert (logits(decoder) - expected()[..., :WORDS]).abs().max() > 1e-3
+
+
 def test_an_ordinary_directory_is_no_composite(tmp_path):
     assert read_composite(tmp_path) is None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **LLAMA}))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig
 
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.key_map import KeyMap
@@ -33,6 +32,12 @@ FLAT_TYPES = {
     "llava_qwen": "qwen2",
 }
 """`model_type` of the LLaVA family, and of the language model that the directory holds."""
+
+FAMILY_KEYS = (
+    *("mm_", "tune_", "freeze_", "unfreeze_", "use_mm_", "image_", "tokenizer_"),
+    *("architectures", "auto_map"),
+)
+"""How the keys begin that code of the LLaVA family adds to a language model's config.json."""
 
 NESTED = KeyMap(
     renames=(
@@ -116,8 +121,7 @@ def read_composite(folder: Path) -> Composite | None:
     model_type = FLAT_TYPES.get(str(config.get("model_type")))
     if model_type is None:
         return None
-    own = vars(AutoConfig.for_model(model_type))
-    kept = {key: value for key, value in config.items() if key in own}
+    kept = {key: value for key, value in config.items() if not key.startswith(FAMILY_KEYS)}
     return Composite({**kept, "model_type": model_type}, FLAT, {})
 
 
