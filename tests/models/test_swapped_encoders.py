@@ -78,16 +78,15 @@ def test_recomputed_layers_give_the_same_gradients(name, number):
         torch.testing.assert_close(found[1][key], gradient, msg=key)
 
 
-@pytest.mark.parametrize(("name", "number"), CASES)
-def test_a_plan_counts_what_the_encoder_really_computes(name, number):
-    model, branch = model_with(name, number)
-    model.branches[branch].requires_grad_(False)
-    model = model.eval()
-    batch = batch_for(model, branch)
-    row = raw_input(batch.media[branch].raw[:1])
+@pytest.mark.parametrize(
+    ("name", "number", "rows"), [(*case, 1) for case in CASES] + [("languagebind", 0, 2)]
+)
+def test_a_plan_counts_what_the_encoder_really_computes(name, number, rows):
+    model, branch = model_with(name, number, trainable=rows > 1)
+    row = raw_input(batch_for(model, branch).media[branch].raw[:rows])
     # Written out, because torch's counter does not know the CPU's own kernel.
     written_out = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), written_out, FlopCounterMode(display=False) as counter:
         model.branches[branch](row)
-    found = CostMeter(model, precision="fp32").branch(branch, raw=1).forward_flops
+    found = CostMeter(model, precision="fp32").branch(branch, raw=rows).forward_flops
     assert found == pytest.approx(counter.get_total_flops(), rel=0.02)

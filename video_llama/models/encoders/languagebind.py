@@ -88,16 +88,15 @@ class LanguageBind(VitTrunk):
         Returns:
             Tokens float32[M, T, N, D], zeros and masked where no frame is.
         """
-        # Without padding a row by itself is computed to the bit as it is beside longer ones. And
-        # the layers are entered once, whatever the rows hold: ranks that share weights rely on it.
-        columns = mask.any(dim=0).nonzero()[:, 0]
-        clips, real = raw.index_select(1, columns), mask.index_select(1, columns)
-        is_empty = real.numel() == 0
+        # The layers are entered once, whatever the rows hold: ranks that share weights rely on it.
+        frames = raw[mask]
+        is_empty = len(frames) == 0
         if is_empty:
             # An empty slice of something keeps the parameters in the graph.
-            clips = raw.new_zeros(1, self.config.num_frames, *raw.shape[2:])
-            real = mask.new_ones(1, self.config.num_frames)
-        tokens_KND = self._encode(clips[real], real)
+            frames = raw.new_zeros(self.config.num_frames, *raw.shape[2:])
+        # A row by itself is computed without its padding, to the bit as if it never had any.
+        alone = is_empty or len(mask) == 1
+        tokens_KND = self._encode(frames, mask.new_ones(1, len(frames)) if alone else mask)
         if is_empty:
             tokens_KND = tokens_KND[:0]
         tokens_MTND = tokens_KND.new_zeros(*mask.shape, *tokens_KND.shape[1:])

@@ -229,7 +229,8 @@ def traits_of(model: str, image_size: int | None) -> Traits:
     told = resolve_model_data_config(trunk)
     side = image_size or told["input_size"][-1]
     try:
-        made = trunk.forward_features(torch.empty(1, 3, side, side, device="meta"))
+        with torch.enable_grad():
+            made = trunk.forward_features(torch.empty(1, 3, side, side, device="meta"))
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
             f"model '{model}' cannot take frames of {side} pixels: {error}."
@@ -245,7 +246,7 @@ def traits_of(model: str, image_size: int | None) -> Traits:
             f"model '{model}' makes {tokens.shape[1]} tokens of a square picture, {num_prefix} of "
             "them before the patches; the rest is no square grid; take another model."
         )
-    tokens.sum().backward()
+    made.sum().backward()
     return Traits(
         image_size=side,
         mean=told["mean"],
