@@ -139,6 +139,19 @@ def test_what_cannot_be_is_refused(tmp_path, content, text):
     assert text in refused(tmp_path, **content)
 
 
+def test_what_a_run_starts_from_is_not_said_twice(tmp_path):
+    options = {"own_options": {"two": {"model.ckpt": "other"}}, "cells": {"a": None}}
+    text = refused(tmp_path, **options)
+    assert "own_options.two: model.ckpt is the run of one, from which it starts" in text
+    alone = [{"file": "a/one.yaml"}, {"file": "a/two.yaml", "start": []}]
+    assert opened(tmp_path, recipes=alone, **options)[0].steps[1].start == ()
+
+
+def test_the_seed_is_not_an_option(tmp_path):
+    with pytest.raises(ConfigError, match="--options: run.seed is what .* use --seeds"):
+        opened(tmp_path, {"run.seed": 3}, cells={"a": None})
+
+
 def test_seeds_of_the_command_line_replace_those_of_the_file(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump({**TWO, "cells": {"a": None}, "seeds": [1]}))

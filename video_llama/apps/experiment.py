@@ -40,6 +40,7 @@ from video_llama.apps.lanes import Slots
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger, start_logging
 from video_llama.common.registry import unknown_name
+from video_llama.runners.write_errors import require_writable
 
 OUT = Path("output/experiments")
 RESOLVED_FILE = "experiment.yaml"
@@ -98,6 +99,7 @@ def main(args: argparse.Namespace) -> int:
     if args.check:
         console.print(f"all cells are in order; {opened.out} was not touched (--check)")
         return 0
+    require_writable(opened.out, key="--out")
     with alone_in(opened.out) as lock:
         for run, _ in changed:
             aside = set_aside(run, out=opened.out)

@@ -17,6 +17,9 @@ from video_llama.common.registry import unknown_name
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
 """What cells may be called; folders are named after them."""
 
+CHECKPOINT_KEYS = ("model.ckpt", "model.ckpt_2")
+"""What the runs that a run starts from are given as, in order."""
+
 OWN_KEYS = ("run.seed", "run.output_dir", "run.resume_ckpt_path")
 """Keys that an experiment sets itself, for every run."""
 
@@ -76,11 +79,20 @@ def open_cells(experiment: Experiment, *, options: Options) -> tuple[Cell, ...]:
     Raises:
         ConfigError: chains or names are wrong; all mistakes are listed.
     """
-    problems = list(_problems(experiment))
+    problems = [
+        f"--options: {key} is what the experiment sets itself; use --seeds, or --out"
+        for key in OWN_KEYS
+        if key in options
+    ]
+    problems += _problems(experiment)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     names = sorted(experiment.cells, key=lambda name: name != experiment.against)
-    return tuple(_open(experiment, name, options=options) for name in names)
+    cells = tuple(_open(experiment, name, options=options) for name in names)
+    problems = [text for cell in cells for text in _start_problems(experiment, cell)]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return cells
 
 
 def _open(experiment: Experiment, name: str, *, options: Options) -> Cell:
@@ -181,6 +193,22 @@ def _chain_problems(recipes: Sequence[RunFile], evaluate: Sequence[RunFile]) -> 
                 yield f"{file.stem}.start: {unknown_name(stem, before, what=what)}"
         if len(before) < len(recipes):
             before.append(file.stem)
+
+
+def _start_problems(experiment: Experiment, cell: Cell) -> Iterator[str]:
+    """Say which run files are told twice what to start from."""
+    layers: list[tuple[str, Experiment | CellEntry]] = [("", experiment)]
+    layers.append((f"cells.{cell.name}.", experiment.cells[cell.name]))
+    for step in cell.steps:
+        for where, layer in layers:
+            for key in CHECKPOINT_KEYS[: len(step.start)]:
+                if key in layer.own_options.get(step.stem, {}):
+                    before = " and ".join(cell.steps[place].stem for place in step.start)
+                    yield (
+                        f"{where}own_options.{step.stem}: {key} is the run of {before}, from which "
+                        "it starts; write `{file: ..., start: []}` where the file is listed to "
+                        "start from elsewhere"
+                    )
 
 
 def _all_options(experiment: Experiment) -> Iterator[tuple[str, Options]]:

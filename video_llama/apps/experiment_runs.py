@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from video_llama.apps.experiment_cells import Cell, Step
+from video_llama.apps.experiment_cells import CHECKPOINT_KEYS, Cell, Step
 from video_llama.apps.experiment_file import Options
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.schema import Config
 from video_llama.common.yaml_files import parse_options
-from video_llama.models.sources import CHECKPOINT_KEYS
 
 SHARED = "shared"
 """Value of `feature_cache` that leaves a run file's own folder where it names one."""
@@ -123,7 +122,7 @@ class Loader:
             start = tuple(folder / cell.steps[place].folder for place in step.start)
             own: Options = {"run.output_dir": str(folder / step.folder)}
             for key, path in zip(CHECKPOINT_KEYS, start, strict=False):
-                own[f"model.{key}"] = str(path)
+                own[key] = str(path)
             if step.learns:
                 own |= {"run.seed": seed, "run.resume_ckpt_path": "auto"}
             words = (*as_words(step.options), *as_words(own))

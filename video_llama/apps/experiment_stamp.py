@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from video_llama.apps.experiment_cells import CHECKPOINT_KEYS
 from video_llama.apps.experiment_runs import Chain, Run
 from video_llama.common.package_paths import symbolic
-from video_llama.models.sources import CHECKPOINT_KEYS
 from video_llama.runners.resume import MAY_CHANGE, MAY_CHANGE_IN_MODEL, flatten
+from video_llama.runners.write_errors import explained
 
 STAMP_FILE = "experiment_run.json"
 
@@ -72,19 +73,24 @@ def settings_of(chain: Chain) -> dict[str, dict[str, Any]]:
     for run in chain.runs:
         own = _own_settings(run)
         for key, folder in zip(CHECKPOINT_KEYS, run.start, strict=False):
-            own[f"model.{key}"] = f"{folder.name} {_digest(settings[str(folder)])}"
+            own[key] = f"{folder.name} {_digest(settings[str(folder)])}"
         settings[str(run.folder)] = json.loads(json.dumps(own, default=str))
     return settings
 
 
 def write_stamp(run: Run, *, settings: Mapping[str, Any], is_finished: bool) -> None:
-    """Say in a run's folder what it is, whole or not at all."""
-    run.folder.mkdir(parents=True, exist_ok=True)
+    """Say in a run's folder what it is, whole or not at all.
+
+    Raises:
+        VideoLlamaError: it cannot be written.
+    """
     path = run.folder / STAMP_FILE
     partial = path.with_suffix(".partial")
     content = {"is_finished": is_finished, "settings": dict(settings)}
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with explained(path):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def set_aside(run: Run, *, out: Path) -> Path:

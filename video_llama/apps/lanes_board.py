@@ -60,7 +60,8 @@ class Board:
             size: all there are, as far as it is known.
         """
         self._done[position] = min(done / max(size, 1), 1.0)
-        self._draw(position, now=f"{name} {min(done, size):,}/{size:,}")
+        title = "" if name == self._names[position] else f"{name} "
+        self._draw(position, now=f"{title}{min(done, size):,}/{size:,}")
 
     def finish(self, position: int) -> None:
         """Show that a job is done."""
