@@ -124,13 +124,20 @@ def encode(
             f"{len(encoded) - sum(num_slots)} for text), but there are {max_len}; "
             "shorten the text or take fewer media"
         )
-    if not generation_prompt and all(label == IGNORE_INDEX for label in encoded.labels[1:]):
-        raise NothingToLearn(
-            f"{sample.key or 'sample'}: none of its {len(encoded)} positions is to be learned "
-            f"(roles: {', '.join(m.role for m in sample.messages) or 'none'}); it needs an answer "
-            f"or a caption that is not empty (template '{template.name}')"
-        )
+    if not generation_prompt:
+        _check_targets(encoded, sample, template)
     return encoded
+
+
+def _check_targets(encoded: Encoded, sample: Sample, template: Template) -> None:
+    """Refuse a sample to learn from in which nothing is to be learned."""
+    if any(label != IGNORE_INDEX for label in encoded.labels[1:]):
+        return
+    raise NothingToLearn(
+        f"{sample.key or 'sample'}: none of its {len(encoded)} positions is to be learned "
+        f"(roles: {', '.join(m.role for m in sample.messages) or 'none'}); it needs an answer "
+        f"or a caption that is not empty (template '{template.name}')"
+    )
 
 
 def _assemble(
