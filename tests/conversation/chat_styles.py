@@ -72,6 +72,13 @@ THINKING = """{% set ns = namespace(last=-1) %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
 {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}
 {%- endif %}{% endif %}"""
+REASONING = """{{ bos_token }}{% for message in messages %}
+{%- if message.role == 'user' %}{{ '<|user|>' + message.content }}
+{%- elif message.role == 'assistant' %}
+{%- set said = message.content %}
+{%- if '</think>' in said %}{% set said = said.split('</think>')[-1] %}{% endif %}
+{{- '<|assistant|>' + said + eos_token }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|><think>\\n' }}{% endif %}"""
 SYSTEM_IN_QUESTION = """{% if messages[0]['role'] == 'system' %}
 {%- set told = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}
 {%- set messages = messages[1:] %}{% else %}{% set told = '' %}{% endif %}
@@ -99,6 +106,7 @@ STYLES = {
     "bars": BARS,
     "plain_text": PLAIN_TEXT,
     "thinking": THINKING,
+    "reasoning": REASONING,
     "system_in_question": SYSTEM_IN_QUESTION,
     "parts": PARTS,
     "unclosed": UNCLOSED,
@@ -112,6 +120,7 @@ CLOSINGS = {
     "bars": "<|end|>",
     "plain_text": "</s>",
     "thinking": "<|im_end|>",
+    "reasoning": "</s>",
     "system_in_question": "</s>",
     "parts": "<|im_end|>",
     "unclosed": "</s>",

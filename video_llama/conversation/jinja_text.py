@@ -25,6 +25,12 @@ TODAY = datetime(2024, 7, 26)
 """The date that LLaMA 3 writes where it is told none."""
 
 
+_FAULTS = (
+    *(TemplateError, TypeError, ValueError, AttributeError),
+    *(LookupError, ArithmeticError, RecursionError),
+)
+
+
 class RefusedConversation(ConfigError):
     """A chat template takes no such conversation, say a system text or two questions in a row."""
 
@@ -66,7 +72,7 @@ def render_text(
             **names,
         )
     # Templates are programs, and raise what programs of others raise.
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+    except _FAULTS as error:
         roles = ", ".join(str(message["role"]) for message in messages)
         raise RefusedConversation(
             f"its chat template refuses a conversation of {roles}: {error}", where=folder

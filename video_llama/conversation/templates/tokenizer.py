@@ -26,6 +26,7 @@ _TURNS = (
     Turn("user", (Text(_QUESTIONS[1]),)),
     Turn("assistant", (Text("Acac"),)),
 )
+_TAGS = re.compile(r"<[\w|/]+>")
 _WORDS = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|[^\s<\[]+")
 
 
@@ -135,6 +136,8 @@ def _marks(writer: ChatTemplateWriter) -> Iterator[str]:
         text[second : text.rindex(OPEN)],
     ]
     words = set(_WORDS.findall(_without_special(writer, " ".join(around))))
+    # What a template looks for in contents, say the end of a thought, stands in its source only.
+    words |= set(_TAGS.findall(writer.source.text))
     if writer.takes_system:
         told = writer.rendered(_TURNS, system=_SYSTEM, generation_prompt=False)
         told_marks = _WORDS.findall(_without_special(writer, told))
