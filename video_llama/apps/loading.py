@@ -21,7 +21,7 @@ from video_llama.apps.opening import open_config
 from video_llama.apps.plan_chat import ChatPlan
 from video_llama.apps.plan_memory import CONTEXT_BYTES, GIB
 from video_llama.apps.plan_tables import show_parts
-from video_llama.apps.vocabulary import check_vocabulary, text_settings
+from video_llama.apps.vocabulary import check_vocabulary, keep_to_words, text_settings
 from video_llama.common.dist import read_world
 from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.logger import get_logger
@@ -90,10 +90,8 @@ def load_model(config: Config, *, device: str | None = None) -> LoadedModel:
     model = loaded.model
     model.eval()
     text = text_settings(config.model)
-    num_rows = model.decoder.vocab_size
-    check_vocabulary(text.tokenizer, rows=num_rows, end_ids=model.decoder.end_ids)
-    silent_ids = text.tokenizer.silent_ids(num_rows=num_rows, stop=text.template.stop)
-    model.decoder.silent_ids = silent_ids
+    check_vocabulary(text.tokenizer, rows=model.decoder.vocab_size, end_ids=model.decoder.end_ids)
+    keep_to_words(model, text)
     return LoadedModel(model=model, tokenizer=text.tokenizer, template=text.template)
 
 

@@ -48,6 +48,13 @@ def text_settings(config: ModelConfig) -> TextSettings:
     return TextSettings(template, tokenizer, max_len=config.max_txt_len)
 
 
+def keep_to_words(model: VideoLLM, text: TextSettings) -> None:
+    """Let a model generate words and end marks only, whatever rows its embedding has besides."""
+    model.decoder.silent_ids = text.tokenizer.silent_ids(
+        num_rows=model.decoder.vocab_size, stop=text.template.stop
+    )
+
+
 def vocabulary_problems(model: VideoLLM) -> list[str]:
     """Say why a model, its tokenizer and its template do not go together.
 

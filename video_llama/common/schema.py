@@ -93,7 +93,8 @@ class ModelConfig:
         model_type: preset the section started from.
         branches: by name; one set to null in a run file is not built.
         decoder: the language model.
-        template: name of the conversation template.
+        template: name of the conversation template, see docs/templates.md; `tokenizer` takes the
+            chat template in the decoder's directory.
         tokenizer: directory of the tokenizer, None for the decoder's own.
         frame_times: tell the decoder at which seconds the frames were taken; a chat with a
             released template does not tell it of a clip shown with its sound, because the
