@@ -124,6 +124,44 @@ def test_adapters_that_are_not_all_there_are_refused(base, written_by_peft, tmp_
         build_model(typed(section(base, bundle)))
 
 
+@pytest.mark.parametrize("within", ["model.language_model", "language_model.model"])
+def test_adapters_of_the_port_of_transformers_are_read_too(within, base, written_by_peft, tmp_path):
+    bundle = copy_of(written_by_peft[0], tmp_path)
+    file = bundle / "adapter_model.safetensors"
+    prefix = "base_model.model."
+    state = load_file(file)
+    save_file({n.replace(f"{prefix}model", prefix + within): t for n, t in state.items()}, file)
+    found, plain = (
+        build_model(typed(section(base, b))).model.state_dict()
+        for b in (bundle, written_by_peft[0])
+    )
+    assert all(torch.equal(found[name], tensor) for name, tensor in plain.items())
+
+
+def test_adapters_on_towers_are_refused_by_name(base, written_by_peft, tmp_path):
+    bundle = copy_of(written_by_peft[0], tmp_path)
+    file = bundle / "adapter_model.safetensors"
+    strange = "base_model.model.model.image_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({**load_file(file), strange: torch.zeros(4, WIDTH)}, file)
+    with pytest.raises(CheckpointMismatch, match=r"\+ .*image_tower"):
+        build_model(typed(section(base, bundle)))
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_it_serves_over_a_decoder_in_fewer_bits(bits, base, written_by_peft):
+    pytest.importorskip("bitsandbytes")
+    given = section(base, written_by_peft[0])
+    whole = build_model(typed(given)).model.state_dict()
+    model = build_model(typed({**given, "low_resource": bits})).model
+    state = model.state_dict()
+    adapters = [name for name in whole if "lora_" in name]
+    assert len(adapters) == 12
+    assert all(torch.equal(state[name], whole[name]) for name in adapters)
+    assert all(torch.equal(state[n], t) for n, t in whole.items() if n.startswith("branches."))
+    embeds = torch.randn(1, 4, HIDDEN, generator=torch.Generator().manual_seed(1))
+    assert logits(model.decoder, embeds).isfinite().all()
+
+
 def test_adapters_of_another_size_are_refused(base, written_by_peft, tmp_path):
     bundle = copy_of(written_by_peft[0], tmp_path)
     file = bundle / "adapter_model.safetensors"

@@ -23,9 +23,9 @@ from video_llama.models.decoders.lora import Lora
 from video_llama.models.directory_export import LazyTensor, trained_tensors
 from video_llama.models.lora_bundle import (
     ADAPTER_FILES,
-    ADAPTER_NAMES,
     CONFIG_FILE,
     OTHERS_FILE,
+    PLAIN_NAMES,
 )
 from video_llama.models.sources import CHECKPOINT_KEYS
 
@@ -57,7 +57,7 @@ def export_bundle(config: ModelConfig, *, out: Path) -> list[str]:
         raise CheckpointMismatch(
             "model.ckpt: no adapters in it; name a run that trained some (--ckpt)"
         )
-    to_file, to_peft = _published(config), ADAPTER_NAMES.invert()
+    to_file, to_peft = _published(config), PLAIN_NAMES.invert()
     adapters = {_named(to_peft.translate(n), n): _read(t) for n, t in trained.adapters.items()}
     others = {
         OTHERS_PREFIX + _named(to_file.key_map.invert().translate(name), name): _read(tensor)

@@ -28,12 +28,21 @@ BUNDLE_KEY = KEY
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OTHERS_FILE = "non_lora_trainables.bin"
 
-ADAPTER_NAMES = KeyMap(
-    renames=(
-        ("base_model.model.**.lora_*.weight", "decoder.model.**.lora_*.default.weight"),
-    )
-)  # fmt: skip
+PLAIN_NAMES = KeyMap(
+    renames=(("base_model.model.**.lora_*.weight", "decoder.model.**.lora_*.default.weight"),)
+)
 """peft leaves out the adapter's name, which the layers have."""
+
+ADAPTER_NAMES = KeyMap(
+    renames=tuple(
+        (
+            f"base_model.model.{within}.**.lora_*.weight",
+            "decoder.model.model.**.lora_*.default.weight",
+        )
+        for within in ("model.language_model", "language_model.model")
+    )
+).join(PLAIN_NAMES)
+"""The same, also for adapters of a language model inside a model of transformers."""
 
 
 @dataclass(frozen=True)
