@@ -32,7 +32,7 @@ MAX_SIDE = 8192
 """Pixels; what is larger is made smaller first, so that its square of bars fits into memory."""
 
 MAX_RATIO = 100
-"""Of the sides; the wrong header or a malicious strip would become millions of pixels."""
+"""Of the sides; a strip would become millions of pixels, of which a square is left."""
 
 
 def decoded_size(spec: VideoSpec) -> Size:
@@ -55,13 +55,18 @@ def square_pixels(frames: NDArray[np.uint8], spec: VideoSpec) -> Tensor:
     Raises:
         MediaError: one side is more than `MAX_RATIO` times the other, and nothing may be squashed.
     """
-    if spec.resize != "squash":
-        frames = np.stack([_bounded(frame) for frame in frames])
-    if spec.resize == "pad_square":
-        frames = np.stack([_padded(frame, spec) for frame in frames])
+    shaped = (_shaped(frame, spec) for frame in frames)
     if spec.filter == "bicubic_smooth":
-        return normalise(np.stack([_smooth(frame, spec) for frame in frames]), spec)
-    return standardise(torch.stack([_plain(frame, spec) for frame in frames]), spec)
+        return normalise(np.stack([_smooth(frame, spec) for frame in shaped]), spec)
+    return standardise(torch.stack([_plain(frame, spec) for frame in shaped]), spec)
+
+
+def _shaped(frame: Picture, spec: VideoSpec) -> Picture:
+    """Do what comes before resizing."""
+    if spec.resize == "squash":
+        return frame
+    frame = _bounded(frame)
+    return _padded(frame, spec) if spec.resize == "pad_square" else frame
 
 
 def _bounded(frame: Picture) -> Picture:
