@@ -76,15 +76,19 @@ def test_all_mistakes_of_all_cells_are_told_together(opened, tmp_path):
         "short": {"options": {"model.max_txt_len": 2}},
     }
     problems = refused(opened, cells=cells, data="own")
-    assert len([text for text in problems if "cells.typo" in text]) == 3
-    assert any(
-        "cells.typo, tune: model.branches.video.encoder.depht: unknown key, did you mean 'depth'?"
-        in text
-        for text in problems
-    )
+    (typo,) = [text for text in problems if "typo" in text]
+    assert typo.startswith("cells.typo; align, tune, ask: model.branches.video.encoder.depht: unk")
+    assert "did you mean 'depth'?" in typo
     assert any("cells.nowhere, align: datasets.clips.annotations" in text for text in problems)
-    assert any("cells.short, ask: model.max_txt_len: 2" in text for text in problems)
+    assert any("cells.short; align, tune, ask: model.max_txt_len: 2" in t for t in problems)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_of_several_cells_is_told_once_with_their_names(opened):
+    wrong = {"options": {"run.log_freq": 0}}
+    problems = refused(opened, cells={"a": None, "b": wrong, "c": wrong}, seeds=[1, 2])
+    assert len(problems) == 1
+    assert problems[0].startswith("cells b, c; align, tune, ask: run: log_freq must be at least 1")
 
 
 def test_a_run_that_would_not_fit_the_one_it_starts_from_is_found_before(opened):

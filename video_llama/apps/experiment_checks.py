@@ -15,7 +15,8 @@ from typing import cast
 from video_llama.apps.checks import meta_model, start_problems
 from video_llama.apps.devices import pick_device
 from video_llama.apps.evaluate import asking_settings, open_question_sets
-from video_llama.apps.experiment_runs import Chain, Run, where
+from video_llama.apps.experiment_problems import Problem
+from video_llama.apps.experiment_runs import Chain, Run
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
 from video_llama.common.schema import FRESH, DatasetEntry
@@ -63,11 +64,11 @@ class Checker:
 
     Attributes:
         num_ranks: processes of a run.
-        problems: what was found so far, each with its cell and run file.
+        problems: what was found so far.
     """
 
     num_ranks: int = 1
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     _readers: dict[str, DatasetReader] = field(default_factory=dict)
     _lengths: dict[str, int] = field(default_factory=dict)
 
@@ -79,9 +80,8 @@ class Checker:
         """
         facts: dict[str, Facts] = {}
         for run in chain.runs:
-            found = [found for found in self._look_at(run, facts) if found]
-            if found:
-                self.problems += [f"{where(chain.cell, run.step)}{text}" for text in found]
+            found = self._look_at(run, facts)
+            self.problems += [Problem(run.cell, run.step.stem, text) for text in found]
         return facts
 
     def _look_at(self, run: Run, facts: dict[str, Facts]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from video_llama.apps.experiment_cells import Cell
 from video_llama.apps.experiment_checks import Checker, Facts
 from video_llama.apps.experiment_data import WAY_OUT, data_differences, shown
 from video_llama.apps.experiment_file import Experiment
+from video_llama.apps.experiment_problems import sentences
 from video_llama.apps.experiment_runs import Chain, Loader, Run
 from video_llama.apps.experiment_stamp import Standing, standings
 from video_llama.common.errors import ConfigError
@@ -61,7 +62,7 @@ def open_experiment(
     checker = Checker(num_ranks=num_ranks)
     first = {c.cell.name: c for c in chains if c.seed == experiment.seeds[0]}
     facts = {name: checker.check(chain) for name, chain in first.items()}
-    problems = loader.problems + checker.problems
+    problems = sentences([*loader.problems, *checker.problems])
     remarks: list[str] = []
     base = first.get(experiment.against)
     for name, chain in first.items():
@@ -78,8 +79,7 @@ def open_experiment(
         elif differences:
             remarks.append(f"{name} has data of its own: {shown(differences)}")
     if problems:
-        # Every seed of a cell has the same mistakes.
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise ConfigError(problems)
     return Opened(experiment, out, tuple(chains), facts, tuple(remarks))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from video_llama.apps.experiment_cells import CHECKPOINT_KEYS, Cell, Step
 from video_llama.apps.experiment_file import Options
+from video_llama.apps.experiment_problems import Problem
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
 from video_llama.common.schema import Config
@@ -106,12 +107,12 @@ class Loader:
     Attributes:
         out: folder of the experiment.
         feature_cache: as the experiment's file says.
-        problems: what was wrong so far, each with its cell and run file.
+        problems: what was wrong so far.
     """
 
     out: Path
     feature_cache: str | None
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     _caches: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def chain(self, cell: Cell, *, seed: int) -> Chain | None:
@@ -130,7 +131,7 @@ class Loader:
                 words = (*words, *self._cache_words(cell, step, words))
                 config = load(step.file, options=words)
             except ConfigError as error:
-                self.problems += [f"{where(cell, step)}{text}" for text in error.problems]
+                self.problems += [Problem(cell.name, step.stem, text) for text in error.problems]
                 continue
             runs.append(Run(cell.name, seed, step, folder / step.folder, config, words, start))
         return Chain(cell, seed, tuple(runs)) if len(runs) == len(cell.steps) else None
@@ -152,11 +153,6 @@ class Loader:
             shared = as_words({CACHE_KEY: str(self.out / FEATURES)})
             self._caches[key] = () if is_settled else tuple(shared)
         return self._caches[key]
-
-
-def where(cell: Cell, step: Step) -> str:
-    """Return the beginning of a message about a run file of a cell."""
-    return f"cells.{cell.name}, {step.stem}: "
 
 
 def as_words(options: Options) -> list[str]:
