@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import GOLDENS
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, NothingToLearn
 from video_llama.common.types import IGNORE_INDEX, MediaItem, Message, Sample
 from video_llama.conversation.encode import Encoded, encode
 from video_llama.conversation.layouts import Template
@@ -267,6 +267,12 @@ def test_a_refused_conversation_is_named_with_the_templates_own_words(own) -> No
     sample = Sample("clip 7", [Message("assistant", ["hi"]), Message("user", ["ho"])])
     with pytest.raises(ConfigError, match=r"clip 7: .*inst: .*assistant, user: .*must alternate"):
         render(sample, template=own("inst", "fast")[0], generation_prompt=True)
+
+
+def test_a_refused_row_of_a_data_set_costs_itself_alone(own) -> None:
+    sample = Sample("row 7", [Message("assistant", ["hi"]), Message("user", ["ho"])])
+    with pytest.raises(NothingToLearn, match=r"row 7: .*must alternate"):
+        render(sample, template=own("inst", "fast")[0])
 
 
 def test_a_caption_needs_no_turns(own) -> None:

@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, NothingToLearn
 from video_llama.common.types import MediaItem, Message, Sample
+from video_llama.conversation.jinja_text import RefusedConversation
 from video_llama.conversation.layouts import BOS, Layout, Piece, Slot, Template, Text, Turn
 from video_llama.conversation.templates import neutralise
 
@@ -35,6 +36,7 @@ def render(
     Raises:
         ConfigError: the messages do not suit the form.
         MediaError: the template wants the seconds of frames and they are unknown.
+        NothingToLearn: a decoder's own template takes no such conversation to learn from.
     """
     marks = (*template.forgeable, *extra_marks)
     if not sample.frame_times:
@@ -116,6 +118,10 @@ def _written(
     system = _system_text(sample, layout, clean)
     try:
         return template.writer.write(turns, system=system, generation_prompt=generation_prompt)
+    except RefusedConversation as error:
+        # One row of a data set is at fault then, and no reason to end a training.
+        kind = ConfigError if generation_prompt else NothingToLearn
+        raise kind(f"{sample.key}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{sample.key}: {error}") from error
 
