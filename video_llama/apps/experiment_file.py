@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from video_llama.common.config import SHIPPED_RUN_FILES
 from video_llama.common.errors import ConfigError
 from video_llama.common.parsing import parse
 from video_llama.common.yaml_files import read_yaml
@@ -127,15 +128,13 @@ def read_experiment(path: Path, *, seeds: Sequence[int] | None = None) -> Experi
     """Read an experiment; its grid comes back written out as cells.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; looked for in the working directory, then in the package.
         seeds: in place of the file's.
 
     Raises:
         ConfigError: there is no such file, or keys of it are wrong; all are listed.
     """
-    if not path.is_file():
-        near = ", ".join(str(file) for file in sorted(path.parent.glob("*.yaml")))
-        raise ConfigError(f"there is no file {path}" + (f"; there are {near}" if near else ""))
+    path = _find(path)
     tree = read_yaml(path)
     if isinstance(tree.get("cells"), Mapping):
         # `baseline:` with nothing behind it is how a cell without changes is mostly written.
@@ -151,6 +150,25 @@ def read_experiment(path: Path, *, seeds: Sequence[int] | None = None) -> Experi
         raise ConfigError([text.removeprefix("experiment.") for text in problems], where=str(path))
     cells = experiment.cells | dict(_grid_cells(experiment.grid))
     return replace(experiment, cells=cells, grid={})
+
+
+def _find(path: Path) -> Path:
+    """Return where an experiment lies: as given, or among those that came with the package.
+
+    Raises:
+        ConfigError: it is nowhere; those in its folder are shown.
+    """
+    roots = (Path(), *SHIPPED_RUN_FILES)
+    for root in roots:
+        if (root / path).is_file():
+            return root / path
+    near = sorted({str(path.parent / file.name) for r in roots for file in _beside(r / path)})
+    there = f"; there are {', '.join(near)}" if near else ""
+    raise ConfigError(f"there is no file {path}{there}")
+
+
+def _beside(path: Path) -> list[Path]:
+    return list(path.parent.glob("*.yaml"))
 
 
 def grid_problems(experiment: Experiment) -> list[str]:
