@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from shard_files import write_tar
 from tables import BROKEN, NUM_CLIPS, webvid, write_table
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,7 @@ from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.llava_conversations import LlavaConversations
 from video_llama.datasets.mixture import MixtureDataset
 from video_llama.datasets.sample_encoder import SampleEncoder
+from video_llama.datasets.shards import Shards
 from video_llama.datasets.stream import Plan, PlanSampler, SampleRef
 from video_llama.datasets.video_instruct import VideoInstruct
 
@@ -147,6 +149,27 @@ def test_media_that_alone_fill_the_context_are_a_skip_where_samples_differ(
     assert sample.key == "one"
     assert sample.skips[0].reason.startswith("many: its 30 media alone take 120 decoder positions")
     assert "model.max_txt_len is 120" in sample.skips[0].reason
+
+
+@pytest.mark.parametrize(
+    ("roles", "reason"),
+    [
+        (("user",), "it ends with a question, and no answer is to be learnt"),
+        (("user", "system"), "positions is to be learned"),
+    ],
+)
+def test_a_sample_without_a_target_is_a_skip(tmp_path, make_encoder, roles, reason):
+    good = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    bad = [{"role": role, "content": "Why?"} for role in roles]
+    rows = {f"{n}.json": {"id": f"n{n}", "messages": said} for n, said in enumerate([good, bad])}
+    write_tar(tmp_path / "0.tar", {name: json.dumps(row).encode() for name, row in rows.items()})
+    reader = Shards(Shards.Config(shards=str(tmp_path / "0.tar")), name="packed")
+    data = MixtureDataset({"packed": reader}, encoder=make_encoder(), seed=1)
+    sample = data[SampleRef("packed", 1, 0, 0)]
+    assert sample.key == "n0"
+    (skip,) = sample.skips
+    assert skip.key == "n1"
+    assert reason in skip.reason
 
 
 def test_media_without_a_branch_are_a_mistake_of_the_configuration(

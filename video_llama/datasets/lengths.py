@@ -16,7 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader, Dataset
 
 from video_llama.common.dist import is_main
-from video_llama.common.errors import ContextOverflow, MediaError, VideoLlamaError
+from video_llama.common.errors import (
+    ContextOverflow,
+    MediaError,
+    NothingToLearn,
+    VideoLlamaError,
+)
 from video_llama.common.types import MediaItem, MediaKind, Sample
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.collate import RoutedItem
@@ -145,10 +150,10 @@ class _Counter(Dataset[_Span | VideoLlamaError]):
             pool = pool_of(sample, encoder=self._encoder)
             try:
                 yield measure(sample, encoder=self._encoder), pool
+            except (MediaError, NothingToLearn):
+                yield 1, pool
             except ContextOverflow:
                 yield self._encoder.text.max_len, pool
-            except MediaError:
-                yield 1, pool
 
     def _pool_of_row(self, index: int) -> int:
         """Return the pool of a sample that cannot be used, as far as its row tells."""

@@ -17,10 +17,11 @@ from video_llama.common.errors import (
     ConfigError,
     ContextOverflow,
     MediaError,
+    NothingToLearn,
     VideoLlamaError,
 )
 from video_llama.common.rng import fold
-from video_llama.common.types import BranchSpec, Sample
+from video_llama.common.types import IGNORE_INDEX, BranchSpec, Sample
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.collate import EncodedSample, Skip
 from video_llama.datasets.fills import Record, candidates
@@ -82,7 +83,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         for index in candidates(reader, ref, seed=self.seed, known=known):
             candidate = replace(ref, index=index)
             try:
-                sample = self.load(candidate)
+                sample = _with_targets(self.load(candidate))
             except (MediaError, ContextOverflow) as error:
                 skips.append(self._skip(candidate, error))
             else:
@@ -147,6 +148,19 @@ class MixtureDataset(Dataset[EncodedSample]):
             )
         if problems:
             raise ConfigError(problems)
+
+
+def _with_targets(sample: EncodedSample) -> EncodedSample:
+    """Return a sample that something can be learnt from; one that ends with a question cannot.
+
+    Raises:
+        NothingToLearn: no token that is predicted is a target.
+    """
+    if all(label == IGNORE_INDEX for label in sample.labels[1:]):
+        raise NothingToLearn(
+            f"{sample.key}: it ends with a question, and no answer is to be learnt"
+        )
+    return sample
 
 
 def _nothing_usable(reader: DatasetReader, skips: Sequence[Skip]) -> VideoLlamaError:
