@@ -168,7 +168,9 @@ def require_whole(config: ModelConfig, tensors: Mapping[str, LazyTensor], *, nam
         name = names.translate(ours.replace(BASE_LAYER, "."))
         if ADAPTER_MARK in ours:
             continue
-        if name is None or name not in tensors:
+        if name is None:
+            lost.append(f"{ours} has no place in the layout")
+        elif name not in tensors:
             lost.append(f"{ours} is in no file")
         # The first side may be longer in a file: more words, or positions to be resized.
         elif tensors[name].shape[1:] != tuple(tensor.shape)[1:]:
@@ -176,7 +178,8 @@ def require_whole(config: ModelConfig, tensors: Mapping[str, LazyTensor], *, nam
     if lost:
         raise CheckpointMismatch(
             f"{len(lost)} tensors cannot be exported, first: {lost[0]}; name the weights of every "
-            "part (`video-llama weights check` lists them)"
+            "part (`video-llama weights check` lists them), or keep a model of another wiring in "
+            "its own folder (save_pretrained)"
         )
 
 

@@ -216,6 +216,15 @@ def test_a_part_without_weights_is_not_exported(tmp_path):
         export_directory(typed(section), out=tmp_path / "out", file_format="original")
 
 
+def test_a_stage_that_was_never_published_has_no_place(tmp_path):
+    section = section_of("original", tmp_path)
+    stages = section["branches"]["video"]["stages"]
+    positions = {"type": "frame_positions", "num_positions": 4}
+    section["branches"]["video"]["stages"] = {"positions": positions, **stages}
+    with pytest.raises(CheckpointMismatch, match=r"stages\.positions\.\S+ has no place"):
+        export_directory(typed(section), out=tmp_path / "out", file_format="original")
+
+
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -20,6 +20,8 @@ from tiny_llava import (
 
 from video_llama.apps.main import main
 from video_llama.models.fidelity import fidelity_of
+from video_llama.models.loading import build_model
+from video_llama.models.pretrained import read_folder
 
 DEGRADED = "temporal block missing, quick_gelu"
 
@@ -120,6 +122,30 @@ def test_a_model_is_judged_by_its_files_and_its_wiring(tmp_path):
     lb = str(write_languagebind(tmp_path / "LanguageBind_Video_merge"))
     repaired["video_tower"] = repaired["branches"]["video"]["encoder"]["weights"] = lb
     assert fidelity_of(typed(repaired)).verdict == "exact"
+
+
+def test_the_activation_of_a_family_counts_where_none_is_named(tmp_path):
+    section = tree(write_original(tmp_path / "original"))
+    section["branches"]["image"]["encoder"]["activation"] = None
+    # That of openai's CLIP.
+    assert fidelity_of(typed(section)).verdict == "quick_gelu"
+
+
+def test_another_tower_is_named(tmp_path):
+    section = tree(write_original(tmp_path / "original"))
+    sizes = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2}
+    section["branches"]["image"]["encoder"] = {"type": "eva_vit_g", **sizes}
+    assert fidelity_of(typed(section)).verdict == "a tower of type eva_vit_g"
+
+
+@pytest.mark.parametrize("temporal_attention", [True, False])
+def test_a_model_that_was_saved_whole_is_judged_by_its_wiring(temporal_attention, tmp_path):
+    writer = write_original if temporal_attention else write_hub
+    directory = writer(tmp_path / "llava")
+    section = tree(directory, temporal_attention=temporal_attention)
+    build_model(typed(section)).model.save_pretrained(tmp_path / "saved", full=True)
+    judged = fidelity_of(read_folder(tmp_path / "saved"))
+    assert (judged and judged.verdict) == (None if temporal_attention else DEGRADED)
 
 
 def test_a_model_of_other_files_is_not_judged(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.hub import local_path
 from video_llama.common.registry import registry
-from video_llama.common.schema import ModelConfig
+from video_llama.common.schema import ModelConfig, PartConfig
 from video_llama.models.decoders.composite import read_config
 from video_llama.models.fidelity import EXACT, Fidelity
 from video_llama.models.released.video_llava import (
@@ -38,26 +38,32 @@ TOLD_KEYS = ("hidden_act", "num_frames", "add_time_attn")
 
 @registry.register("fidelity", "video_llava")
 def fidelity(config: ModelConfig) -> Fidelity | None:
-    """Judge a model that takes weights from a released directory; None for any other.
+    """Judge a model of released weights, or one that was saved whole; None for any other.
 
     Args:
         config: the typed `model` section.
     """
     paths = dict.fromkeys(str(config.paths.get(key)) for key in DIRECTORY_KEYS)
     names = {name for path in paths for name in names_of_directory(path)}
-    if not names:
+    towers = {each: config.branches[each].encoder for each in MODALITIES if each in config.branches}
+    if not names and (config.ckpt is None or any(part.file for part in towers.values())):
         return None
     faults = []
-    video = config.branches.get("video")
-    if video is not None and not getattr(video.encoder.config, "temporal_attention", False):
+    video = towers.get("video")
+    if video is not None and not getattr(video.config, "temporal_attention", False):
         faults.append(OFF if any(TEMPORAL in name for name in names) else MISSING)
-    found = {
-        str(getattr(config.branches[name].encoder.config, "activation", None)): None
-        for name in MODALITIES
-        if name in config.branches
-    }
+    found = dict.fromkeys(_activation(part) for part in towers.values())
     faults += [activation for activation in found if activation != ACTIVATION]
+    if not names and not faults:
+        return None
     return Fidelity(", ".join(faults) or EXACT, notes=tuple(_contradictions(config)))
+
+
+def _activation(part: PartConfig) -> str:
+    """Return the activation of a tower, or what it is where it is no tower of this kind."""
+    family = getattr(part.config, "traits", None)
+    activation = getattr(part.config, "activation", None) or getattr(family, "activation", None)
+    return activation or f"a tower of type {part.type}"
 
 
 def fidelity_of_directory(directory: str | Path, names: Iterable[str]) -> Fidelity | None:
