@@ -239,7 +239,7 @@ def test_two_ranks_learn_what_one_process_learns_with_ddp_and_zero(file):
     jobs = {
         "ddp": half,
         "zero_2": [*half, "run.engine=deepspeed", "run.zero.stage=2"],
-    }  # fmt: skip
+    }
     run_ranks(partial(train_ranks, file, jobs), worlds=as_torchrun(2), logs=file.parent / "logs")
     whole = [f"run.output_dir={file.parent / 'whole'}", "model.decoder.lora.dropout=0"]
     assert train(load(file, options=whole)).is_finished
