@@ -29,8 +29,7 @@ PIECES = (
     *("USER:", "ASSISTANT:", "[INST]", "[/INST]", "<end_of_turn>", "### Human:", "<think>", "#"),
     *("</think>", "<<SYS>>", "<video>", "\ufdd0", "\ufdd1", "\ufdd2", "a red boat", "x", "\u65e5"),
 )
-THINKS = ("thinking", "reasoning")
-"""Styles that open an answer that is to come otherwise than one that is there."""
+REASONS = ("reasoning", True)
 WORDS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 ROUNDS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
 
@@ -146,8 +145,11 @@ def test_nothing_typed_becomes_a_special_token_or_a_turn(style: str, kind: str, 
     check()
 
 
-@pytest.mark.parametrize("style", [style for style in STYLES if style != "unclosed"])
-@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize(
+    ("style", "prompt"),
+    # Ours ends where an answer begins; that of "reasoning" begins a thought.
+    [(s, p) for s in STYLES for p in (False, True) if s != "unclosed" and (s, p) != REASONS],
+)
 def test_the_text_is_that_of_transformers(style: str, prompt: bool, own) -> None:
     template, tokenizer = own(style, "fast")
     sample = talk("what is it?", "a red boat", "sure?", *([] if prompt else ["yes"]))
@@ -177,7 +179,7 @@ def test_a_prompt_is_the_beginning_of_the_training_text_or_is_said_not_to_be(
         prompt = encoded(talk(*turns[:asked]), pair, prompt=True).input_ids
         is_said = any(f"question {(asked + 1) // 2} of 2" in text for text in template.differs)
         assert (trained[: len(prompt)] != prompt) == is_said
-    assert bool(template.differs) == (style in THINKS)
+    assert bool(template.differs) == (style == "thinking")
 
 
 @pytest.mark.parametrize(("style", "kind"), EVERY)
@@ -186,7 +188,7 @@ def test_a_prompt_ends_where_an_answer_begins(style: str, kind: str, own) -> Non
     trained = encoded(talk("what is it?", "a red boat"), pair)
     prompt = encoded(talk("what is it?"), pair, prompt=True)
     first_target = next(i for i, label in enumerate(trained.labels) if label != IGNORE_INDEX)
-    assert (len(prompt) == first_target) == (style != "reasoning")
+    assert len(prompt) == first_target
 
 
 @pytest.mark.parametrize(("style", "kind"), EVERY)

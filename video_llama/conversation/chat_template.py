@@ -41,8 +41,8 @@ class ChatTemplateWriter:
         takes_system: it has a place for a system text; else the text opens the first question.
         default_system: what it says where it is given no system text.
         takes_parts: contents are lists of parts, as templates of multimodal models want them.
-        opens_turn: it can open the assistant's turn at the end; else the turn is opened as it is
-            in front of an answer.
+        opens_turn: it opens a turn at the end as it does in front of an answer; else, as it does
+            nothing there or begins a thought, what stands in front of an answer is taken.
         closing: what closes an answer, "" if nothing does; then the end token is added.
     """
 

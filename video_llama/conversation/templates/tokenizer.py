@@ -80,15 +80,12 @@ def _with_contents(writer: ChatTemplateWriter) -> ChatTemplateWriter:
         fitted = replace(writer, takes_parts=takes_parts)
         try:
             text = _text(fitted, 4)
-            prompt = _text(fitted, 1, prompt=True)
-            unopened = _text(fitted, 1)
+            answered, prompt = _text(fitted, 2), _text(fitted, 1, prompt=True)
         except RefusedConversation as error:
             refusal = refusal or error
             continue
         if len(ANSWER.findall(text)) == 2 and all(word in text for word in _QUESTIONS):
-            opened = text[: text.index(OPEN)].rstrip(" ")
-            ignores_prompt = prompt == unopened.rstrip(" ") != opened
-            return replace(fitted, opens_turn=not ignores_prompt)
+            return replace(fitted, opens_turn=answered.split(OPEN)[0].rstrip(" ") == prompt)
     raise refusal or ConfigError(
         "its chat template leaves questions or answers out of a conversation of two rounds; take "
         "a template of another name",
