@@ -109,7 +109,8 @@ def test_every_flag_of_the_published_scripts_is_in_the_table():
     rows = table(PAGE, "## Training flags\n\n| there |")
     said = set(re.findall(r"--(\w+)", " ".join(rows)))
     # Of the three scripts, and of ModelArguments, DataArguments and TrainingArguments beside them.
-    scripts = """deepspeed model_name_or_path version data_path image_folder image_tower video_folder
+    scripts = """deepspeed model_name_or_path version data_path image_folder image_tower
+        video_folder
         video_tower mm_projector_type tune_mm_mlp_adapter mm_vision_select_layer
         mm_use_im_start_end mm_use_im_patch_token bf16 output_dir num_train_epochs
         per_device_train_batch_size per_device_eval_batch_size
