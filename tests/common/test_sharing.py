@@ -154,6 +154,21 @@ def test_two_branches_may_share_with_each_other():
     assert not parse(both_ways)[1]
 
 
+def test_names_that_are_numbers_in_yaml_are_names():
+    def numbered(branches):
+        branches["image"]["stages"][1] = {"type": "layer_norm"}
+        branches[2] = {**branches.pop("video"), "stages": {1: {"share": "image.1"}}}
+
+    config, problems = parse(numbered)
+    assert not problems
+    assert config.branches["2"].stages["1"].share == "image.1"
+
+
+@pytest.mark.parametrize("broken", [3, None, [], {"stages": 3}, {"stages": {"projection": 3}}])
+def test_what_is_no_mapping_is_told_by_who_reads_it(broken):
+    assert parse(lambda branches: branches.update(image=broken))[1]
+
+
 def stage_with(*options):
     """The video's projection in a shipped preset, overridden on the command line."""
     where = "model.branches.video.stages.projection"

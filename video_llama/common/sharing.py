@@ -149,4 +149,4 @@ def _stages(branch: object) -> Mapping[str, Any]:
 
 def _mapping(node: object) -> Mapping[str, Any]:
     """Return a node that is a mapping; what else stands there is another's to complain about."""
-    return node if isinstance(node, Mapping) else {}
+    return {str(key): value for key, value in node.items()} if isinstance(node, Mapping) else {}
