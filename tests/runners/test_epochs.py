@@ -11,6 +11,7 @@ from apps.tiny_project import NUM_CLIPS, write_project
 from runners.tiny_run import config_of
 from transformers import get_cosine_schedule_with_warmup
 
+from video_llama.apps.main import main
 from video_llama.apps.train import train
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError
@@ -97,7 +98,8 @@ def test_a_warm_up_that_cannot_be_is_refused(keys, words):
         RunConfig("t", "out", **keys)
 
 
-def test_a_run_of_one_pass_sees_every_sample_once_stops_and_goes_on(tmp_path):
+@pytest.mark.slow
+def test_a_run_of_one_pass_sees_every_sample_once_stops_and_goes_on(tmp_path, capsys):
     path = write_project(tmp_path, streams=("video",))
     tree = yaml.safe_load(path.read_text())
     tree["model"]["branches"]["audio"] = None
@@ -105,11 +107,18 @@ def test_a_run_of_one_pass_sees_every_sample_once_stops_and_goes_on(tmp_path):
     path.write_text(yaml.safe_dump(tree))
     summary = train(load(path))
     assert (summary.state.step, summary.num_steps) == (NUM_CLIPS // 4, NUM_CLIPS // 4)
+    plan = ["plan", "--cfg-path", str(path), "--options", "run.zero=null"]
+    assert main(plan) in (0, 2)
+    assert f"{NUM_CLIPS // 4} optimizer steps of" in capsys.readouterr().out
+    assert main(["replay", "--run", str(tmp_path / "out"), "--step", "2"]) == 0
+    assert "step 2" in capsys.readouterr().out
     keys = [s.trace.key for step in (1, 2) for s in read_entry(tmp_path / "out", step=step).samples]
     assert len(keys) == len(set(keys)) == NUM_CLIPS
     # Finished is finished, also where the data are gone; halfway it goes on at another layout.
     (tmp_path / "clips.csv").rename(tmp_path / "away.csv")
     assert train(load(path)).state.step == 2
+    assert main([*plan, "run.task=video_text_pretrain"]) == 2
+    assert "how many make one pass over the data" in capsys.readouterr().out
     (tmp_path / "away.csv").rename(tmp_path / "clips.csv")
     half = tmp_path / "half"
     options = ["run.max_epoch=1", "run.batch_size_train=4", "run.accum_grad_iters=1"]
