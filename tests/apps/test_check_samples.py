@@ -35,7 +35,11 @@ def refusal(tmp_path, capsys, monkeypatch):
         path.write_text(yaml.safe_dump(tree))
         assert main(["train", "--cfg-path", str(path)]) == 2
         assert not (tmp_path / "out").exists()
-        return " ".join(capsys.readouterr().err.split())
+        text = " ".join(capsys.readouterr().err.split())
+        assert main(["train", "--cfg-path", str(path), "--dry-run"]) == 2
+        shown = " ".join(capsys.readouterr().out.split())
+        assert text.removeprefix("error: ") in shown
+        return text
 
     return start
 

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.syntax import Syntax
 
+from video_llama.apps.check_samples import sample_problems
 from video_llama.apps.checks import MissingFile, meta_model, misfits, missing_files
 from video_llama.apps.console import wide_console
 from video_llama.apps.devices import add_bits_arguments
@@ -122,6 +123,8 @@ def show_plan(config: Config) -> int:
         for name, entry in config.datasets.items()
     }
     missing, problems = _missing(config, readers), _problems(config, readers, model)
+    if not missing and not problems:
+        problems += sample_problems(config, readers, model)
     _show_wrong(missing, problems=problems, console=console)
     return 2 if missing or problems else 0
 
