@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from video_llama.tasks.paired import (
     Difference,
-    holm,
-    judge,
+    Mean,
     mean_with_interval,
     paired_difference,
 )
 from video_llama.tasks.statistics import Estimate
+from video_llama.tasks.verdicts import holm, judge
 
 SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
 """Hours of sleep more with the one drug than with the other: Student, Biometrika 6 (1908) 1."""
@@ -27,7 +27,9 @@ def compare(first, second, *, clips=None, measure="accuracy"):
 
 
 def a_difference(value, p_value, *, detectable=0.04):
-    return Difference(Estimate(value, value - 0.1, value + 0.1), p_value, detectable, 1, 9, 9)
+    # Of a normal distribution, 1.96 and 0.8416 standard errors.
+    mean = Mean(value, 0.0, (detectable / 2.8016) ** 2, 1, 10**6)
+    return Difference(Estimate(value, value - 0.1, value + 0.1), p_value, mean, 1, 9, 9)
 
 
 @st.composite
@@ -184,7 +186,7 @@ def test_holm_multiplies_as_in_the_worked_example():
 def test_a_difference_that_is_real_alone_may_be_chance_among_many():
     alone, crowd = a_difference(0.2, 0.02), [a_difference(0.0, 0.5)] * 4
     assert judge([alone])[0].word == "better"
-    among = judge([alone, *crowd])[0]
+    among = judge([alone, *crowd], matters=0.06)[0]
     assert among.word == "no difference shown"
     assert among.p_value == pytest.approx(0.1)
 
@@ -201,14 +203,15 @@ def test_a_lower_loss_and_a_higher_accuracy_are_better(value, lower_is_better, w
 def test_what_could_not_have_been_seen_is_too_few_samples():
     words = [judge([a_difference(0.01, 0.7, detectable=d)])[0].word for d in (0.04, 0.06)]
     assert words == ["no difference shown", "too few samples"]
-    limits = judge([a_difference(0.01, 0.7), a_difference(0.01, 0.7)], matters=[0.01, 0.1])
+    limits = judge([a_difference(0.01, 0.7)] * 2, matters=[0.01, 0.1])
     assert [v.word for v in limits] == ["too few samples", "no difference shown"]
 
 
 def test_a_detectable_difference_is_shown_four_times_in_five():
     rng = np.random.default_rng(0)
     zeros, num_clips = [[0.0] * 60], 60
-    spread = compare([rng.normal(0, 1, num_clips).tolist()], zeros, measure="loss").detectable
+    first = compare([rng.normal(0, 1, num_clips).tolist()], zeros, measure="loss")
+    spread = judge([first])[0].detectable
     shown = sum(
         compare([rng.normal(spread, 1, num_clips).tolist()], zeros, measure="loss").p_value < 0.05
         for _ in range(300)
@@ -252,6 +255,14 @@ def test_intervals_of_answers_in_clips_cover_the_truth_and_raise_few_alarms(effe
     assert 0.93 <= covered / num <= 0.985
     if effect == 0:
         assert alarms / num <= 0.07
+
+
+@given(st.lists(tables(), min_size=1, max_size=5))
+def test_what_is_not_shown_is_smaller_than_what_could_have_been(several):
+    found = [compare(first, second, clips=clips) for first, second, clips in several]
+    for difference, verdict in zip(found, judge(found), strict=True):
+        if verdict.word in ("no difference shown", "too few samples"):
+            assert abs(difference.mean.centre) <= verdict.detectable
 
 
 @settings(max_examples=20)

@@ -18,9 +18,10 @@ from video_llama.apps.compare_questions import (
 )
 from video_llama.apps.compare_runs import CellRuns, names_in_order, seed_pairs
 from video_llama.apps.report import by_group
-from video_llama.tasks.paired import Difference, Verdict, judge, mean_with_interval
+from video_llama.tasks.paired import Difference, mean_with_interval
 from video_llama.tasks.paired import paired_difference as paired
 from video_llama.tasks.statistics import Estimate
+from video_llama.tasks.verdicts import Verdict, judge
 
 ALL = "all questions"
 """Row that pools all kinds."""

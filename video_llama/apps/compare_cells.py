@@ -10,6 +10,8 @@ Used by `video-llama compare` for two runs, and at the end of `video-llama exper
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,7 +91,7 @@ def write_comparison(
         folder: made if missing.
         title: heading.
         question: that the comparison is to answer.
-        command: that asked for it, for the page.
+        command: that asked for it, for the page; by default that of this process.
         missing: cells and seeds that are not there, and why.
 
     Raises:
@@ -100,7 +102,7 @@ def write_comparison(
         baseline=baseline,
         title=title,
         question=question,
-        command=command,
+        command=command or shlex.join(["video-llama", *sys.argv[1:]]),
         missing=missing,
     )
     save_comparison(comparison, folder=folder)

@@ -16,7 +16,8 @@ from statistics import fmean
 from video_llama.apps.compare_data import paired_runs
 from video_llama.apps.compare_runs import CellRuns, names_in_order, seed_pairs
 from video_llama.runners.ledger import Entry, SampleEntry, read_entries
-from video_llama.tasks.paired import Difference, Verdict, judge, paired_difference
+from video_llama.tasks.paired import Difference, paired_difference
+from video_llama.tasks.verdicts import Verdict, judge
 
 TAIL = 0.1
 """Share of the steps, at the end, whose losses are compared."""

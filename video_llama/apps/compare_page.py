@@ -70,6 +70,7 @@ def to_page(comparison: Comparison, *, panels: Sequence[Panel]) -> str:
         "examples": [(a.name, found) for a in comparison.sets if (found := find_examples(a))],
         "drawings": [_draw(panel, styles) for panel in panels],
         "seeds": _seeds(comparison),
+        "has_seeds": len({runs.seed for runs in comparison.cells}) > 1,
         "versions": _versions(comparison),
         "how": HOW,
         "label_of": label_of,

@@ -90,9 +90,9 @@ def plot_curves(panels: Sequence[Panel], *, names: Sequence[str], path: Path) ->
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         if number == 1:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.1), ncols=4)
     figure.tight_layout()
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
 def _figure(*, width: float, height: float) -> Figure:

@@ -29,9 +29,9 @@ class QuestionProof:
 
     Attributes:
         cell: its name.
-        num_both: questions that both answered.
-        only_here: keys that only the cell was asked, per seed.
-        only_there: keys that only the baseline was asked, per seed.
+        num_both: questions that both answered, over all seeds.
+        only_here: keys that only the cell was asked, over all seeds.
+        only_there: keys that only the baseline was asked, over all seeds.
         problem: the first difference as a sentence, "" if there is none.
         num_errors: questions one of them could not be asked, left out for both.
     """

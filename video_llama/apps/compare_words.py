@@ -8,7 +8,8 @@ from video_llama.apps.compare_answers import CellScore
 from video_llama.apps.compare_losses import LossComparison
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.report import GROUPS, group_of, label_of
-from video_llama.tasks.paired import Difference, Verdict
+from video_llama.tasks.paired import Difference
+from video_llama.tasks.verdicts import Verdict
 
 HOW = (
     "Differences are paired: the same questions, seed by seed. Questions about one clip count "
@@ -70,9 +71,9 @@ def _sentence(score: CellScore, base: CellScore, *, where: str) -> tuple[str, st
     }[word]
     seen = ""
     if word == "no difference shown":
-        seen = f"; one of {points(difference.detectable)} points would have been seen"
+        seen = f"; one of {points(score.verdict.detectable)} points would have been seen"
     elif word == "too few samples":
-        reach = difference.detectable
+        reach = score.verdict.detectable
         seen = (
             "; nothing could have been seen"
             if math.isinf(reach) or reach > 1
@@ -185,7 +186,7 @@ def told(verdict: Verdict) -> str:
     if verdict.word in ("better", "worse"):
         return verdict.word
     reach = verdict.detectable
-    return verdict.word + (f" (sees {points(reach)})" if reach <= 1 else "")
+    return verdict.word + (f" (sees {points(reach)} points)" if reach <= 1 else "")
 
 
 def number(value: float | None, form: str) -> str:

@@ -17,8 +17,9 @@ of their kind: the interval is of what one may expect of other clips and other s
 With one seed the clips alone vary (C - 1 degrees, the usual interval clustered by clip), and what
 is found is true of two trained models, not of two ways to train. Right-or-wrong answers get one
 more clip in favour of each side, so that few or no changes do not pass for certainty (Bonett and
-Price, Statist. Med. 31 (2012) 479, carried over to clips). Several comparisons are judged together
-by Holm (Scand. J. Statist. 6 (1979) 65).
+Price, Statist. Med. 31 (2012) 479, carried over to clips).
+
+What a difference means, among several, is said by `verdicts`.
 
 Shape legend: S seeds, Q questions, C clips.
 """
@@ -37,7 +38,7 @@ from video_llama.tasks.statistics import Estimate, student_quantile, student_two
 
 LEVEL = 0.05
 POWER = 0.8
-"""How often a difference of the size `detectable` would have been shown."""
+"""How often a difference of the size `detectable` is shown."""
 
 SMALLEST_P = 1e-12
 """Smaller ones are all given as this."""
@@ -49,9 +50,56 @@ TINY = 1e-12
 """Below it, a variation is a rounding error."""
 
 Measure = Literal["accuracy", "loss"]
-Word = Literal["better", "worse", "no difference shown", "too few samples"]
 
 Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and the two parts of its variance.
+
+    Attributes:
+        centre: the mean.
+        by_seed: variance that more seeds would lower.
+        by_clip: variance that more clips would lower.
+        num_seeds: as counted.
+        num_clips: with those that were added.
+    """
+
+    centre: float
+    by_seed: float
+    by_clip: float
+    num_seeds: int
+    num_clips: int
+
+    def reach(self, level: float) -> float:
+        """Return half the width of the interval that misses as often as `level`, 0..1."""
+        wide = student_quantile(1 - level / 2, degrees=self.num_clips - 1) ** 2 * self.by_clip
+        if self.num_seeds > 1:
+            wide += student_quantile(1 - level / 2, degrees=self.num_seeds - 1) ** 2 * self.by_seed
+        return math.sqrt(wide)
+
+    def detectable(self, level: float) -> float:
+        """Return the smallest true difference that is shown at a level four times in five."""
+        return self.reach(level) + self.reach(2 * (1 - POWER))
+
+    def p_value(self) -> float:
+        """Return the level whose interval ends at zero."""
+        if self.reach(LEVEL) < TINY * max(1.0, abs(self.centre)):
+            # Losses that differ by the same on every clip.
+            return 1.0 if abs(self.centre) < TINY else 0.0
+        if self.num_seeds == 1:
+            statistic = self.centre / math.sqrt(self.by_clip)
+            return student_two_sided(statistic, degrees=self.num_clips - 1)
+        # Searched by its logarithm: small ones are multiplied by the number of comparisons.
+        low, high = math.log(SMALLEST_P), 0.0
+        for _ in range(NUM_HALVINGS):
+            middle = (low + high) / 2
+            if self.reach(math.exp(middle)) > abs(self.centre):
+                low = middle
+            else:
+                high = middle
+        return math.exp((low + high) / 2)
 
 
 @dataclass(frozen=True)
@@ -61,8 +109,7 @@ class Difference:
     Attributes:
         estimate: first minus second, with its 95 % interval.
         p_value: of no difference, two-sided.
-        detectable: smallest true difference that would be shown four times in five; infinite if
-            nothing can be shown.
+        mean: what the interval was made from.
         num_seeds: rows of the table.
         num_clips: columns of the table.
         num_questions: each of them asked once for every seed.
@@ -70,25 +117,10 @@ class Difference:
 
     estimate: Estimate
     p_value: float
-    detectable: float
+    mean: Mean
     num_seeds: int
     num_clips: int
     num_questions: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a difference means, in words.
-
-    Attributes:
-        word: of the first system against the second.
-        p_value: after Holm's correction for the comparisons it was judged with.
-        detectable: as in `Difference`.
-    """
-
-    word: Word
-    p_value: float
-    detectable: float
 
 
 def mean_with_interval(
@@ -139,58 +171,11 @@ def paired_difference(
     return Difference(
         _interval(float(table.mean()), mean, bounds=bounds),
         p_value=mean.p_value(),
-        detectable=mean.reach(LEVEL) + mean.reach(2 * (1 - POWER)),
+        mean=mean,
         num_seeds=len(table),
         num_clips=len(set(groups.tolist())),
         num_questions=len(groups),
     )
-
-
-def judge(
-    differences: Sequence[Difference],
-    *,
-    lower_is_better: bool = False,
-    matters: float | Sequence[float] = 0.05,
-) -> list[Verdict]:
-    """Say of several comparisons, judged together, which are real.
-
-    Args:
-        differences: of one family; the more there are, the more each has to show.
-        lower_is_better: as for losses.
-        matters: difference that one would not want to miss (of each, or one for all). If smaller
-            ones would be seen, an interval around zero reads "no difference shown", else "too few
-            samples".
-
-    Returns:
-        One verdict each.
-    """
-    limits = [matters] * len(differences) if isinstance(matters, int | float) else matters
-    verdicts = []
-    p_values = holm([difference.p_value for difference in differences])
-    for difference, p_value, limit in zip(differences, p_values, limits, strict=True):
-        word: Word
-        if p_value < LEVEL:
-            is_better = (difference.estimate.value > 0) != lower_is_better
-            word = "better" if is_better else "worse"
-        else:
-            word = "no difference shown" if difference.detectable <= limit else "too few samples"
-        verdicts.append(Verdict(word, p_value, difference.detectable))
-    return verdicts
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values of several tests, so that one false alarm among all stays rare.
-
-    Worked example: 0.01, 0.04, 0.03 become 0.03 (times 3), 0.06 (of the one before), 0.06 (times
-    2).
-    """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def _numbered(clips: Sequence[Hashable]) -> NDArray[np.int64]:
@@ -199,20 +184,20 @@ def _numbered(clips: Sequence[Hashable]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(clip, len(numbers)) for clip in clips], dtype=np.int64)
 
 
-def _interval(value: float, mean: _Mean, *, bounds: tuple[float, float]) -> Estimate:
+def _interval(value: float, mean: Mean, *, bounds: tuple[float, float]) -> Estimate:
     """Put an interval around a value, within bounds."""
     half = mean.reach(LEVEL)
     low = min(max(mean.centre - half, bounds[0]), value)
     return Estimate(value, low, max(min(mean.centre + half, bounds[1]), value))
 
 
-def _crossed(table: Values, *, groups: NDArray[np.int64], added: Sequence[float]) -> _Mean:
+def _crossed(table: Values, *, groups: NDArray[np.int64], added: Sequence[float]) -> Mean:
     """Take the mean of float[S, Q] over seeds and clips."""
     if table.ndim != 2 or 0 in table.shape or table.shape[1] != len(groups):
         raise ValueError(f"expected seeds by {len(groups)} questions, found {table.shape}")
     num_clips = int(groups.max()) + 1
     if num_clips < 2:
-        return _Mean(float(table.mean()), 0.0, math.inf, len(table), 2)
+        return Mean(float(table.mean()), 0.0, math.inf, len(table), 2)
     sizes_C = np.asarray(np.bincount(groups, minlength=num_clips), dtype=np.float64)
     sums_SC = np.zeros((len(table), num_clips))
     for row, values in zip(sums_SC, table, strict=True):
@@ -223,50 +208,6 @@ def _crossed(table: Values, *, groups: NDArray[np.int64], added: Sequence[float]
         sums_SC = np.concatenate([sums_SC, np.tile(extra, (len(table), 1))], axis=1)
         sizes_C = np.concatenate([sizes_C, np.full(len(added), size)])
     return _moments(sums_SC, sizes_C)
-
-
-@dataclass(frozen=True)
-class _Mean:
-    """A mean and the two parts of its variance.
-
-    Attributes:
-        centre: the mean.
-        by_seed: variance that more seeds would lower.
-        by_clip: variance that more clips would lower.
-        num_seeds: as counted.
-        num_clips: with those that were added.
-    """
-
-    centre: float
-    by_seed: float
-    by_clip: float
-    num_seeds: int
-    num_clips: int
-
-    def reach(self, level: float) -> float:
-        """Return half the width of the interval that misses as often as `level`, 0..1."""
-        wide = student_quantile(1 - level / 2, degrees=self.num_clips - 1) ** 2 * self.by_clip
-        if self.num_seeds > 1:
-            wide += student_quantile(1 - level / 2, degrees=self.num_seeds - 1) ** 2 * self.by_seed
-        return math.sqrt(wide)
-
-    def p_value(self) -> float:
-        """Return the level whose interval ends at zero."""
-        if self.reach(LEVEL) < TINY * max(1.0, abs(self.centre)):
-            # Losses that differ by the same on every clip.
-            return 1.0 if abs(self.centre) < TINY else 0.0
-        if self.num_seeds == 1:
-            statistic = self.centre / math.sqrt(self.by_clip)
-            return student_two_sided(statistic, degrees=self.num_clips - 1)
-        # Searched by its logarithm: small ones are multiplied by the number of comparisons.
-        low, high = math.log(SMALLEST_P), 0.0
-        for _ in range(NUM_HALVINGS):
-            middle = (low + high) / 2
-            if self.reach(math.exp(middle)) > abs(self.centre):
-                low = middle
-            else:
-                high = middle
-        return math.exp((low + high) / 2)
 
 
 def _typical_size(sums_SC: Values, sizes_C: Values, *, is_difference: bool) -> float:
@@ -281,7 +222,7 @@ def _typical_size(sums_SC: Values, sizes_C: Values, *, is_difference: bool) -> f
     return float(changes.mean()) if changes.size else mean
 
 
-def _moments(sums_SC: Values, sizes_C: Values) -> _Mean:
+def _moments(sums_SC: Values, sizes_C: Values) -> Mean:
     """Take the variation of a table apart."""
     num_seeds, num_clips = sums_SC.shape
     centre = float(sums_SC.sum() / (num_seeds * sizes_C.sum()))
@@ -290,10 +231,10 @@ def _moments(sums_SC: Values, sizes_C: Values) -> _Mean:
     of_seed, of_clip = parts_SC.mean(axis=1), parts_SC.mean(axis=0)
     square_clip = num_seeds * float((of_clip**2).sum()) / (num_clips - 1)
     if num_seeds == 1:
-        return _Mean(centre, 0.0, square_clip / num_clips, 1, num_clips)
+        return Mean(centre, 0.0, square_clip / num_clips, 1, num_clips)
     square_seed = num_clips * float((of_seed**2).sum()) / (num_seeds - 1)
     rest = parts_SC - of_seed[:, None] - of_clip[None, :]
     square_rest = float((rest**2).sum()) / ((num_seeds - 1) * (num_clips - 1))
     size = num_seeds * num_clips
     own = max(square_clip - square_rest, 0.0)
-    return _Mean(centre, square_seed / size, own / size, num_seeds, num_clips)
+    return Mean(centre, square_seed / size, own / size, num_seeds, num_clips)
