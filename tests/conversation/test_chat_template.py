@@ -259,6 +259,26 @@ def test_where_no_system_text_is_taken_it_opens_the_first_question(style: str, o
     assert "".join(getattr(p, "text", "") for p in pieces).count("Be brief.\n\nhi") == 1
 
 
+def test_white_space_that_a_token_swallows_is_swallowed(own) -> None:
+    _, tokenizer = pair = own("bars", "sentencepiece")
+    user, assistant, end = map(tokenizer.id_of, ("<|user|>", "<|assistant|>", "<|end|>"))
+    found = encoded(talk("what is it?"), pair, prompt=True).input_ids
+    assert found == [user, *tokenizer.encode_run("what is it?").ids, end, assistant]
+
+
+def test_a_space_at_the_end_of_a_prompt_is_left_to_the_answer(tmp_path: Path) -> None:
+    folder = sentencepiece_dir(tmp_path / "spaced", style="plain_text")
+    text = STYLES["plain_text"].replace("{{ ' ASSISTANT:' }}", "{{ ' ASSISTANT: ' }}")
+    (folder / "chat_template.jinja").write_text(text)
+    tokenizer = load_tokenizer(folder)
+    pair = get_template("tokenizer", tokenizer=tokenizer), tokenizer
+    prompt = encoded(talk("what is it?"), pair, prompt=True).input_ids
+    assert prompt[-1] == tokenizer.encode_run(" ASSISTANT:").ids[-1]
+    trained = encoded(talk("what is it?", "a red boat"), pair).input_ids
+    assert trained[: len(prompt)] == prompt
+    assert pair[0].differs == ()
+
+
 def test_two_questions_in_a_row_become_one(own) -> None:
     sample = Sample("key", [Message("user", ["one"]), Message("user", ["two"])])
     pieces = render(sample, template=own("inst", "fast")[0], generation_prompt=True)

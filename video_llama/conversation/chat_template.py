@@ -42,7 +42,8 @@ class ChatTemplateWriter:
         default_system: what it says where it is given no system text.
         takes_parts: contents are lists of parts, as templates of multimodal models want them.
         opens_turn: it opens a turn at the end as it does in front of an answer; else, as it does
-            nothing there or begins a thought, what stands in front of an answer is taken.
+            nothing there, ends in a space or begins a thought, what stands in front of an answer
+            is taken.
         closing: what closes an answer, "" if nothing does; then the end token is added.
     """
 
@@ -93,8 +94,7 @@ class ChatTemplateWriter:
             turns = [*turns, Turn("assistant", ())]
             text = self._render(self._messages(turns, system), generation_prompt=False)
             return text[: text.rindex(OPEN)].rstrip(" ")
-        text = self._render(self._messages(turns, system), generation_prompt=generation_prompt)
-        return text.rstrip(" ") if generation_prompt else text
+        return self._render(self._messages(turns, system), generation_prompt=generation_prompt)
 
     def _render(self, messages: Sequence[dict[str, Any]], *, generation_prompt: bool) -> str:
         return render_text(
