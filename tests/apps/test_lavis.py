@@ -60,6 +60,14 @@ def test_a_model_in_evaluation_mode_is_the_shipped_one():
     assert torch.equal(trained, load_file(file)["branches.video.stages.projection.linear.weight"])
 
 
+def test_a_loaded_model_generates_no_id_that_its_tokenizer_lacks():
+    words = ROOT / "tests" / "goldens" / "conversation" / "llama"
+    fresh = ["weights=null", "trainable=true", "architecture.vocab_size=1064"]
+    options = [f"model.tokenizer={words}", *(f"model.decoder.{option}" for option in fresh)]
+    model = video_llama.load_model("video_llama", "toy", options=options)
+    assert model.decoder.silent_ids == frozenset(range(1000, 1064))
+
+
 def test_a_checkpoint_takes_the_place_of_the_shipped_weights(tmp_path):
     model = video_llama.load_model("video_llama", "toy", True)
     torch.nn.init.zeros_(model.get_parameter("branches.video.stages.projection.linear.weight"))

@@ -17,6 +17,7 @@ import torch
 from video_llama.apps.chat import TOY_RUN_FILE
 from video_llama.apps.checks import missing_weights
 from video_llama.apps.devices import pick_device
+from video_llama.apps.vocabulary import has_tokenizer, keep_to_words, text_settings
 from video_llama.common.config import SHIPPED_RUN_FILES, list_presets, load, load_preset
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
@@ -69,6 +70,8 @@ def load_model(
     if problems:
         raise ConfigError(problems)
     model: VideoLLM = registry.get_model_class(name).from_config(config).to(where)
+    if has_tokenizer(model.config):
+        keep_to_words(model, text_settings(model.config))
     return model.train(not is_eval)
 
 

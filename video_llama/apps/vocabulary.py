@@ -11,6 +11,7 @@ from video_llama.common.schema import ModelConfig
 from video_llama.conversation.templates import get_template
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
 from video_llama.datasets.sample_encoder import TextSettings
+from video_llama.models.decoders.merging import TOKENIZERS
 from video_llama.models.video_llm import VideoLLM
 
 MOST_PADDING = 1024
@@ -46,6 +47,14 @@ def text_settings(config: ModelConfig) -> TextSettings:
         tokenizer=tokenizer,
     )
     return TextSettings(template, tokenizer, max_len=config.max_txt_len)
+
+
+def has_tokenizer(config: ModelConfig) -> bool:
+    """Say whether the directory that a model section takes its tokenizer from holds one."""
+    directory = config.tokenizer or config.decoder.file
+    return directory is not None and any(
+        (local_path(directory) / name).is_file() for name in TOKENIZERS
+    )
 
 
 def keep_to_words(model: VideoLLM, text: TextSettings) -> None:
