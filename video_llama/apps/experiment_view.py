@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from video_llama.apps.experiment_checks import Facts
 from video_llama.apps.experiment_runs import Chain
 from video_llama.apps.experiment_stamp import Standing
 from video_llama.apps.experiment_work import FactsOf
-from video_llama.runners.resume import flatten
 
-MAX_KEYS = 4
-"""Keys in which a cell differs that are shown."""
-
-ITS_OWN = ("run.output_dir", "model.ckpt", "model.ckpt_2", "run.seed")
-"""Keys in which runs of an experiment differ by themselves."""
+MAX_CHANGES = 6
+"""Options in which a cell differs that are shown."""
 
 
 def show_cells(
@@ -46,7 +44,7 @@ def show_cells(
             f"{name}\n(baseline)" if name == base.cell.name else name,
             "\n".join(_lengths(first, facts[name])),
             "\n".join(_learning(first, facts[name])),
-            "\n".join(_changed_keys(first, base)),
+            "\n".join(_changes(first, base)),
             ", ".join(str(chain.seed) for chain in own),
             _state(found),
         )
@@ -69,21 +67,23 @@ def _learning(chain: Chain, facts: Mapping[str, Facts]) -> list[str]:
     ]
 
 
-def _changed_keys(chain: Chain, base: Chain) -> list[str]:
-    """Return the keys in which a cell differs from the baseline, in run files both have."""
-    keys: dict[str, str] = {}
-    theirs = {run.step.stem: run for run in base.runs}
+def _changes(chain: Chain, base: Chain) -> list[str]:
+    """Return the options in which a cell differs from the baseline, as they are written."""
+    theirs = {run.step.stem: run.step.options for run in base.runs}
+    changes: dict[str, None] = {}
     for run in chain.runs:
         if run.step.stem not in theirs:
+            changes[f"{run.step.stem}, a run file of its own"] = None
             continue
-        here = flatten(run.config.resolved)
-        there = flatten(theirs[run.step.stem].config.resolved)
-        for key in sorted(here.keys() | there.keys()):
-            if key not in ITS_OWN and here.get(key, ...) != there.get(key, ...):
-                keys.setdefault(key, f"{key}: {here.get(key, 'not set')}")
-    if len(keys) <= MAX_KEYS:
-        return list(keys.values())
-    return [*list(keys.values())[:MAX_KEYS], f"and {len(keys) - MAX_KEYS} more"]
+        here, there = run.step.options, theirs[run.step.stem]
+        for key in (*here, *(key for key in there if key not in here)):
+            if here.get(key, ...) != there.get(key, ...):
+                value = json.dumps(here[key]) if key in here else "as in the run file"
+                # A list in brackets is no markup.
+                changes[escape(f"{key}: {value}")] = None
+    shown = list(changes)
+    more = len(shown) - MAX_CHANGES
+    return [*shown[:MAX_CHANGES], f"and {more} more"] if more > 0 else shown
 
 
 def _state(standings: Sequence[Standing]) -> str:
