@@ -25,8 +25,7 @@ def functions_of(name: str) -> list[str]:
 
 def test_every_promise_is_kept_by_a_file_with_tests():
     names = named()
-    assert len(names) == 16
-    assert len(set(names)) == len(names)
+    assert len(set(names)) == len(names) > 0
     assert all(functions_of(name) for name in names)
 
 

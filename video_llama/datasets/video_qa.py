@@ -145,7 +145,8 @@ def _with_ids(
         key = row.fields.get("question_id")
         if isinstance(key, bool) or not isinstance(key, int | str) or key == "":
             reason = lacking(row.fields, ("question_id",)) or f"question_id is {key!r}"
-            yield Mistake(row.where, f"{reason}; answers are found by it", extent="file")
+            reason += "; answers are found by it, never by their place: write it into every row"
+            yield Mistake(row.where, reason, extent="file")
         elif str(key) in seen:
             reason = f"question_id {key!r} is that of {seen[str(key)].where} too"
             yield Mistake(row.where, reason, extent="file")
