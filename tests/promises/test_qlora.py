@@ -89,7 +89,7 @@ def write_run(folder: Path) -> Path:
         "branches": {
             "image": {
                 "encoder": TOWER,
-                "stages": {"projection": {"weights": "fresh", "trainable": True, "lr": 1.0e-3}},
+                "stages": {"projection": {"trainable": True, "lr": 1.0e-3}},
             },
             "video": {"encoder": {**TOWER, **FRAMES}},
         },
@@ -183,16 +183,29 @@ def test_adapters_of_the_decoder_and_the_projection_learn_and_nothing_else(train
     assert learning == adapters() | projection()
 
 
-def test_linear_layers_of_the_blocks_alone_are_in_4_bits(trained):
-    reduced = {name for name, p in trained.named_parameters() if p.dtype is torch.uint8}
+@pytest.mark.parametrize(("bits", "dtype"), [("4bit", torch.uint8), ("8bit", torch.int8)])
+def test_linear_layers_of_the_blocks_alone_are_in_fewer_bits(file, bits, dtype):
+    model = model_of(file, f"model.low_resource={bits}")
+    reduced = {name for name, p in model.named_parameters() if p.dtype is dtype}
     blocks = {name: "self_attn" if name[0] in "qkvo" else "mlp" for name in TARGETS}
     assert reduced == {
         f"decoder.model.model.layers.{layer}.{blocks[name]}.{name}.base_layer.weight"
         for layer in range(LAYERS)
         for name in TARGETS
     }
-    kinds = {type(m) for m in trained.branches.modules() if isinstance(m, nn.Linear)}
+    # Towers and projection, bit for bit what their files hold.
+    kinds = {type(m) for m in model.branches.modules() if isinstance(m, nn.Linear)}
     assert kinds == {nn.Linear}
+    learnt = checkpoint(file)
+    assert all(model.get_parameter(name).equal(learnt[name]) for name in projection())
+    published = tiny_llava.original_state()
+    weight = "encoder.layers.0.mlp.fc1.weight"
+    for branch in ("image", "video"):
+        ours = model.branches[branch].encoder.state_dict()
+        theirs = published[f"model.{branch}_tower.{branch}_tower.{weight}"]
+        assert any(
+            tensor.shape == theirs.shape and tensor.equal(theirs) for tensor in ours.values()
+        )
 
 
 @pytest.mark.parametrize("step", [HALF, NUM_STEPS])
