@@ -183,6 +183,25 @@ def test_a_prompt_is_the_beginning_of_the_training_text_or_is_said_not_to_be(
 
 
 @pytest.mark.parametrize(("style", "kind"), EVERY)
+def test_whatever_is_said_a_prompt_is_the_beginning_of_its_training_text(
+    style: str, kind: str, own
+) -> None:
+    pair = own(style, kind)
+
+    @settings(max_examples=15, deadline=None)
+    @given(st.lists(WORDS, min_size=4, max_size=4))
+    def check(turns: list[str]) -> None:
+        # Up to the last answer, since some write another header in front of those before.
+        for asked in (1, 3):
+            prompt = encoded(talk(*turns[:asked]), pair, prompt=True)
+            trained = encoded(talk(*turns[: asked + 1]), pair)
+            assert trained.input_ids[: len(prompt)] == prompt.input_ids
+            assert trained.labels[len(prompt)] != IGNORE_INDEX
+
+    check()
+
+
+@pytest.mark.parametrize(("style", "kind"), EVERY)
 def test_a_prompt_ends_where_an_answer_begins(style: str, kind: str, own) -> None:
     pair = own(style, kind)
     trained = encoded(talk("what is it?", "a red boat"), pair)
