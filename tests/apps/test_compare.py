@@ -72,6 +72,19 @@ def test_few_questions_are_too_few_to_tell(tmp_path):
     assert "points or more could have been seen" in sentence
 
 
+def test_what_is_real_alone_and_not_among_many_is_said_so(tmp_path):
+    plain, wider = answers(20), answers(26)
+    others = [a_cell(tmp_path, f"same{i}", plain) for i in range(9)]
+    cells = [a_cell(tmp_path, "plain", plain), a_cell(tmp_path, "wider", wider)]
+    ((word, _),) = verdict_sentences(compare(cells))
+    assert word == "better"
+    word, sentence = verdict_sentences(compare([*cells, *others]))[0]
+    assert word == "too few samples"
+    assert sentence.startswith(
+        "wider would be better than plain were this the only comparison, but not as one of 10: "
+    )
+
+
 def test_questions_about_one_clip_count_together(tmp_path):
     # 4 clips of 10 questions each, of which one clip flips as a whole: no evidence.
     cells = [
@@ -194,7 +207,7 @@ def test_runs_are_paired_by_name_or_else_by_place(tmp_path):
     (proof,) = compare([one, other]).proofs
     assert (proof.recipe, proof.same.is_same) == ("llava_stage1 / llama_stage1", True)
     longer = CellRuns("longer", 0, (*other.train, write_run(tmp_path / "b" / "stage2")))
-    assert compare([one, longer]).proofs[1].same.problem == "trained by it alone"
+    assert compare([one, longer]).proofs[1].same.problem == "trained by longer alone"
 
 
 def test_what_a_training_took_is_read_off_its_files(two):

@@ -67,7 +67,10 @@ def test_cached_features_do_not_tell_their_frames(tmp_path):
 
 def test_another_part_of_the_same_file_is_other_data(tmp_path):
     found = compare(tmp_path, two_steps(), two_steps(span_s=(1.0, 2.5)))
-    assert found.problem == "step 2, position 3, 'd': media video d.mp4 and video d.mp4 1..2.5 s"
+    assert (
+        found.problem
+        == "step 2, position 3, 'd': media video d.mp4 and video d.mp4 from 1 s to 2.5 s"
+    )
 
 
 def test_the_same_files_in_another_folder_are_the_same_data(tmp_path):
@@ -87,7 +90,7 @@ def test_a_step_may_be_divided_among_processes_in_any_order(tmp_path):
 @pytest.mark.parametrize(
     ("second", "problem"),
     [
-        (two_steps()[:1], "the first run has more steps than the 1 both have"),
+        (two_steps()[:1], "the first has more steps than the 1 that both have"),
         ([a_step(1, a_sample("a", 0))], "step 1: 2 samples and 1"),
         (
             [a_step(1, a_sample("a", 0), a_sample("b", 1), dataset="llava")],
@@ -96,6 +99,10 @@ def test_a_step_may_be_divided_among_processes_in_any_order(tmp_path):
         (
             [a_step(1, a_sample("b", 0), a_sample("a", 1))],
             "step 1, position 0: 'a' and 'b'",
+        ),
+        (
+            [*two_steps(), a_step(3, a_sample("e", 4))],
+            "the second has more steps than the 2 that both have",
         ),
         (two_steps()[1:], "the ledgers go on with steps 1 and 2 after 0"),
     ],

@@ -9,6 +9,8 @@ from pathlib import Path
 from video_llama.apps.compare_runs import CellRuns, names_in_order, seed_pairs
 from video_llama.runners.same_data import SameData, compare_ledgers
 
+BASELINE = "the baseline"
+
 
 @dataclass(frozen=True)
 class TrainingProof:
@@ -41,7 +43,8 @@ def compare_data(cells: Sequence[CellRuns], *, baseline: str) -> list[TrainingPr
         pairs, _ = seed_pairs(list(own), list(base))
         for seed, other in pairs:
             for recipe, first, second in paired_runs(own[seed].train, base[other].train):
-                proofs.append(TrainingProof(name, seed, recipe, _compare(first, second)))
+                same = _compare(name, first, second)
+                proofs.append(TrainingProof(name, seed, recipe, same))
     return proofs
 
 
@@ -66,9 +69,9 @@ def paired_runs(
         yield " / ".join(names), pair[0], pair[1]
 
 
-def _compare(first: Path | None, second: Path | None) -> SameData:
+def _compare(name: str, first: Path | None, second: Path | None) -> SameData:
     if first is None or second is None:
-        return SameData(problem=f"trained by {'the baseline' if first is None else 'it'} alone")
+        return SameData(problem=f"trained by {BASELINE if first is None else name} alone")
     if first.resolve() == second.resolve():
         return SameData(notes=("it is the very same run",))
-    return compare_ledgers(first, second)
+    return compare_ledgers(first, second, names=(name, BASELINE))

@@ -8,7 +8,7 @@ from video_llama.apps.compare_answers import CellScore
 from video_llama.apps.compare_losses import LossComparison
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.report import GROUPS, group_of, label_of
-from video_llama.tasks.paired import Difference
+from video_llama.tasks.paired import LEVEL, Difference
 from video_llama.tasks.verdicts import Verdict
 
 HOW = (
@@ -27,7 +27,8 @@ def verdict_sentences(comparison: Comparison) -> list[tuple[str, str]]:
         base, *others = asked.rows[0].scores
         for score in others:
             where = f"{asked.name}: " if len(comparison.sets) > 1 else ""
-            sentences.append(_sentence(score, base, where=where))
+            num = sum(other.difference is not None for other in others)
+            sentences.append(_sentence(score, base, where=where, num_judged=num))
     if not comparison.sets:
         sentences += [_loss_sentence(loss, comparison.baseline) for loss in comparison.losses]
     return sentences
@@ -55,7 +56,7 @@ def _loss_sentence(loss: LossComparison, baseline: str) -> tuple[str, str]:
     )
 
 
-def _sentence(score: CellScore, base: CellScore, *, where: str) -> tuple[str, str]:
+def _sentence(score: CellScore, base: CellScore, *, where: str, num_judged: int) -> tuple[str, str]:
     if score.difference is None or score.verdict is None:
         return (
             "missing",
@@ -69,6 +70,12 @@ def _sentence(score: CellScore, base: CellScore, *, where: str) -> tuple[str, st
         "no difference shown": f"no difference between {score.cell} and {base.cell} is shown",
         "too few samples": f"too few samples to tell {score.cell} from {base.cell}",
     }[word]
+    if word not in ("better", "worse") and difference.p_value < LEVEL:
+        would = "better" if difference.estimate.value > 0 else "worse"
+        opening = (
+            f"{score.cell} would be {would} than {base.cell} were this the only comparison, but "
+            f"not as one of {num_judged}"
+        )
     seen = ""
     if word == "no difference shown":
         seen = f"; one of {points(score.verdict.detectable)} points would have been seen"

@@ -47,25 +47,28 @@ class SameData:
         return self.is_known and not self.problem
 
 
-def compare_ledgers(first: Path, second: Path) -> SameData:
+def compare_ledgers(
+    first: Path, second: Path, *, names: tuple[str, str] = ("the first", "the second")
+) -> SameData:
     """Walk through two ledgers side by side.
 
     Args:
         first: folder of a run.
         second: folder of another.
+        names: what they are called; where both are told of, the first comes first.
 
     Returns:
         What was found, up to the first step that differs.
     """
     kept = [any(read_entries(folder)) for folder in (first, second)]
     if not all(kept):
-        whose = f"the {'second' if kept[0] else 'first'} has no" if any(kept) else "neither has a"
+        whose = f"{names[kept[0]]} has no" if any(kept) else "neither has a"
         return SameData(problem=f"{whose} {NO_LEDGER}", is_known=False)
     num_steps = num_samples = num_filled = 0
     problem = frames = ""
     notes: dict[str, None] = {}
     for one, other in zip_longest(read_entries(first), read_entries(second)):
-        problem = _first_difference(one, other, num_steps=num_steps)
+        problem = _first_difference(one, other, num_steps=num_steps, names=names)
         if problem:
             break
         num_steps += 1
@@ -84,11 +87,12 @@ def compare_ledgers(first: Path, second: Path) -> SameData:
     )
 
 
-def _first_difference(one: Entry | None, other: Entry | None, *, num_steps: int) -> str:
+def _first_difference(
+    one: Entry | None, other: Entry | None, *, num_steps: int, names: tuple[str, str]
+) -> str:
     """Say how two steps differ that should be the same, "" if they do not."""
     if one is None or other is None:
-        longer = "second" if one is None else "first"
-        return f"the {longer} run has more steps than the {num_steps} both have"
+        return f"{names[one is None]} has more steps than the {num_steps} that both have"
     where = f"step {one.step}"
     if (one.step, other.step) != (num_steps + 1, num_steps + 1):
         return f"the ledgers go on with steps {one.step} and {other.step} after {num_steps}"
@@ -121,11 +125,13 @@ def _spans(trace: SampleTrace) -> list[tuple[str, str, object]]:
 
 
 def _told(trace: SampleTrace) -> str:
-    texts = [
-        f"{item.kind} {PurePath(item.path).name}"
-        + ("" if item.span_s is None else f" {item.span_s[0] or 0:g}..{item.span_s[1] or '':} s")
-        for item in trace.media
-    ]
+    """Name the media of a sample with the seconds that were asked for."""
+    texts = []
+    for item in trace.media:
+        start, end = item.span_s or (None, None)
+        span = "" if item.span_s is None else f" from {start or 0:g} s"
+        span += "" if end is None else f" to {end:g} s"
+        texts.append(f"{item.kind} {PurePath(item.path).name}{span}")
     return ", ".join(texts) or "none"
 
 
