@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from published import GOLDENS
+GOLDENS = Path(__file__).parents[1] / "goldens" / "conversation"
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' + message['content'] }}"
