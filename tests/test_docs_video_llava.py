@@ -15,6 +15,7 @@ from pages import ROOT, blocks, table
 from video_llama.apps import chat, demo, predict
 from video_llama.common.config import load
 from video_llama.models.video_llm import VideoLLM
+from video_llama.runners.engines import refuse_unusable
 
 PAGE = ROOT / "docs" / "video_llava.md"
 RECIPES = ("stage1_align", "stage2_finetune", "stage2_lora", "stage2_qlora")
@@ -51,6 +52,17 @@ def test_a_recipe_has_the_numbers_of_the_published_script(name):
     assert config.model.decoder.gradient_checkpointing
     assert config.model.max_txt_len == 3072
     assert config.model.template == "vicuna_v1"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_recipe_offers_in_its_head_can_be_asked_of_it(name):
+    text = (ROOT / "train_configs" / f"video_llava_{name}.yaml").read_text("utf-8")
+    head = text.partition("\nmodel:")[0]
+    offered = re.findall(r"\b(?:run|model)\.[\w.]+=[^\s,;]+", head)
+    assert offered
+    changed, as_written = recipe(name, *offered), recipe(name)
+    assert (changed.model, changed.run) != (as_written.model, as_written.run)
+    refuse_unusable(changed, device="cuda")
 
 
 def test_adapters_are_those_of_the_published_script_with_and_without_4_bits():

@@ -16,6 +16,8 @@ from processors.made_media import shade, write_clip
 from safetensors.torch import load_file
 
 from video_llama import load_chat
+from video_llama.apps.checks import named_files
+from video_llama.apps.main import main
 from video_llama.apps.train import train
 from video_llama.common.config import load
 from video_llama.common.generation import GenerationSettings
@@ -94,6 +96,20 @@ def runs(tmp_path_factory):
 
 def trained(run):
     return load_file(run / "checkpoints" / "last" / "trainable.safetensors")
+
+
+@pytest.mark.parametrize("recipe", [ALIGN, LORA])
+def test_a_dry_run_shows_places_and_every_missing_file(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--cfg-path", recipe, "--dry-run"]) == 2
+    said = capsys.readouterr().out
+    assert "2312 slots of 3072 positions (max_txt_len); context 4096" in said
+    config = load(recipe)
+    (entry,) = config.datasets.values()
+    wanted = [path for _, path in named_files(config.model)]
+    wanted += [*entry.config.annotations, entry.config.media]
+    assert len(wanted) == (6 if recipe == ALIGN else 8)
+    assert all(f"there is no {path}" in said for path in wanted)
 
 
 def test_one_pass_aligns_the_projection_alone(runs):
