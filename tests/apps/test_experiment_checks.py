@@ -91,6 +91,15 @@ def test_a_mistake_of_several_cells_is_told_once_with_their_names(opened):
     assert problems[0].startswith("cells b, c; align, tune, ask: run: log_freq must be at least 1")
 
 
+def test_options_of_all_run_files_bring_nothing_back_that_one_switches_off(opened):
+    pitch = {"model.branches.audio.stages.projection.trainable": False}
+    (problem,) = refused(opened, **changed_cell(options=pitch))
+    assert problem.startswith("cells.other; align, tune, ask: model.branches.audio.stages.proj")
+    assert "the run file switches model.branches.audio off" in problem
+    told = refused(opened, **changed_cell(own_options={"align": pitch}))
+    assert not any("switches" in text for text in told)
+
+
 def test_a_run_that_would_not_fit_the_one_it_starts_from_is_found_before(opened):
     (problem,) = refused(opened, **changed_cell(train_options={QUERIES: 5}))
     assert problem.startswith("cells.other, ask: branches.video.stages.video_qformer.queries")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from video_llama.apps.experiment_file import CellEntry, Data, Experiment, Options, RunFile
+from video_llama.apps.experiment_file import CellEntry, Data, Experiment, Options, RunFile, over
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import unknown_name
 
@@ -35,6 +35,7 @@ class Step:
             `model.ckpt_2`.
         learns: whether it is a recipe; else it is an evaluation.
         options: overrides of all layers.
+        meant: keys of those that were said of this run file alone.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Step:
     start: tuple[int, ...]
     learns: bool
     options: Options
+    meant: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> str:
@@ -106,19 +108,16 @@ def _open(experiment: Experiment, name: str, *, options: Options) -> Cell:
         before = [min(len(steps), len(recipes)) - 1] if recipes and steps else []
         start = before if file.start is None else [places[stem] for stem in file.start]
         merged: Options = {}
+        meant: set[str] = set()
         layers: tuple[Experiment | CellEntry, ...] = (experiment, entry)
         for layer in layers:
             kind = layer.train_options if learns else layer.eval_options
-            for own in (layer.options, kind, layer.own_options.get(file.stem, {})):
-                merged = _over(merged, own)
-        merged = _over(merged, options)
-        steps.append(Step(file.file, file.stem, tuple(start), learns, merged))
+            own = layer.own_options.get(file.stem, {})
+            merged = over(over(over(merged, layer.options), kind), own)
+            meant |= own.keys()
+        merged = over(merged, options)
+        steps.append(Step(file.file, file.stem, tuple(start), learns, merged, frozenset(meant)))
     return Cell(name, tuple(steps), entry.data or experiment.data)
-
-
-def _over(below: Options, above: Options) -> Options:
-    """Put options over others; the order of keys is that in which they are applied."""
-    return {key: value for key, value in below.items() if key not in above} | above
 
 
 def _chains(experiment: Experiment, name: str) -> tuple[tuple[RunFile, ...], tuple[RunFile, ...]]:

@@ -152,6 +152,11 @@ def read_experiment(path: Path, *, seeds: Sequence[int] | None = None) -> Experi
     return replace(experiment, cells=cells, grid={})
 
 
+def over(below: Options, above: Options) -> Options:
+    """Put options over others; the order of keys is that in which they are applied."""
+    return {key: value for key, value in below.items() if key not in above} | above
+
+
 def _find(path: Path) -> Path:
     """Return where an experiment lies: as given, or among those that came with the package.
 
@@ -188,5 +193,5 @@ def _grid_cells(grid: Mapping[str, Mapping[str, Options]]) -> Iterator[tuple[str
     for choice in itertools.product(*(values.items() for values in grid.values())):
         options: Options = {}
         for _, own in choice:
-            options |= own
+            options = over(options, own)
         yield "-".join(name for name, _ in choice), CellEntry(options=options)

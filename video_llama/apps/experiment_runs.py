@@ -9,17 +9,19 @@ A run that starts from another gets its folder as `model.ckpt`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from video_llama.apps.experiment_cells import CHECKPOINT_KEYS, Cell, Step
 from video_llama.apps.experiment_file import Options
 from video_llama.apps.experiment_problems import Problem
-from video_llama.common.config import load
+from video_llama.common.config import find_run_file, load
 from video_llama.common.errors import ConfigError
 from video_llama.common.schema import Config
-from video_llama.common.yaml_files import parse_options
+from video_llama.common.yaml_files import parse_options, read_yaml
 
 SHARED = "shared"
 """Value of `feature_cache` that leaves a run file's own folder where it names one."""
@@ -128,6 +130,7 @@ class Loader:
                 own |= {"run.seed": seed, "run.resume_ckpt_path": "auto"}
             words = (*as_words(step.options), *as_words(own))
             try:
+                _refuse_bringing_back(step)
                 words = (*words, *self._cache_words(cell, step, words))
                 config = load(step.file, options=words)
             except ConfigError as error:
@@ -153,6 +156,32 @@ class Loader:
             shared = as_words({CACHE_KEY: str(self.out / FEATURES)})
             self._caches[key] = () if is_settled else tuple(shared)
         return self._caches[key]
+
+
+def _refuse_bringing_back(step: Step) -> None:
+    """Refuse options meant for several run files that go below what this one switches off.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    tree = read_yaml(find_run_file(step.file))
+    problems = []
+    for key in sorted(step.options.keys() - step.meant):
+        names = key.split(".")
+        parents = [names[:end] for end in range(1, len(names))]
+        off = [".".join(p) for p in parents if reduce(_below, p, tree) is None]
+        if key.startswith("model.") and off and off[0] not in step.options:
+            problems.append(
+                f"{key}: the run file switches {off[0]} off, and this would bring it back; put it "
+                "into own_options of the run files that it is meant for"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _below(node: Any, name: str) -> Any:  # noqa: ANN401 - what YAML holds
+    """Return what stands under a name, an empty mapping if nothing does."""
+    return node.get(name, {}) if isinstance(node, Mapping) else {}
 
 
 def as_words(options: Options) -> list[str]:
