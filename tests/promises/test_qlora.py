@@ -251,7 +251,10 @@ def test_two_ranks_learn_what_one_process_learns_with_ddp_and_zero(file):
     half = ["run.batch_size_train=2", "model.decoder.lora.dropout=0"]
     jobs = {
         "ddp": half,
-        "zero_2": [*half, "run.engine=deepspeed", "run.zero.stage=2"],
+        **{
+            f"zero_{stage}": [*half, "run.engine=deepspeed", f"run.zero.stage={stage}"]
+            for stage in (1, 2)
+        },
     }
     run_ranks(partial(train_ranks, file, jobs), worlds=as_torchrun(2), logs=file.parent / "logs")
     whole = [f"run.output_dir={file.parent / 'whole'}", "model.decoder.lora.dropout=0"]
