@@ -113,22 +113,24 @@ def test_a_part_that_nothing_trained_is_found_before(opened):
     assert any(text in problem for problem in problems)
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"run.batch_size_train": 2}, "samples of a step is 2, and 4 in slow"),
-        ({"run.iters_per_epoch": 4}, "length is 4 steps, and 2 steps in slow"),
-        ({"datasets.clips.sample_ratio": 3}, "datasets.clips.sample_ratio is 3, and not set"),
-        ({"datasets.clips.max_samples": 4}, "datasets.clips.max_samples is 4, and not set"),
-    ],
-)
-def test_a_cell_that_would_see_other_samples_is_refused_unless_it_says_so(opened, options, text):
-    (problem,) = refused(opened, **changed_cell(train_options=options))
-    assert problem.startswith("cells.other: it would not see the same samples")
-    assert f"align: {text}" in problem
-    told = opened(**changed_cell(train_options=options, data="own")).remarks
-    assert len(told) == 1
-    assert f"align: {text}" in told[0]
+OTHER_DATA = {
+    "smaller": ({"run.batch_size_train": 2}, "samples of a step is 2, and 4 in slow"),
+    "longer": ({"run.iters_per_epoch": 4}, "length is 4 steps, and 2 steps in slow"),
+    "ratio": ({"datasets.clips.sample_ratio": 3}, "datasets.clips.sample_ratio is 3, and not set"),
+    "fewer": ({"datasets.clips.max_samples": 4}, "datasets.clips.max_samples is 4, and not set"),
+}
+
+
+def test_cells_that_would_see_other_samples_are_refused_unless_they_say_so(opened):
+    cells = {name: {"train_options": options} for name, (options, _) in OTHER_DATA.items()}
+    problems = refused(opened, cells={"slow": None, **cells})
+    told = opened(cells={"slow": None, **cells}, data="own").remarks
+    for texts in (problems, told):
+        assert len(texts) == len(OTHER_DATA)
+        for text, (name, (_, difference)) in zip(texts, OTHER_DATA.items(), strict=True):
+            assert name in text
+            assert f"align: {difference}" in text
+    assert problems[0].startswith("cells.smaller: it would not see the same samples")
 
 
 def test_batches_put_together_by_length_are_other_ones_where_a_clip_takes_more_slots(opened):
@@ -165,7 +167,8 @@ def test_a_device_of_its_own_is_refused(opened):
     ],
 )
 def test_all_cells_share_one_folder_of_features(opened, tmp_path, changes, folder):
-    found = {r.config.run.feature_cache for c in opened(**changes).chains for r in c.runs}
+    (chain,) = opened(cells={"a": None}, **changes).chains
+    found = {run.config.run.feature_cache for run in chain.runs}
     assert found == {folder and folder.format(out=tmp_path)}
 
 
