@@ -13,6 +13,7 @@ from video_llama.apps.compare import names_of
 from video_llama.apps.compare_cells import compare_cells, save_comparison, write_comparison
 from video_llama.apps.compare_runs import CellRuns, read_cell, seed_pairs
 from video_llama.apps.compare_tables import to_markdown
+from video_llama.apps.compare_training import read_trainings, total
 from video_llama.apps.compare_words import caveats, data_sentence, verdict_sentences
 from video_llama.apps.main import main
 from video_llama.common.errors import ConfigError
@@ -216,6 +217,21 @@ def test_what_a_training_took_is_read_off_its_files(two):
     assert (training.num_trainable, training.num_steps) == (16, 20)
     assert (training.seconds, training.device_seconds) == (10.0, 20.0)
     assert (training.device, training.lowest_valid) == ("CPU", 0.5)
+
+
+def test_the_runs_of_a_cell_are_added_up_and_its_seeds_averaged(tmp_path):
+    cells = [
+        CellRuns(
+            "plain", seed, tuple(write_run(tmp_path / str(seed) / f"stage{i}") for i in (1, 2))
+        )
+        for seed in (0, 1)
+    ]
+    trainings = read_trainings(cells)
+    found = total(trainings, cell="plain")
+    # Two runs of 20 steps, 10 s and 2 processes with each seed.
+    assert (found.num_seeds, found.num_steps, found.seconds) == (2, 40, 20.0)
+    assert (found.device_seconds, found.num_trainable) == (40.0, 16)
+    assert total(trainings, cell="other") is None
 
 
 def test_only_settings_that_differ_are_listed(two):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from video_llama.apps.compare_model import Comparison
+from video_llama.apps.compare_training import total
 from video_llama.apps.compare_words import caveats, verdict_sentences
 
 
@@ -30,6 +31,10 @@ def to_json(comparison: Comparison) -> str:
             for a in comparison.sets
         ],
         "losses": [_plain(loss) for loss in comparison.losses],
+        "totals": [
+            _plain(total(comparison.trainings, cell=name))
+            for name in dict.fromkeys(one.cell for one in comparison.trainings)
+        ],
         "training": [_plain(training) for training in comparison.trainings],
         "training_data": [_plain(proof) for proof in comparison.proofs],
         "settings": [_plain(setting) for setting in comparison.settings],

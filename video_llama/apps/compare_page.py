@@ -12,6 +12,7 @@ from video_llama.apps.compare_curves import Panel, to_series
 from video_llama.apps.compare_examples import find_examples
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.compare_runs import names_in_order
+from video_llama.apps.compare_training import total
 from video_llama.apps.compare_words import (
     HOW,
     caveats,
@@ -68,6 +69,7 @@ def to_page(comparison: Comparison, *, panels: Sequence[Panel]) -> str:
             for compared in comparison.sets
         ],
         "examples": [(a.name, found) for a in comparison.sets if (found := find_examples(a))],
+        "totals": [t for name in names if (t := total(comparison.trainings, cell=name))],
         "drawings": [_draw(panel, styles) for panel in panels],
         "seeds": _seeds(comparison),
         "has_seeds": len({runs.seed for runs in comparison.cells}) > 1,

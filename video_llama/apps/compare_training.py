@@ -63,6 +63,29 @@ class Training:
 
 
 @dataclass(frozen=True)
+class CellTotals:
+    """What a cell took with one seed, all its runs together.
+
+    Attributes:
+        cell: name of the cell.
+        num_seeds: whose mean is taken.
+        num_trainable: parameters that learn in the last run, None if nobody knows.
+        num_steps: optimizer steps.
+        seconds: spent in steps, None if they are not known of every run.
+        device_seconds: of all processes together, likewise.
+        device: "GPU" or "CPU".
+    """
+
+    cell: str
+    num_seeds: int
+    num_trainable: int | None
+    num_steps: float
+    seconds: float | None
+    device_seconds: float | None
+    device: str
+
+
+@dataclass(frozen=True)
 class Setting:
     """A key in which cells differ.
 
@@ -84,6 +107,31 @@ def read_trainings(cells: Sequence[CellRuns]) -> list[Training]:
         for runs in cells
         for place, folder in enumerate(runs.train)
     ]
+
+
+def total(trainings: Sequence[Training], *, cell: str) -> CellTotals | None:
+    """Add up the runs of a cell; None if it has none.
+
+    Args:
+        trainings: of all cells.
+        cell: name of the one.
+    """
+    own = [one for one in trainings if one.cell == cell]
+    if not own:
+        return None
+    num_seeds = len({one.seed for one in own})
+    seconds = [one.seconds for one in own if one.seconds is not None]
+    devices = [one.device_seconds for one in own if one.device_seconds is not None]
+    is_whole = len(seconds) == len(own)
+    return CellTotals(
+        cell=cell,
+        num_seeds=num_seeds,
+        num_trainable=max(own, key=lambda one: one.place).num_trainable,
+        num_steps=sum(one.num_steps for one in own) / num_seeds,
+        seconds=sum(seconds) / num_seeds if is_whole else None,
+        device_seconds=sum(devices) / num_seeds if is_whole else None,
+        device=own[-1].device,
+    )
 
 
 def _training(runs: CellRuns, *, place: int, folder: Path) -> Training:
