@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("video_llama", "train_configs", "eval_configs", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "video_llama", "train_configs", "eval_configs", "experiments",
+    "pyproject.toml", "README.md", "LICENSE",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

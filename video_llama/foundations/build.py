@@ -1,7 +1,8 @@
-"""Makes the toy foundations part by part: eyes, ears, and the decoder with its tokenizer.
+"""Makes the toy foundations part by part: eyes, ears, towers, the decoder with its tokenizer.
 
     OUT/eva_vit_g.safetensors, OUT/blip2_qformer.safetensors     from `vision`
     OUT/imagebind_huge.safetensors                               from `audio`
+    OUT/languagebind_image.safetensors, ..._video.safetensors    from `towers`
     OUT/llama/                                                   from `decoder`
     OUT/foundations.json                                         seed, gates and cost of each part
 
@@ -22,10 +23,11 @@ from video_llama.foundations.audio import train_audio
 from video_llama.foundations.decoder import train_decoder
 from video_llama.foundations.fit import Gate, Trained, write_curve
 from video_llama.foundations.text_gate import text_gate
+from video_llama.foundations.towers import train_towers
 from video_llama.foundations.vision import train_vision
 from video_llama.toy.annotations import GATED_KINDS
 
-PARTS = ("vision", "audio", "decoder")
+PARTS = ("vision", "audio", "towers", "decoder")
 MANIFEST = "foundations.json"
 DECODER_FOLDER = "llama"
 
@@ -106,6 +108,10 @@ def _make_audio(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate, 
     return _keep(train_audio(seed=seed), folder=folder, name="audio", curves=curves)
 
 
+def _make_towers(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate, ...]:
+    return _keep(train_towers(seed=seed), folder=folder, name="towers", curves=curves)
+
+
 def _make_decoder(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate, ...]:
     target = folder / DECODER_FOLDER
     curve = curves / "decoder_curve.jsonl" if curves else None
@@ -121,7 +127,12 @@ def _make_decoder(folder: Path, *, seed: int, curves: Path | None) -> tuple[Gate
     )
 
 
-_MAKERS = {"vision": _make_vision, "audio": _make_audio, "decoder": _make_decoder}
+_MAKERS = {
+    "vision": _make_vision,
+    "audio": _make_audio,
+    "towers": _make_towers,
+    "decoder": _make_decoder,
+}
 
 
 def _keep(trained: Trained, *, folder: Path, name: str, curves: Path | None) -> tuple[Gate, ...]:

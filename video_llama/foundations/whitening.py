@@ -51,9 +51,14 @@ def whitening_of(pixels: Tensor, *, patch_size: int, width: int) -> Whitening:
 
 def sine_positions(side: int, *, width: int) -> Tensor:
     """Return float[1, 1 + side * side, D]: sines and cosines of row and column, 0 for the class."""
-    rates = torch.pi * torch.logspace(-1, 0, width // 4, base=side)
-    angles = torch.arange(side)[:, None] * rates
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    axis = sine_axis(side, width=width // 2)
     rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
     grid = POSITION_GAIN * torch.cat([rows, columns], dim=2).flatten(0, 1)
     return torch.cat([torch.zeros(1, width), grid])[None]
+
+
+def sine_axis(num_places: int, *, width: int) -> Tensor:
+    """Return float[num_places, width]: sines and cosines, half a turn over all places or faster."""
+    rates = torch.pi * torch.logspace(-1, 0, width // 2, base=num_places)
+    angles = torch.arange(num_places)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
