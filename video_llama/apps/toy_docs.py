@@ -33,6 +33,7 @@ RECIPES = {
 FOUNDATIONS = {
     "vision_curve.jsonl": ("vision", ("patch_shape", "slot_set_exact", "mean_set_exact")),
     "audio_curve.jsonl": ("audio", ("onsets", "pitch", "voice", "voice_of_picture")),
+    "towers_curve.jsonl": ("towers", ("set_exact", "thing_of_patch", "ever_exact")),
     "decoder_curve.jsonl": ("decoder", ("recall", "motion", "in_time", "pair_colour", "who_first")),
 }
 """Curve files of `video-llama toy foundations`, and what of them is plotted."""
@@ -126,13 +127,13 @@ def plot_curves(runs: Mapping[str, Path], *, path: Path) -> None:
 
 
 def plot_foundations(curves: Path, *, path: Path) -> None:
-    """Plot what vision, audio and decoder could do while they were pretrained.
+    """Plot what vision, audio, towers and decoder could do while they were pretrained.
 
     Args:
         curves: folder of the files in `FOUNDATIONS`.
         path: of the picture.
     """
-    figure = _figure(width=12.0, height=3.4)
+    figure = _figure(width=15.0, height=3.4)
     for place, (file, (title, keys)) in enumerate(FOUNDATIONS.items(), start=1):
         axes = _axes(figure, rows_columns_place=(1, len(FOUNDATIONS), place))
         seconds, offset, last = [], 0.0, 0.0
