@@ -306,6 +306,22 @@ def test_crops_and_cache_exclude_each_other(make_data, tmp_path):
         make_data(cache=FeatureCache(tmp_path / "cache"), augment="random_crop")
 
 
+@pytest.mark.parametrize("resize", ["pad_square", "short_side_crop"])
+def test_crops_and_an_encoder_s_own_way_to_a_square_exclude_each_other(
+    resize, table, media_dir, make_encoder, specs
+):
+    spec = dataclasses.replace(specs["video"].spec, resize=resize)
+    branches = {**specs, "video": dataclasses.replace(specs["video"], spec=spec)}
+    plain = make_encoder()
+    encoder = SampleEncoder(branches, text=plain.text, reader=plain.reader, cache=None)
+    readers = {"clips": webvid(table, media_dir)}
+    MixtureDataset(readers, encoder=encoder, seed=1)
+    with pytest.raises(ConfigError, match=f"clips.augment: .* 'video' is fed by resize: {resize}"):
+        MixtureDataset(readers, encoder=encoder, seed=1, augment={"clips": "random_crop"})
+    deaf = {"clips": webvid(table, media_dir, streams=("audio",))}
+    MixtureDataset(deaf, encoder=encoder, seed=1, augment={"clips": "random_crop"})
+
+
 def test_a_frame_policy_that_draws_is_refused_with_a_cache(make_encoder, specs, tmp_path):
     drawing = dataclasses.replace(specs["video"].spec, frame_policy="headtail")
     branches = {**specs, "video": dataclasses.replace(specs["video"], spec=drawing)}

@@ -1,5 +1,6 @@
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,12 @@ def test_the_training_crop_is_a_function_of_the_seed(loader, make_clip):
 def test_a_crop_without_a_seed_is_refused(loader, clip):
     with pytest.raises(ValueError, match="needs a seed"):
         loader.load(MediaItem("video", str(clip)), branch=VIDEO, augment="random_crop")
+
+
+def test_a_crop_that_would_pass_over_an_encoder_s_own_square_is_refused(loader, clip):
+    padded = replace(VIDEO, spec=replace(VIDEO.spec, resize="pad_square"))
+    with pytest.raises(ValueError, match="'video' is fed by resize 'pad_square'"):
+        loader.load(MediaItem("video", str(clip)), branch=padded, augment="random_crop", seed=1)
 
 
 def test_a_kind_the_branch_does_not_take_is_named(loader, clip):

@@ -21,7 +21,7 @@ from video_llama.common.errors import (
     VideoLlamaError,
 )
 from video_llama.common.rng import fold
-from video_llama.common.types import IGNORE_INDEX, BranchSpec, Sample
+from video_llama.common.types import IGNORE_INDEX, BranchSpec, Sample, VideoSpec
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.collate import EncodedSample, Skip
 from video_llama.datasets.fills import Record, candidates
@@ -48,7 +48,8 @@ class MixtureDataset(Dataset[EncodedSample]):
         record: how places were filled before, of a run that goes on.
 
     Raises:
-        ConfigError: augmentation and cache at once, or media that no branch takes.
+        ConfigError: augmentation and cache at once, a crop for an encoder that has its own way to
+            a square, or media that no branch takes.
     """
 
     def __init__(
@@ -143,6 +144,8 @@ class MixtureDataset(Dataset[EncodedSample]):
                     "each other, a crop that changes would never be found again; set augment: "
                     "none, or feature_cache: null"
                 )
+            if self.augment.get(name, "none") == "random_crop":
+                problems += unfit_crops(reader, specs=self.encoder.specs)
             problems += unfit_media(
                 reader, specs=self.encoder.specs, max_len=self.encoder.text.max_len
             )
@@ -178,6 +181,24 @@ def _nothing_usable(reader: DatasetReader, skips: Sequence[Skip]) -> VideoLlamaE
         f"datasets.{reader.name}: {len(skips)} samples in a row cannot be used, is "
         f"datasets.{reader.name}.media right? If it is, {way_out}\n{reasons}"
     )
+
+
+def unfit_crops(reader: DatasetReader, *, specs: Mapping[str, BranchSpec]) -> list[str]:
+    """Say for which branches the training crop would make other squares than chat does.
+
+    Args:
+        reader: of the data set; nothing is read.
+        specs: every branch, by name.
+    """
+    return [
+        f"datasets.{reader.name}.augment: random_crop squashes its box to the square, and branch "
+        f"'{name}' is fed by resize: {branch.spec.resize}; set augment: none, or "
+        f"model.branches.{name}.encoder.resize: squash"
+        for name, branch in specs.items()
+        if isinstance(branch.spec, VideoSpec)
+        and branch.spec.resize != "squash"
+        and (reader.kinds is None or set(reader.kinds) & set(branch.media))
+    ]
 
 
 def unfit_media(

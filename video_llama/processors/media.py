@@ -138,7 +138,7 @@ class MediaLoader:
 
         Raises:
             MediaError: a file cannot be used, or a branch takes no such kind.
-            ValueError: "random_crop" without a seed.
+            ValueError: "random_crop" without a seed, or where `resize` is not "squash".
         """
         specs = [self._spec_of(request) for request in requests]
         loaded: dict[int, MediaItem] = {}
@@ -173,6 +173,12 @@ class MediaLoader:
             )
         if request.augment == "random_crop" and request.seed is None:
             raise ValueError("augment 'random_crop' draws a box and needs a seed")
+        resize = spec.spec.resize if isinstance(spec.spec, VideoSpec) else "squash"
+        if request.augment == "random_crop" and resize != "squash":
+            raise ValueError(
+                f"augment 'random_crop' squashes its box to the square, and branch '{spec.name}' "
+                f"is fed by resize '{resize}'; expected augment 'none'"
+            )
         return spec
 
     def _source(self, request: Request) -> Source:
