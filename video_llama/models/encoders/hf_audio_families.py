@@ -30,6 +30,9 @@ FRAMES_PER_S = 100
 WHISPER_STRIDE = 2
 """Mel frames a token: of the second convolution."""
 
+CLAP_CLIP_S = 10.0
+"""Of `ClapFeatureExtractor`."""
+
 AST_MARGIN_S = 0.02
 """What a clip needs beyond its frames for the window of the last."""
 
@@ -203,15 +206,20 @@ class Clap(Family[ClapAudioModel]):
         """Stretches of time that are laid one below the other to make a square."""
         return int(self.config.spec_size // self.config.num_mel_bins)
 
+    @property
+    def _length_s(self) -> float:
+        """Seconds of a clip; without a word those it was trained with."""
+        return CLAP_CLIP_S if self.clip_s is None else self.clip_s
+
     def check(self) -> None:
         """Refuse fusion, and clips that do not fit into the picture."""
         if self.config.enable_fusion:
             raise ValueError("enable_fusion must be false: clips are heard one by one here.")
         longest_s = (self.config.spec_size * self._ratio - 1) / FRAMES_PER_S
-        if self.clip_s is not None and self.clip_s > longest_s:
+        if self._length_s > longest_s:
             raise ValueError(
                 f"clip_s must be at most {longest_s:g} s for a clap of spec_size "
-                f"{self.config.spec_size}, found {self.clip_s}."
+                f"{self.config.spec_size}, found {self._length_s:g}."
             )
 
     def build(self) -> ClapAudioModel:
@@ -220,13 +228,12 @@ class Clap(Family[ClapAudioModel]):
 
     def spec(self, *, num_clips: int, clip_policy: str) -> AudioSpec:
         """Return what the trunk must be fed."""
-        clip_s = 10.0 if self.clip_s is None else self.clip_s
         return AudioSpec(
             num_clips=num_clips,
-            clip_s=clip_s,
+            clip_s=self._length_s,
             sample_rate_hz=CLAP_RATE_HZ,
             num_mel_bins=self.config.num_mel_bins,
-            num_mel_frames=int(clip_s * FRAMES_PER_S) + 1,
+            num_mel_frames=int(self._length_s * FRAMES_PER_S) + 1,
             mean=0.0,
             std=1.0,
             clip_policy=clip_policy,
