@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import random
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.console import Console
 from video_llama.apps.plan_tables import show_parts
 from video_llama.common.config import load_preset
 from video_llama.models.video_llm import VideoLLM
+from video_llama.processors.video import FRAME_POLICIES
 
 WIDTH, FFN, LAYERS, PATCHES = 1024, 4096, 24, 16 * 16
 """Of CLIP ViT-L/14 at 224 px (Radford et al. 2021, table 20)."""
@@ -111,3 +114,11 @@ def test_the_table_of_parts_shows_the_shared_projector_once(models):
     assert f"{PROJECTOR:,}" in rows[0]
     built = IMAGE_TOWER + VIDEO_TOWER - 2 * LAST - TEMPORAL + PROJECTOR + decoder(32000)
     assert f"{built:,}" in said.getvalue()
+
+
+def test_the_port_is_shown_the_frames_of_its_card(models):
+    spec = models["vicuna7b_hf_compat"].branch_specs()["video"].spec
+    choose = FRAME_POLICIES[spec.frame_policy].choose
+    for num_total in range(spec.num_frames, 500):
+        theirs = np.arange(0, num_total, num_total / 8).astype(int).tolist()
+        assert choose(num_total, spec.num_frames, random.Random(0)) == theirs
