@@ -226,6 +226,10 @@ def tree(directory: Path | str | None = None, *, temporal_attention: bool = True
     image = {"type": "clip_vit", "weights": place, **sizes}
     video = {"type": "languagebind", "weights": place, **sizes, "num_frames": FRAMES}
     video |= {"temporal_attention": temporal_attention, "num_positions": FRAMES}
+    if temporal_attention:
+        image |= {"resize": "pad_square", "filter": "bicubic"}
+    else:
+        video["filter"] = "bicubic_smooth"
     projection = {"type": "mlp", "weights": place, "width": HIDDEN}
     words = WORDS if temporal_attention else ROWS
     return {

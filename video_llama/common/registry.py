@@ -37,6 +37,7 @@ FOLDERS = {
     "release": "video_llama.models.released",
     "released_folder": "video_llama.models.released",
     "fidelity": "video_llama.models.released",
+    "directory_fidelity": "video_llama.models.released",
     "directory_export": "video_llama.models.released",
     "published_config": "video_llama.models.released",
 }

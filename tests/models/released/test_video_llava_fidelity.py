@@ -124,6 +124,78 @@ def test_a_model_is_judged_by_its_files_and_its_wiring(tmp_path):
     assert fidelity_of(typed(repaired)).verdict == "exact"
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_original(tmp_path_factory.mktemp("original") / "llava")
+
+
+IMAGE, VIDEO = "branches.image.encoder", "branches.video.encoder"
+PROJECTION = "branches.image.stages.projection"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({f"{VIDEO}.select_layer": -1}, f"{VIDEO}.select_layer -1"),
+        ({f"{VIDEO}.select_layer": -3}, f"{VIDEO}.select_layer -3"),
+        ({f"{VIDEO}.select_layer": 2}, "exact"),
+        ({f"{VIDEO}.drop_class_token": True}, f"{VIDEO}.drop_class_token True"),
+        ({f"{VIDEO}.num_frames": 2}, f"{VIDEO}.num_frames 2"),
+        ({f"{VIDEO}.resize": "squash"}, f"{VIDEO}.resize squash"),
+        ({f"{VIDEO}.filter": "bicubic"}, f"{VIDEO}.filter bicubic"),
+        ({f"{VIDEO}.frame_policy": "segment_start"}, f"{VIDEO}.frame_policy segment_start"),
+        ({f"{VIDEO}.activation": "quick_gelu"}, "quick_gelu"),
+        ({f"{VIDEO}.dtype": "bfloat16"}, "exact"),
+        ({f"{IMAGE}.mean": [0.5, 0.5, 0.5]}, f"{IMAGE}.mean (0.5, 0.5, 0.5)"),
+        ({f"{IMAGE}.std": [0.5, 0.5, 0.5]}, f"{IMAGE}.std (0.5, 0.5, 0.5)"),
+        ({f"{IMAGE}.select_layer": -1}, f"{IMAGE}.select_layer -1"),
+        ({f"{IMAGE}.num_frames": 2}, f"{IMAGE}.num_frames 2"),
+        ({"branches.video": None}, "no branch video"),
+        ({f"{PROJECTION}.activation": "relu"}, f"{PROJECTION}.activation relu"),
+        (
+            {"branches.video.stages.positions": {"type": "frame_positions", "num_positions": 4}},
+            "branches.video.stages.positions of type frame_positions",
+        ),
+        ({f"{PROJECTION}.weights": "mm_projector.bin"}, "projector of another file"),
+        ({"decoder.weights": "vicuna"}, "decoder of another file, projector of another file"),
+        ({f"{PROJECTION}.weights": "fresh"}, "projector of another file"),
+        ({"ckpt": "output/run"}, "trained on top (ckpt)"),
+        ({"ckpt": "run", "lora_bundle": "bundle"}, "trained on top (lora_bundle, ckpt)"),
+        (
+            {f"{IMAGE}.resize": "squash", f"{VIDEO}.select_layer": -1},
+            f"{IMAGE}.resize squash, {VIDEO}.select_layer -1",
+        ),
+    ],
+)
+def test_what_is_not_as_published_is_named(change, verdict, original):
+    section = tree(original)
+    for key, value in change.items():
+        *above, last = key.split(".")
+        node = section
+        for name in above:
+            node = node[name]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    assert fidelity_of(typed(section)).verdict == verdict
+
+
+def test_the_port_is_judged_by_its_own_preset_too(tmp_path):
+    section = tree(write_hub(tmp_path / "hub"), temporal_attention=False)
+    section["branches"]["image"]["encoder"]["resize"] = "squash"
+    verdict = fidelity_of(typed(section)).verdict
+    assert verdict == f"{DEGRADED}, branches.image.encoder.resize squash"
+
+
+def test_a_llava_of_one_tower_with_its_projector_is_not_judged(inspect, tmp_path):
+    state = {n: t for n, t in original_state().items() if "_tower." not in n}
+    state["model.vision_tower.vision_tower.vision_model.post_layernorm.bias"] = torch.ones(2)
+    write_state(tmp_path / "llava", state)
+    (tmp_path / "llava/config.json").write_text(json.dumps({"model_type": "llava"}))
+    assert inspect(tmp_path / "llava")[0]["fidelity"] == ""
+
+
 def test_the_activation_of_a_family_counts_where_none_is_named(tmp_path):
     section = tree(write_original(tmp_path / "original"))
     section["branches"]["image"]["encoder"]["activation"] = None

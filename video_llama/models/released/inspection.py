@@ -20,10 +20,10 @@ from video_llama.common.state_files import SUFFIXES, read_notes, read_state
 from video_llama.common.weights import LLAMA_WIDTHS
 from video_llama.models.decoders.composite import read_composite, read_config
 from video_llama.models.decoders.readiness import why_not_ready
+from video_llama.models.fidelity import fidelity_of_directory
 from video_llama.models.lora_bundle import CONFIG_FILE as ADAPTER_CONFIG
 from video_llama.models.released.recognise import Kind, recognise
 from video_llama.models.released.releases import ENCODERS, Release, find_release
-from video_llama.models.released.video_llava_fidelity import fidelity_of_directory
 from video_llama.models.sources import RUN_CHECKPOINTS, WEIGHTS_FILE
 
 UNKNOWN = Kind("unknown", "nothing this framework knows", ())

@@ -85,7 +85,7 @@ class Layout:
         return (
             any(name.startswith(f"{self.projector[0]}.") for name in names)
             and any(key_map.translate(name) is not None for name in names)
-            and (self == ORIGINAL or any(name.startswith(prefixes) for name in names))
+            and any(name.startswith(prefixes) for name in names)
         )
 
 
