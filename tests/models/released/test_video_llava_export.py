@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -152,6 +153,112 @@ def test_a_repaired_directory_of_transformers_comes_out_as_the_original(tmp_path
     assert config["mm_projector_type"] == "mlp2x_gelu"
     assert config["hidden_size"] == LLAMA["hidden_size"]
     build_model(typed(tree(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("layout", ["hf", "transformers5"])
+def test_transformers_builds_the_activation_of_a_repaired_model(layout, tmp_path):
+    section = tree(WRITERS[layout](tmp_path / "base"))
+    tower = str(write_languagebind(tmp_path / "LanguageBind_Video_merge"))
+    section["video_tower"] = section["branches"]["video"]["encoder"]["weights"] = tower
+    export_directory(typed(section), out=tmp_path / "out", file_format=layout, is_lossy=True)
+    model = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "out")
+    assert model.config.vision_config.hidden_act == "gelu"
+    before, after = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("base", "out")
+    )
+    assert after == {**before, "vision_config": {**before["vision_config"], "hidden_act": "gelu"}}
+
+
+def changed(section, **keys):
+    """Both towers with other keys."""
+    for branch in section["branches"].values():
+        branch["encoder"] |= keys
+    return section
+
+
+@pytest.mark.parametrize("layout", ["original", "hf"])
+def test_the_layer_in_use_stands_in_config_json(layout, tmp_path):
+    section = changed(section_of(layout, tmp_path), select_layer=-3)
+    export_directory(typed(section), out=tmp_path / "out", file_format=layout)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    key = "mm_vision_select_layer" if layout == "original" else "vision_feature_layer"
+    assert config[key] == -3
+
+
+@pytest.mark.parametrize(("frames", "positions"), [(4, 20), (2, 10)])
+def test_a_clip_has_as_many_positions_as_its_frames_have_tokens(frames, positions, tmp_path):
+    section = section_of("hf", tmp_path)
+    section["branches"]["video"]["encoder"]["num_frames"] = frames
+    export_directory(typed(section), out=tmp_path / "out", file_format="hf")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["video_seq_length"] == positions
+
+
+def test_a_deeper_projector_is_named_by_its_depth(tmp_path):
+    section = section_of("original", tmp_path)
+    projection = section["branches"]["image"]["stages"]["projection"]
+    projection |= {"depth": 3, "weights": str(tmp_path / "mm_projector.bin")}
+    sides = {0: (HIDDEN, 16), 2: (HIDDEN, HIDDEN), 4: (HIDDEN, HIDDEN)}
+    state = {f"model.mm_projector.{i}.weight": torch.randn(side) for i, side in sides.items()}
+    state |= {f"model.mm_projector.{i}.bias": torch.randn(HIDDEN) for i in sides}
+    torch.save(state, tmp_path / "mm_projector.bin")
+    section["mm_projector"] = projection["weights"]
+    export_directory(typed(section), out=tmp_path / "out", file_format="original")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["mm_projector_type"] == "mlp3x_gelu"
+    assert_same(tmp_path / "out", {**weights_of(original_state()), **state})
+    with pytest.raises(CheckpointMismatch, match=r"no word for \S+\.projection\.depth 3"):
+        export_directory(typed(section), out=tmp_path / "hf", file_format="hf", is_lossy=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "part", "keys", "words"),
+    [
+        ("original", "projection", {"activation": "relu"}, "projection.activation relu"),
+        ("hf", "projection", {"hidden_width": HIDDEN + 1}, "has another shape"),
+        ("original", "image", {"image_size": 24}, "image_size 24, for which the 5 positions"),
+        ("original", "video", {"drop_class_token": True}, "video.encoder.drop_class_token true"),
+        ("hf", "image", {"drop_class_token": False}, "image.encoder.drop_class_token false"),
+        ("hf", "image", {"activation": "gelu"}, "towers that differ in size or activation"),
+        ("original", "image", {"select_layer": -1}, "towers that differ in select_layer"),
+    ],
+)
+def test_what_config_json_has_no_word_for_is_refused(layout, part, keys, words, tmp_path):
+    section = section_of(layout, tmp_path)
+    branches = section["branches"]
+    is_projection = part == "projection"
+    node = branches["image"]["stages"][part] if is_projection else branches[part]["encoder"]
+    node |= keys
+    with pytest.raises(CheckpointMismatch, match=re.escape(words)):
+        export_directory(typed(section), out=tmp_path / "out", file_format=layout, is_lossy=True)
+
+
+def test_the_port_has_a_word_for_the_activation_of_the_projector(tmp_path):
+    section = section_of("hf", tmp_path)
+    section["branches"]["image"]["stages"]["projection"]["activation"] = "relu"
+    export_directory(typed(section), out=tmp_path / "out", file_format="hf")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["projector_hidden_act"] == "relu"
+
+
+@pytest.mark.parametrize("layout", ["original", "hf"])
+def test_a_model_of_one_tower_is_written_only_if_that_is_said(layout, tmp_path):
+    section = section_of(layout, tmp_path)
+    del section["branches"]["video"]
+    with pytest.raises(CheckpointMismatch, match=r"no branch 'video'.*--lossy"):
+        export_directory(typed(section), out=tmp_path / "out", file_format=layout)
+    export_directory(typed(section), out=tmp_path / "out", file_format=layout, is_lossy=True)
+    assert not any("video_tower" in name for name in read_state(tmp_path / "out"))
+    if layout == "original":
+        config = json.loads((tmp_path / "out/config.json").read_text())
+        assert config["mm_video_tower"] is None
+        assert config["mm_image_tower"] == "LanguageBind/LanguageBind_Image"
+
+
+def test_an_activation_that_the_published_loader_has_not_wants_to_be_told_so(tmp_path):
+    section = changed(section_of("original", tmp_path), activation="quick_gelu")
+    with pytest.raises(CheckpointMismatch, match=r"activation is quick_gelu.*--lossy"):
+        export_directory(typed(section), out=tmp_path / "out", file_format="original")
 
 
 @pytest.fixture

@@ -10,20 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from video_llama.common.errors import CheckpointMismatch, ConfigError
-from video_llama.common.hub import local_path
+from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.key_map import KeyMap
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig, PartConfig
 from video_llama.common.weights import read_state
-from video_llama.models.decoders.composite import (
-    FLAT,
-    DecoderFolder,
-    read_config,
-    read_decoder_folder,
-)
+from video_llama.models.decoders.composite import FLAT, DecoderFolder
 from video_llama.models.directory_export import (
     DECODER,
     LazyTensor,
@@ -45,6 +38,14 @@ from video_llama.models.released.video_llava import (
     layout_of,
     projector_of,
 )
+from video_llama.models.released.video_llava_config import (
+    lossy,
+    original_config,
+    ported_config,
+    read_decoder,
+    require_projector,
+    unsayable,
+)
 from video_llama.models.sources import named_parts
 
 FORMATS = {layout.name: layout for layout in (ORIGINAL, HF, TRANSFORMERS5)}
@@ -54,6 +55,7 @@ BUFFERS = ("rotary_emb.inv_freq", "embeddings.position_ids")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 NEW_WORDS, ROWS_MULTIPLE = 3, 64
 PROJECTOR = "model.mm_projector."
+POSITIONS = "embeddings.position_embedding.weight"
 ALONE = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm", "head")
 """How the names of a tower begin in a file of its own, with or without `vision_model.`."""
 
@@ -74,26 +76,23 @@ def export_directory(config: ModelConfig, *, out: Path, layout: str, is_lossy: b
         out: the directory; must not exist.
         layout: one of `FORMATS`.
         is_lossy: leave out temporal blocks that the layout has no place for, or write a directory
-            that lacks them.
+            that lacks them or a tower, or whose loader has another activation.
 
     Returns:
         The names in it.
 
     Raises:
-        ConfigError: a part has no weights.
-        CheckpointMismatch: something has no place in the layout, or parts are not whole.
+        ConfigError: the decoder has no weights, or there is no projector.
+        CheckpointMismatch: something has no place or no word in the layout, or parts are not whole.
         VideoLlamaError: the place is taken, or the disk is full.
     """
     target = FORMATS[layout]
-    decoder = _read_decoder(config)
-    if not projector_of(config):
-        raise ConfigError(
-            "model.branches: no mlp called 'projection'; this model is of another wiring, its run "
-            "folder loads as model.ckpt"
-        )
+    decoder = read_decoder(config)
+    require_projector(config)
     tensors = _collect(config)
     require_whole(config, tensors, names=_to_ours(config).invert())
     tensors = _without_loss(tensors, target, is_lossy=is_lossy)
+    _refuse_other_words(config, tensors, target, is_lossy=is_lossy)
     rows = _rows(decoder, target, tensors)
     names = {name: _name_in(target, name) for name in tensors}
     written = {
@@ -101,19 +100,11 @@ def export_directory(config: ModelConfig, *, out: Path, layout: str, is_lossy: b
         for name, tensor in tensors.items()
     }
     is_ported = target != ORIGINAL
-    whole = dict(decoder.nested or {}) if is_ported else {}
-    if not whole:
-        whole = _ported_config(config, decoder) if is_ported else original_config(config)
+    whole = ported_config(config, decoder) if is_ported else original_config(config)
     (whole["text_config"] if is_ported else whole)["vocab_size"] = rows
     copies = [decoder.folder / name for name in COPIED if (decoder.folder / name).is_file()]
     write_directory(out, written, config=whole, copies=copies)
     return list(written)
-
-
-def _read_decoder(config: ModelConfig) -> DecoderFolder:
-    if config.decoder.file is None:
-        raise ConfigError("model.decoder.weights: there is no decoder to export; name its files")
-    return read_decoder_folder(local_path(config.decoder.file))
 
 
 def _collect(config: ModelConfig) -> Tensors:
@@ -199,15 +190,39 @@ def _without_loss(tensors: Tensors, target: Layout, *, is_lossy: bool) -> Tensor
             "the original layout has temporal blocks in its video tower, and these weights have "
             "none; name LanguageBind_Video_merge as model.video_tower, or add --lossy"
         )
-    maps = ORIGINAL.projector
-    deep = [n for n in tensors if n.startswith(PROJECTOR) and not n.startswith(maps)]
-    if deep and target != ORIGINAL:
-        raise CheckpointMismatch(
-            f"the layout '{target.name}' has a projector of two maps; {deep[0]} has no place in it"
-        )
     return (
         tensors if target == ORIGINAL else {n: t for n, t in tensors.items() if n not in temporal}
     )
+
+
+def _refuse_other_words(
+    config: ModelConfig, tensors: Tensors, target: Layout, *, is_lossy: bool
+) -> None:
+    """Refuse what config.json cannot say, for its loader would build another model.
+
+    Raises:
+        CheckpointMismatch: there is such a thing.
+    """
+    found = list(unsayable(config, target))
+    for modality in MODALITIES:
+        table = tensors.get(f"{ORIGINAL.tower_of(modality)}{POSITIONS}")
+        if table is None or modality not in config.branches:
+            continue
+        encoder = config.branches[modality].encoder.config
+        if table.shape[0] != encoder.side**2 + 1:
+            found.append(
+                f"branches.{modality}.encoder.image_size {encoder.image_size}, for which the "
+                f"{table.shape[0]} positions of its file are resized"
+            )
+    if found:
+        raise CheckpointMismatch(
+            f"the layout '{target.name}' has no word for {'; '.join(found)}: what it holds would "
+            "be another model; its own folder has (save_pretrained)"
+        )
+    if not is_lossy and (found := list(lossy(config, target))):
+        raise CheckpointMismatch(
+            f"the layout '{target.name}': {'; '.join(found)}; add --lossy to write it all the same"
+        )
 
 
 def _name_in(target: Layout, name: str) -> str:
@@ -225,69 +240,3 @@ def _rows(decoder: DecoderFolder, target: Layout, tensors: Tensors) -> int:
     if decoder.nested is not None and target == ORIGINAL:
         return min(rows, int(decoder.nested.get("image_token_index", rows)))
     return rows
-
-
-def _ported_config(config: ModelConfig, decoder: DecoderFolder) -> dict[str, Any]:
-    """Return the config.json that transformers' port wants, with the activation of these towers."""
-    tower = next(
-        config.branches[each].encoder.config for each in MODALITIES if each in config.branches
-    )
-    patches = tower.side**2
-    words = int(decoder.architecture["vocab_size"])
-    frames = config.branches["video"].encoder.config.num_frames if "video" in config.branches else 8
-    return {
-        "architectures": ["VideoLlavaForConditionalGeneration"],
-        "model_type": "video_llava",
-        "image_token_index": words,
-        "video_token_index": words + 1,
-        "image_seq_length": patches,
-        "video_seq_length": frames * (patches + 1),
-        "projector_hidden_act": "gelu",
-        "vision_feature_layer": tower.select_layer,
-        "vision_feature_select_strategy": "default",
-        "tie_word_embeddings": False,
-        "text_config": {**decoder.architecture, "pad_token_id": words + 2},
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": tower.width,
-            "intermediate_size": tower.ffn_width,
-            "num_hidden_layers": tower.depth,
-            "num_attention_heads": tower.num_heads,
-            "image_size": tower.image_size,
-            "patch_size": tower.patch_size,
-            "hidden_act": tower.activation or tower.traits.activation,
-        },
-    }
-
-
-@registry.register("published_config", "video_llava")
-def original_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of the original layout; its own is kept where there is one.
-
-    Args:
-        config: the typed `model` section.
-
-    Raises:
-        ConfigError: the decoder has no files.
-    """
-    decoder = _read_decoder(config)
-    own = read_config(decoder.folder) or {}
-    if "mm_projector_type" in own:
-        return dict(own)
-    projector = projector_of(config)
-    tower = config.branches[projector.split(".")[1]].encoder.config
-    return {
-        **decoder.architecture,
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "model_type": "llava",
-        "mm_image_tower": "LanguageBind/LanguageBind_Image",
-        "mm_video_tower": "LanguageBind/LanguageBind_Video_merge",
-        "mm_hidden_size": tower.width,
-        "mm_projector_type": f"mlp{dict(named_parts(config))[projector].config.depth}x_gelu",
-        "mm_vision_select_layer": tower.select_layer,
-        "mm_vision_select_feature": "patch",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "image_aspect_ratio": "pad",
-        "pad_token_id": 0,
-    }
