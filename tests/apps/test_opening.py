@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -111,6 +112,16 @@ def test_a_release_of_video_llava_is_known_by_what_is_in_it(layout, tmp_path):
     filled = ("llama_model", "image_tower", "mm_projector")
     assert {model.paths[key] for key in filled} == {str(folder)}
     assert model.paths["video_tower"] is None
+
+
+def test_the_port_of_the_published_size_opens_with_its_own_preset(tmp_path):
+    folder = WRITERS["hf"](tmp_path / "some_name")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 4096
+    (folder / "config.json").write_text(json.dumps(config))
+    model = open_config(folder).model
+    assert (model.model_type, model.template) == ("vicuna7b_hf_compat", "llava_hf")
+    assert not model.branches["video"].encoder.config.temporal_attention
 
 
 @pytest.mark.parametrize(

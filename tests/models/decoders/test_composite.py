@@ -6,12 +6,24 @@ import json
 
 import pytest
 import torch
-from tiny_llava import HIDDEN, LLAMA, ROWS, WORDS, WRITERS, port, write_hub, write_original
+from tiny_llava import (
+    HIDDEN,
+    LLAMA,
+    ROWS,
+    WORDS,
+    WRITERS,
+    port,
+    write_hub,
+    write_original,
+    write_state,
+)
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.schema import PartConfig
+from video_llama.common.state_files import read_state
 from video_llama.models.decoders.causal_lm import CausalLM
-from video_llama.models.decoders.composite import read_composite
+from video_llama.models.decoders.composite import read_composite, select_decoder
 from video_llama.models.decoders.placement import Placement
 
 
@@ -39,6 +51,33 @@ def test_it_speaks_as_in_the_whole_model(layout, rows, tmp_path):
     assert (logits(decoder) - expected()[..., :rows]).abs().max() <= 1e-5
     assert decoder.vocab_size == rows
     assert decoder.end_ids == {2}
+
+
+def write_as_in_memory(folder):
+    """Write the names that transformers 5 has in memory, `lm_head` beside `model.`."""
+    write_state(folder, port().state_dict())
+    (folder / "config.json").write_text(json.dumps(port().config.to_dict()))
+    return folder
+
+
+@pytest.mark.parametrize("write", [*WRITERS.values(), write_as_in_memory])
+def test_what_is_selected_is_the_whole_language_model_and_nothing_else(write, tmp_path):
+    directory = write(tmp_path / "llava")
+    selected = select_decoder(read_state(directory), directory)
+    with torch.device("meta"):
+        plain = LlamaForCausalLM(LlamaConfig(vocab_size=ROWS, **LLAMA))
+    assert {name for name in selected if "inv_freq" not in name} == set(plain.state_dict())
+    table = selected["lm_head.weight"]
+    assert torch.equal(table, port().lm_head.weight[: len(table)])
+
+
+@pytest.mark.parametrize("places", [None, "cpu"])
+def test_names_as_in_memory_are_read_too(places, tmp_path):
+    pytest.importorskip("accelerate")
+    directory = write_as_in_memory(tmp_path / "llava")
+    placement = Placement() if places is None else Placement(device_map={"": places})
+    decoder = CausalLM(part(directory), placement=placement)
+    assert (logits(decoder) - expected()).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("place", ["cpu", "disk"])
