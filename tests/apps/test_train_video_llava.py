@@ -1,4 +1,5 @@
-"""Video-LLaVA's recipes from end to end: alignment, then adapters, then somebody asks the result.
+"""Video-LLaVA's recipes from end to end: alignment, then adapters or the whole decoder, then
+somebody asks the result.
 
 The shipped recipes with narrow random towers and decoder in published files, and generated media.
 """
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.slow
 
 ALIGN = "train_configs/video_llava_stage1_align.yaml"
 LORA = "train_configs/video_llava_stage2_lora.yaml"
+WHOLE = "train_configs/video_llava_stage2_finetune.yaml"
 SMALL = [
     "run.device=cpu", "run.precision=fp32", "run.num_workers=0", "run.log_freq=1",
     "run.batch_size_train=2", "run.decode_timeout_s=null",
@@ -137,6 +139,27 @@ def test_adapters_learn_with_the_aligned_projection_on_rows_of_every_kind(runs):
         for entry in (read_entry(second, step=line["step"]) for line in lines)
     ]
     assert {"text", "image", "video"} == set().union(*media)
+
+
+def test_the_whole_decoder_learns_with_the_aligned_projection(runs):
+    first, _, own = runs
+    folder = first.parent
+    data = [option for option in write_data(folder) if ".instructions." in option]
+    out = folder / "whole"
+    sizes = ["run.engine=ddp", "run.zero=null", "run.max_epoch=1", "run.iters_per_epoch=2"]
+    options = [*own, *data, *sizes, f"run.output_dir={out}", f"model.ckpt={first}"]
+    assert train(load(WHOLE, options=options)).is_finished
+    assert len([line for line in read_lines(out / "metrics.jsonl") if "loss" in line]) == 2
+    learned = trained(out)
+    start = {**trained(first), **decoder_before(folder)}
+    assert set(learned) == set(start)
+    assert [name for name in start if learned[name].equal(start[name])] == []
+
+
+def decoder_before(folder):
+    """Return the decoder's file by the names of a checkpoint."""
+    state = load_file(folder / "files" / "llama" / "model.safetensors")
+    return {f"decoder.model.{name}": tensor for name, tensor in state.items()}
 
 
 def test_the_parts_learn_at_their_own_rates(runs):
