@@ -231,7 +231,9 @@ def test_intervals_over_seeds_and_clips_cover_the_truth(num_seeds, by_seed, by_c
         covered += found.low <= 0.3 <= found.high
     # 95 %, less three standard errors of 400 tries.
     assert covered / num >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / num)
-    assert covered / num <= 0.995
+    # Two seeds may agree by luck, which must not narrow theirs: those cover more.
+    if by_seed and num_seeds > 2:
+        assert covered / num <= 0.995
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.25])
@@ -255,6 +257,29 @@ def test_intervals_of_answers_in_clips_cover_the_truth_and_raise_few_alarms(effe
     assert 0.93 <= covered / num <= 0.985
     if effect == 0:
         assert alarms / num <= 0.07
+
+
+@pytest.mark.parametrize(("num_questions", "by_seed"), [(40, 0.0), (40, 0.1), (200, 0.0)])
+def test_a_grid_of_equal_cells_with_two_seeds_raises_few_false_alarms(num_questions, by_seed):
+    # Twenty cells against one baseline, of equal recipes whose seeds scatter.
+    rng = np.random.default_rng(num_questions)
+    num, alarms = 30, 0
+    for _ in range(num):
+        chances = rng.beta(1, 1, num_questions) + rng.normal(0, by_seed, (21, 2, 1))
+        base, *cells = (rng.random((21, 2, num_questions)) < chances).astype(float)
+        found = [compare(cell, base) for cell in cells]
+        alarms += any(verdict.word in ("better", "worse") for verdict in judge(found))
+    assert alarms / num <= 0.05
+
+
+def test_seeds_that_agree_by_luck_are_no_certainty():
+    # Both seeds 2.5 points better, each on other questions: means that agree prove nothing.
+    base, cell = np.zeros((2, 40)), np.zeros((2, 40))
+    base[0, :3] = base[1, 3:6] = 1
+    cell[0, 6:10] = cell[1, 10:14] = 1
+    found = compare(cell, base)
+    assert found.estimate.low < 0 < found.estimate.high
+    assert found.p_value > 0.05
 
 
 @given(st.lists(tables(), min_size=1, max_size=5))

@@ -7,9 +7,11 @@ of their kind: the interval is of what one may expect of other clips and other s
     d[s, c]   what clip c, with seed s, adds to the difference of the means (Taylor-linearised
               where clips have different numbers of questions: Cochran, Sampling Techniques,
               3rd ed. 1977, ch. 9A)
-    variance  of the mean: MS_seed / (S C) + max(MS_clip - MS_rest, 0) / (S C), with the mean
-              squares of the two-way table: crossed random effects, as readers by cases in
-              radiology (Hillis, Berbaum and Metz, Acad. Radiol. 15 (2008) 647)
+    variance  of the mean: max(MS_seed, MS_rest) / (S C) + max(MS_clip - MS_rest, 0) / (S C), with
+              the mean squares of the two-way table: crossed random effects, as readers by cases
+              in radiology (Hillis, Berbaum and Metz, Acad. Radiol. 15 (2008) 647). MS_seed is
+              expected to be MS_rest and more; below it, seeds agree by luck, which with two of
+              them is common, and no component of variance is negative
     interval  half its width is the root of t(S - 1)^2 times the first and t(C - 1)^2 times the
               second part (Banerjee, Sankhya 22 (1960) 357): with few seeds, Satterthwaite's
               degrees of freedom are too many, and up to one interval in ten would miss
@@ -236,5 +238,6 @@ def _moments(sums_SC: Values, sizes_C: Values) -> Mean:
     rest = parts_SC - of_seed[:, None] - of_clip[None, :]
     square_rest = float((rest**2).sum()) / ((num_seeds - 1) * (num_clips - 1))
     size = num_seeds * num_clips
+    by_seed = max(square_seed, square_rest)
     own = max(square_clip - square_rest, 0.0)
-    return Mean(centre, square_seed / size, own / size, num_seeds, num_clips)
+    return Mean(centre, by_seed / size, own / size, num_seeds, num_clips)

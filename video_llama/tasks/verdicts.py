@@ -1,7 +1,8 @@
 """Which of several differences are real, in words.
 
-Comparisons are judged together by Holm (Scand. J. Statist. 6 (1979) 65): at most one family in
-twenty has a difference called real that is none.
+Comparisons are judged together by Holm (Scand. J. Statist. 6 (1979) 65): if each p-value is right,
+at most one family in twenty has a difference called real that is none. With one seed that holds of
+the trained models at hand, not of the settings they were trained with.
 """
 
 from __future__ import annotations
