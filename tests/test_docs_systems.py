@@ -53,7 +53,21 @@ def test_a_system_took_about_as_many_lines_as_the_page_says(path, lines):
 def test_nothing_of_the_package_is_named_for_the_system_but_what_the_page_counts():
     ours = {
         str(path.relative_to(ROOT))
-        for pattern in ("**/*video_llava*.py", "**/*languagebind*.py")
+        for pattern in ("**/*video_llava*.py", "**/*languagebind*.py", "foundations/towers.py")
         for path in (ROOT / "video_llama").glob(pattern)
     }
+    assert len(ours) > 4
+    ours |= {
+        str(path.relative_to(ROOT))
+        for folder in ("video_llama/presets", "train_configs", "eval_configs")
+        for path in (ROOT / folder).rglob("*.yaml")
+        if "video_llava" in str(path.relative_to(ROOT))
+    }
     assert ours <= {path for path, _ in COUNTED}
+
+
+def test_what_the_page_counts_as_the_system_s_own_adds_up():
+    text = TOOK.read_text("utf-8")
+    own = re.findall(r"^\| `([\w/.]+)` \| (\d+) \|", text.partition("\n## What it asked")[0], re.M)
+    said = int(re.search(r"^About ([\d,]+) lines", text, re.M)[1].replace(",", ""))
+    assert said == pytest.approx(sum(int(lines) for _, lines in own), abs=5)
