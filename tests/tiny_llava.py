@@ -54,14 +54,22 @@ KEYS = (
 
 @functools.cache
 def port() -> VideoLlavaForConditionalGeneration:
+    """Return the model of transformers at the sizes of this file."""
+    return port_of(VISION, LLAMA, num_frames=FRAMES)
+
+
+def port_of(
+    vision: Mapping[str, Any], llama: Mapping[str, Any], *, num_frames: int
+) -> VideoLlavaForConditionalGeneration:
     """Return the model of transformers, with weights large enough for everything to matter."""
+    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
     config = VideoLlavaConfig(
-        vision_config=VISION,
-        text_config={"model_type": "llama", "vocab_size": ROWS, **LLAMA},
+        vision_config=dict(vision),
+        text_config={"model_type": "llama", "vocab_size": ROWS, **llama},
         image_token_index=IMAGE_ID,
         video_token_index=VIDEO_ID,
-        image_seq_length=TOKENS,
-        video_seq_length=FRAMES * (TOKENS + 1),
+        image_seq_length=tokens,
+        video_seq_length=num_frames * (tokens + 1),
     )
     model = VideoLlavaForConditionalGeneration(config)
     generator = torch.Generator().manual_seed(0)
