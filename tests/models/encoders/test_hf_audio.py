@@ -227,7 +227,7 @@ def test_a_file_of_another_family_is_refused(folders):
         ({"family": "whisper", "clip_s": 0.01}, "multiple of 0.02 s"),
         ({"family": "ast", "clip_s": 11.0}, "at most 10.26 s for an ast of max_length 1024"),
         ({"family": "clap", "clip_s": 11.0}, "at most 10.23 s for a clap"),
-        ({"family": "clap", "architecture": {"spec_size": 128}}, "2.55 s .* spec_size 128, found 10"),
+        ({"family": "clap", "architecture": {"spec_size": 128}}, "at most 2.55 s .* found 10"),
         ({"family": "clap", "architecture": {"enable_fusion": True}}, "enable_fusion must be fal"),
         ({"family": "ast", "num_clips": 0}, "num_clips must be at least 1"),
         ({"family": "ast", "clip_s": -1.0}, "clip_s must be above 0"),
