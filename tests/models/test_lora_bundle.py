@@ -16,9 +16,10 @@ from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.lora_bundle import take_lora_bundle
 from video_llama.common.schema import Config, RunConfig
 from video_llama.common.state_files import read_state
-from video_llama.models.exporting import export_directory
+from video_llama.models.exporting import export_branches, export_directory
 from video_llama.models.loading import build_model, check_model
 from video_llama.models.pretrained import read_folder
+from video_llama.models.released import video_llava_config
 
 peft = pytest.importorskip("peft")
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -259,6 +260,63 @@ def test_a_whole_directory_has_the_adapters_in_its_weights(trained, tmp_path):
     assert not any("lora" in name for name in merged.state_dict())
     projector = "branches.image.stages.projection.layers.0.weight"
     assert torch.equal(merged.state_dict()[projector], trained[1][projector])
+
+
+def test_a_bundle_of_peft_goes_through_ours_and_comes_out_as_it_was(
+    base, written_by_peft, tmp_path
+):
+    config = typed(section(base, written_by_peft[0]))
+    export_directory(config, out=tmp_path / "out", file_format="bundle")
+    for file in ("adapter_model.safetensors", "non_lora_trainables.bin"):
+        first, second = (
+            read_state(folder / file) for folder in (written_by_peft[0], tmp_path / "out")
+        )
+        assert set(first) == set(second)
+        assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_the_projector_of_a_bundle_comes_out_as_the_file_of_stage_1(
+    base, written_by_peft, tmp_path, caplog
+):
+    out = tmp_path / "mm_projector.bin"
+    with caplog.at_level("WARNING", logger="video_llama"):
+        export_branches(typed(section(base, written_by_peft[0])), out=out, file_format="plain")
+    assert "12 tensors of adapters are left out" in caplog.text
+    others = torch.load(written_by_peft[0] / "non_lora_trainables.bin", weights_only=True)
+    written = torch.load(out, weights_only=True)
+    assert len(written) == len(others)
+    for name, tensor in written.items():
+        assert torch.equal(tensor, others[f"base_model.model.{name}"])
+
+
+def test_a_bundle_of_a_model_with_other_towers_names_them(trained, tmp_path, monkeypatch):
+    # As beside a language model of its own.
+    monkeypatch.setattr(video_llava_config, "read_config", lambda folder: None)
+    pytest.importorskip("timm")
+    given = trained[0]
+    encoder = {"type": "timm_vit", "model": "vit_tiny_patch16_224", "image_size": 32}
+    given["branches"]["image"] |= {"encoder": encoder}
+    given["branches"]["video"] |= {"encoder": dict(encoder)}
+    export_directory(typed(given), out=tmp_path / "out", file_format="bundle")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["mm_image_tower"] == config["mm_video_tower"] == "timm_vit"
+    # Of a ViT-Tiny.
+    assert config["mm_hidden_size"] == 192
+
+
+def test_a_bundle_of_a_model_with_another_projector_is_refused_by_name(trained, tmp_path):
+    given = trained[0]
+    projection = given["branches"]["image"]["stages"]["projection"]
+    projection["activation"] = "relu"
+    with pytest.raises(CheckpointMismatch, match="no word for .*projection.activation relu"):
+        export_directory(typed(given), out=tmp_path / "out", file_format="bundle")
+    del projection["activation"]
+    projection["type"] = "projection"
+    adapters = {name: tensor for name, tensor in trained[1].items() if "lora_" in name}
+    save_file(adapters, tmp_path / "run/checkpoints/last/trainable.safetensors")
+    with pytest.raises(ConfigError, match="no mlp in the branches"):
+        export_directory(typed(given), out=tmp_path / "out", file_format="bundle")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_without_adapters_is_not_written(base, tmp_path):

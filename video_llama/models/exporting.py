@@ -17,12 +17,14 @@ from torch import Tensor
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError, VideoLlamaError
 from video_llama.common.key_map import FileTable
+from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
 from video_llama.common.state_files import WRAPPER
 from video_llama.common.weights import check_weights
 from video_llama.models.bundle_export import export_bundle
-from video_llama.models.sources import CHECKPOINT_KEYS, open_source, sources
+from video_llama.models.directory_export import LazyTensor, trained_tensors
+from video_llama.models.sources import CHECKPOINT_KEYS
 from video_llama.models.video_llm import VideoLLM
 
 
@@ -91,7 +93,8 @@ def export_branches(
     """Write what the checkpoints of a config hold as one file in the published layout.
 
     Args:
-        config: with `ckpt`, `ckpt_2` or both; a later one replaces what it brings again.
+        config: with `ckpt`, `ckpt_2` or `lora_bundle`; a later one replaces what it brings again;
+            adapters are left out.
         out: the file; an existing one is replaced once the new one is whole.
         file_format: one of `FORMATS`.
         branch: write this one only.
@@ -110,11 +113,18 @@ def export_branches(
             f"{' or '.join(SUFFIXES[file_format])}, or it would not be read as one"
         )
     table: FileTable = registry.get_release(config.arch)(config)[CHECKPOINT_KEYS[0]]
+    trained = trained_tensors(config)
     ours = {
         name: tensor
-        for name, tensor in _trained(config).items()
+        for name, tensor in trained.tensors.items()
         if branch is None or name.startswith(f"branches.{branch}.")
     }
+    if trained.adapters:
+        get_logger().warning(
+            "%d tensors of adapters are left out, %s holds branches; --format bundle writes them",
+            len(trained.adapters),
+            out,
+        )
     if not ours:
         which = f"the branch '{branch}'" if branch else "a branch"
         raise CheckpointMismatch(
@@ -136,21 +146,7 @@ def export_branches(
     return list(state)
 
 
-def _trained(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the tensors of the checkpoints by our names."""
-    ours: dict[str, Tensor] = {}
-    for source in sources(config):
-        if source.key not in CHECKPOINT_KEYS:
-            continue
-        opened = open_source(source, config)
-        for name in opened.state:
-            ours_name = opened.key_map.translate(name)
-            if opened.key_map.dropped_because(name) is None and ours_name is not None:
-                ours[ours_name] = opened.state[name]
-    return ours
-
-
-def _published(ours: Mapping[str, Tensor], table: FileTable) -> dict[str, Tensor]:
+def _published(ours: Mapping[str, LazyTensor], table: FileTable) -> dict[str, Tensor]:
     """Return tensors under their published names, in memory of their own.
 
     Raises:
@@ -164,7 +160,7 @@ def _published(ours: Mapping[str, Tensor], table: FileTable) -> dict[str, Tensor
             unnamed.append(name)
         else:
             # A copy: a tensor mapped from a file would drag the whole file into the new one.
-            state[published] = tensor.detach().clone().contiguous()
+            state[published] = tensor.read().detach().clone().contiguous()
     if unnamed:
         raise CheckpointMismatch(
             f"{len(unnamed)} of {len(ours)} tensors have no name in the published layout, e.g. "

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_llava import (
     FRAMES,
+    HIDDEN,
     LAYERS,
     ROWS,
     WORDS,
@@ -253,6 +254,41 @@ def test_the_file_of_stage_1_fills_the_projector_as_weights_and_as_checkpoint(tm
         loaded = build_model(typed(section))
         assert loaded.origin["branches.image.stages.projection.layers.2.bias"] == file
         assert_filled_from(loaded.model, state)
+
+
+@pytest.mark.parametrize("name", ["projection", "bridge"])
+@pytest.mark.parametrize("file", ["mm_projector.bin", "original", "hf"])
+def test_a_published_projector_starts_projectors_of_ones_own(file, name, tmp_path):
+    section = tree(write_original(tmp_path / "original"))
+    state = original_state()
+    if file == "hf":
+        write_hub(tmp_path / "hf")
+    if file == "mm_projector.bin":
+        projector = {n: t for n, t in state.items() if ".mm_projector." in n}
+        torch.save(projector, tmp_path / file)
+    section["mm_projector"] = str(tmp_path / file)
+    for branch in section["branches"].values():
+        stage = {"type": "mlp", "width": HIDDEN, "weights": section["mm_projector"]}
+        branch["stages"] = {name: stage}
+    model = build_model(typed(section)).model
+    for branch in ("image", "video"):
+        layers = model.branches[branch].stages[name].layers
+        for number in (0, 2):
+            expected = state[f"model.mm_projector.{number}.weight"]
+            assert torch.equal(layers[number].weight, expected)
+
+
+def test_a_projector_may_be_named_at_its_stage_alone(tmp_path):
+    state = original_state()
+    section = tree(write_original(tmp_path / "original"))
+    file = tmp_path / "projector.bin"
+    torch.save({n: t for n, t in state.items() if ".mm_projector." in n}, file)
+    projection = section["branches"]["image"]["stages"].pop("projection")
+    section["mm_projector"] = None
+    section["branches"]["image"]["stages"]["bridge"] = {**projection, "weights": str(file)}
+    section["branches"]["video"]["stages"] = {"bridge": {"share": "image.bridge"}}
+    loaded = build_model(typed(section))
+    assert loaded.origin["branches.image.stages.bridge.layers.2.bias"] == str(file)
 
 
 def test_the_sizes_of_this_file_are_what_the_tests_think():

@@ -14,8 +14,32 @@ from torch import Tensor, nn
 
 from video_llama.common.registry import registry
 from video_llama.common.types import Features, Shape
+from video_llama.common.weights import Excuse, KeyMap
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+PUBLISHED_NAMES = (
+    *(
+        (f"{above}mm_projector.{rest}", f"layers.{ours}")
+        for above in ("model.", "base_model.model.model.", "")
+        for rest, ours in (("*.*", "*.*"), ("*", "0.*"))
+    ),
+    *(
+        (f"{above}linear_{number}.*", f"layers.{index}.*")
+        for above in ("multi_modal_projector.", "model.multi_modal_projector.", "")
+        for number, index in ((1, 0), (2, 2))
+    ),
+)
+"""Pairs (published, ours): of the LLaVA family, which serve for export, then of transformers."""
+
+OTHERS = {
+    "the language model's": (
+        *("model.embed_tokens.**", "model.layers.**", "model.norm.**", "lm_head.**"),
+        *("language_model.**", "model.language_model.**"),
+    ),
+    "a tower's": ("*_tower.**", "model.*_tower.**"),
+}
+"""What else a directory of such a system holds."""
 
 
 @registry.register_bridge("mlp")
@@ -51,6 +75,16 @@ class Mlp(nn.Module):
         def out_shape(self, shape: Shape) -> Shape:
             """Return the shape of one row after this stage."""
             return replace(shape, width=self.width)
+
+        def key_map(self) -> KeyMap:
+            """Return the table from the names in a published file to ours."""
+            drops = (
+                Excuse(pattern, f"{whose}, not the projector's")
+                for whose, patterns in OTHERS.items()
+                for pattern in patterns
+            )
+            own = ("layers.*.*", "layers.*.*")
+            return KeyMap(renames=(*PUBLISHED_NAMES, own), drops=tuple(drops))
 
     def __init__(self, config: Config, in_shape: Shape) -> None:
         super().__init__()

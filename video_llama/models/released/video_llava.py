@@ -23,6 +23,7 @@ from video_llama.common.hub import hub_ref, local_path, way_to_get
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
 from video_llama.common.weights import Excuse, FileTable, KeyMap, read_state
+from video_llama.models.bridges.mlp import PUBLISHED_NAMES
 from video_llama.models.decoders.composite import FLAT, read_composite
 from video_llama.models.sources import named_parts
 
@@ -188,13 +189,13 @@ def find_in_folder(
 
 
 def projector_of(config: ModelConfig) -> str:
-    """Return the name in the model of the projector, "" if it has none like Video-LLaVA's."""
-    stages = (
-        name
-        for name, part in named_parts(config)
-        if part.type == "mlp" and name.rpartition(".")[2] == "projection"
-    )
-    return next(stages, "")
+    """Return the name in the model of the projector, "" if it has none like Video-LLaVA's.
+
+    Of several it is the one called as in the presets, or else the first.
+    """
+    stages = [name for name, part in named_parts(config) if part.type == "mlp"]
+    called = (name for name in stages if name.endswith(".projection"))
+    return next(called, stages[0] if stages else "")
 
 
 def _parts(config: ModelConfig) -> Iterator[str]:
@@ -232,22 +233,12 @@ def _projector_map(projector: str) -> KeyMap:
     Args:
         projector: its name in the model, "" if the model has none.
     """
-    # The original's stand first, because they serve for export.
-    pairs = [
-        (f"{above}mm_projector.{rest}", f"layers.{ours}")
-        for above in ("model.", "base_model.model.model.")
-        for rest, ours in (("*.*", "*.*"), ("*", "0.*"))
-    ]
-    pairs += [
-        (f"{linear}.*", f"layers.{number}.*")
-        for layout in LAYOUTS
-        if layout != ORIGINAL
-        for linear, number in zip(layout.projector, (0, 2), strict=True)
-    ]
     if not projector:
         reason = "the model has no such projector"
-        return KeyMap(renames=(), drops=tuple(Excuse(pattern, reason) for pattern, _ in pairs))
-    return KeyMap(renames=tuple(pairs)).under(ours=f"{projector}.")
+        return KeyMap(
+            renames=(), drops=tuple(Excuse(pattern, reason) for pattern, _ in PUBLISHED_NAMES)
+        )
+    return KeyMap(renames=PUBLISHED_NAMES).under(ours=f"{projector}.")
 
 
 def _is_published_size(directory: str) -> bool:

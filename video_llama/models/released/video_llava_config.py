@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.hub import local_path
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
@@ -78,14 +78,7 @@ def unsayable(config: ModelConfig, layout: Layout) -> Iterator[str]:
         config: of the model.
         layout: of the directory.
     """
-    projector = require_projector(config)
-    given = dict(named_parts(config))[projector].config
-    if given.hidden_width not in (None, given.width):
-        yield f"{projector}.hidden_width {given.hidden_width}"
-    if layout == ORIGINAL and given.activation != ACTIVATION:
-        yield f"{projector}.activation {given.activation}"
-    if layout != ORIGINAL and given.depth != 2:
-        yield f"{projector}.depth {given.depth}; it has a projector of two maps"
+    yield from _unsayable_projector(config, layout)
     towers = _towers(config)
     for modality, (kind, _) in TOWERS.items():
         branch = config.branches.get(modality)
@@ -104,6 +97,17 @@ def unsayable(config: ModelConfig, layout: Layout) -> Iterator[str]:
         yield "towers that differ in select_layer"
     if layout != ORIGINAL and len({repr(_vision(tower)) for tower in towers.values()}) > 1:
         yield "towers that differ in size or activation"
+
+
+def _unsayable_projector(config: ModelConfig, layout: Layout) -> Iterator[str]:
+    projector = require_projector(config)
+    given = dict(named_parts(config))[projector].config
+    if given.hidden_width not in (None, given.width):
+        yield f"{projector}.hidden_width {given.hidden_width}"
+    if layout == ORIGINAL and given.activation != ACTIVATION:
+        yield f"{projector}.activation {given.activation}"
+    if layout != ORIGINAL and given.depth != 2:
+        yield f"{projector}.depth {given.depth}; it has a projector of two maps"
 
 
 def lossy(config: ModelConfig, layout: Layout) -> Iterator[str]:
@@ -171,7 +175,13 @@ def original_config(config: ModelConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: the decoder has no files, or there is no projector.
+        CheckpointMismatch: the projector is one that it has no word for.
     """
+    if found := list(_unsayable_projector(config, ORIGINAL)):
+        raise CheckpointMismatch(
+            f"the original layout has no word for {'; '.join(found)}; the run's folder loads as "
+            "model.ckpt"
+        )
     decoder = read_decoder(config)
     projector = require_projector(config)
     depth = dict(named_parts(config))[projector].config.depth
