@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -51,8 +53,10 @@ def test_the_better_cell_is_called_better(two):
     assert found.difference.estimate.value == pytest.approx(18 / 40)
     assert found.verdict.word == "better"
     ((word, sentence),) = verdict_sentences(comparison)
-    assert word == "better"
-    assert sentence.startswith("wider is better than plain: +45.0 points, 95 % interval [")
+    assert word == "this run better"
+    assert sentence.startswith(
+        "this run of wider is better than that of plain: +45.0 points, 95 % interval ["
+    )
     assert sentence.endswith("(40 questions on 40 clips, 1 seed).")
 
 
@@ -69,7 +73,7 @@ def test_few_questions_are_too_few_to_tell(tmp_path):
     ]
     ((word, sentence),) = verdict_sentences(compare(cells))
     assert word == "too few samples"
-    assert "too few samples to tell wider from plain" in sentence
+    assert "too few samples to tell this run of wider from that of plain" in sentence
     assert "points or more could have been seen" in sentence
 
 
@@ -78,11 +82,12 @@ def test_what_is_real_alone_and_not_among_many_is_said_so(tmp_path):
     others = [a_cell(tmp_path, f"same{i}", plain) for i in range(9)]
     cells = [a_cell(tmp_path, "plain", plain), a_cell(tmp_path, "wider", wider)]
     ((word, _),) = verdict_sentences(compare(cells))
-    assert word == "better"
+    assert word == "this run better"
     word, sentence = verdict_sentences(compare([*cells, *others]))[0]
     assert word == "too few samples"
     assert sentence.startswith(
-        "wider would be better than plain were this the only comparison, but not as one of 10: "
+        "this run of wider would be better than that of plain were this the only comparison, but "
+        "not as one of 10: "
     )
 
 
@@ -190,7 +195,8 @@ def test_the_ledgers_prove_the_same_data(two):
     assert is_same
     assert text == (
         "1 pair of runs saw the same samples in the same order, by their ledgers (40 samples "
-        "compared); all cells were asked the same questions."
+        "compared by key and media; ledgers hold no texts); all cells were asked the same "
+        "questions."
     )
 
 
@@ -250,7 +256,7 @@ def test_losses_of_the_last_steps_are_paired_by_clip(two):
 def test_where_nothing_was_asked_the_losses_speak(two):
     trained = [replace(runs, evaluations=()) for runs in two]
     ((word, sentence),) = verdict_sentences(compare(trained))
-    assert word == "better"
+    assert word == "this run better"
     assert "by the training loss of the last steps: 0.5025 against 1.0025 nats" in sentence
 
 
@@ -281,14 +287,83 @@ def test_data_of_its_own_are_no_problem_where_they_were_asked_for(tmp_path, two)
     is_same, text = data_sentence(comparison)
     assert is_same
     assert text.startswith("1 pair of runs saw the same samples")
-    assert any("odd was trained on data of its own" in caveat for caveat in caveats(comparison))
+    assert any("odd has data of its own" in caveat for caveat in caveats(comparison))
 
 
 def test_many_cells_are_a_column_each(tmp_path, two):
     others = [a_cell(tmp_path, f"cell{i}", answers(2 * i)) for i in range(3)]
     text = to_markdown(compare([*two, *others]))
     assert "| kind | plain (baseline) | wider | cell0 | cell1 | cell2 |" in text
-    assert "| colour | 50.0 | 95.0 (better) | 0.0 (worse) | 5.0 (worse) | 10.0 (worse) |" in text
+    assert "| colour | 50.0 | 95.0 (this run better) | 0.0 (this run worse) |" in text
+
+
+def test_cells_too_many_for_columns_are_rows_of_what_was_shown(tmp_path, two, capsys):
+    others = [a_cell(tmp_path, f"a_rather_long_name_{i}", answers(20)) for i in range(6)]
+    comparison = compare([*two, *others])
+    text = to_markdown(comparison)
+    assert "| cell | kind | difference | verdict |" in text
+    assert (
+        len(re.findall(r"^\| wider \| colour \| \+45\.0 .* this run better \|$", text, re.M)) == 1
+    )
+    assert "| colour | 50.0 |" not in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_comparison(comparison, folder=tmp_path / "out")
+    (shown,) = re.findall("differences shown(.*?)└", capsys.readouterr().out, re.S)
+    assert "wider" in shown
+    assert "long_name" not in shown
+
+
+def test_with_seeds_a_verdict_is_of_settings(tmp_path):
+    cells = [
+        a_cell(tmp_path, name, answers(right), seed=seed)
+        for name, right in (("plain", 4), ("wider", 38))
+        for seed in range(3)
+    ]
+    ((word, sentence),) = verdict_sentences(compare(cells))
+    assert word == "better"
+    assert sentence.startswith("wider is better than plain: +85.0 points")
+
+
+def test_pieces_of_one_file_count_together(tmp_path):
+    def asked(num_right):
+        pieces = [an_answer(f"q{i}", i < num_right, clip=f"film{i % 2}.mp4") for i in range(20)]
+        return [
+            replace(p, media=(replace(p.media[0], start_s=float(i), end_s=i + 1.0),))
+            for i, p in enumerate(pieces)
+        ]
+
+    cells = [a_cell(tmp_path, "plain", asked(2)), a_cell(tmp_path, "wider", asked(20))]
+    assert score(compare(cells), "wider").difference.num_clips == 2
+
+
+def test_questions_of_its_own_are_no_problem_where_they_were_asked_for(tmp_path, two):
+    odd = a_cell(tmp_path, "odd", answers(20)[:30])
+    comparison = compare([*two, replace(odd, has_own_data=True)])
+    assert comparison.problems == []
+    is_same, text = data_sentence(comparison)
+    assert is_same
+    assert text.endswith("; the other cells were asked the same questions.")
+
+
+def test_lines_and_bars_in_names_cannot_break_tables(tmp_path):
+    cells = [
+        a_cell(tmp_path, name, answers(num, kind="a|b\nc"))
+        for name, num in (("plain", 20), ("wider", 30))
+    ]
+    comparison = compare_cells(cells, baseline="plain", title="One\n# Two", question="")
+    text = to_markdown(comparison)
+    assert text.startswith("# One # Two\n")
+    assert "| a\\|b c | 50.0" in text
+
+
+def test_a_file_in_place_of_the_output_folder_is_named(two, tmp_path, capsys):
+    out = tmp_path / "a_file"
+    out.write_text("mine")
+    runs = [str(tmp_path / name) for name in ("plain", "wider")]
+    assert main(["compare", *runs, "--out", str(out)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert out.read_text() == "mine"
 
 
 def test_names_in_brackets_are_shown_as_they_are(tmp_path, capsys):
@@ -320,7 +395,7 @@ def test_everything_is_written_down(two, tmp_path, capsys):
         "curves.png",
     ]
     said = " ".join(capsys.readouterr().out.split())
-    assert "wider is better than plain: +45.0 points" in said
+    assert "this run of wider is better than that of plain: +45.0 points" in said
 
 
 def test_a_folder_of_seeds_is_one_cell(two, tmp_path):
@@ -349,7 +424,8 @@ def test_the_verb_compares_two_folders(two, tmp_path, capsys):
     runs = [str(tmp_path / name) for name in ("plain", "wider")]
     out = tmp_path / "out"
     assert main(["compare", *runs, "--out", str(out)]) == 0
-    assert "wider is better than plain" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "this run of wider is better than that of plain" in said
     assert (out / "report.html").is_file()
 
 

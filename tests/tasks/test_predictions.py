@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.tasks.predictions import Prediction, PredictionStore, Shown, read_predictions
 
 IDENTITY = {"checkpoint": "abc", "probes": ("no_media",)}
@@ -83,3 +83,13 @@ def test_an_interrupted_evaluation_is_not_complete(tmp_path):
 def test_a_store_without_predictions_leaves_nothing(tmp_path):
     PredictionStore(tmp_path / "out", identity=IDENTITY)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_was_cut_off_is_named_with_its_line(tmp_path):
+    store = PredictionStore(tmp_path, identity=IDENTITY)
+    store.add(0, [a_prediction("a"), a_prediction("b")])
+    store.collect()
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(VideoLlamaError, match=r"predictions\.jsonl:2: not a prediction"):
+        read_predictions(path)

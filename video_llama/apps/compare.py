@@ -22,6 +22,7 @@ from video_llama.apps.compare_cells import compare_cells, save_comparison
 from video_llama.apps.compare_runs import read_cell
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
+from video_llama.runners.write_errors import require_writable
 
 OTHER_DATA = 1
 """Exit code: they did not see the same data, or nobody can prove it."""
@@ -61,6 +62,7 @@ def main(args: argparse.Namespace) -> int:
     folders = [args.first, args.second]
     if args.first.resolve() == args.second.resolve():
         raise ConfigError(f"RUN_B: {args.second} is the same folder as RUN_A; name another run")
+    require_writable(args.out, key="--out")
     names = names_of(folders)
     cells = [
         runs

@@ -133,10 +133,10 @@ def _paired_losses(here: Sequence[Entry], there: Sequence[Entry]) -> Losses | st
         if one.num_targets != other.num_targets:
             return (
                 f"'{one.trace.key}' has {one.num_targets} supervised tokens and "
-                f"{other.num_targets}: other tokenizers or templates"
+                f"{other.num_targets}: other texts, tokenizers or templates"
             )
         if one.mean_loss is not None and other.mean_loss is not None:
-            clip = tuple(item.path for item in one.trace.media) or one.trace.key
+            clip = frozenset(item.path for item in one.trace.media) or one.trace.key
             by_clip[clip].append((one.mean_loss, other.mean_loss))
     return {
         clip: (fmean(a for a, _ in pairs), fmean(b for _, b in pairs))

@@ -50,7 +50,8 @@ class Comparison:
     def problems(self) -> list[str]:
         """Why the cells were not trained or asked on provably the same data, none if they were.
 
-        Cells that were to have data of their own are trained on other data without being one.
+        Cells that were to have data of their own differ from the baseline in these without being
+        one, in training and in questions.
         """
         trained = [
             f"{proof.cell}, seed {proof.seed}, {proof.recipe}: {proof.same.problem}"
@@ -61,6 +62,6 @@ class Comparison:
             f"{proof.cell}, {asked.name}: {proof.problem}"
             for asked in self.sets
             for proof in asked.proofs
-            if proof.problem
+            if proof.problem and proof.cell not in self.with_own_data
         ]
         return trained + asked

@@ -19,6 +19,7 @@ from video_llama.apps.compare_words import (
     counted,
     data_sentence,
     interval,
+    label,
     number,
     percent,
     signed,
@@ -32,8 +33,13 @@ from video_llama.apps.report_page import render_page
 from video_llama.apps.report_runs import style_of
 
 TEMPLATE = "compare.html.j2"
-CHIPS = {"better": "good", "worse": "bad"}
-"""Colours of verdicts; all others are grey."""
+CHIPS = {
+    "better": "good",
+    "worse": "bad",
+    "this run better": "once",
+    "this run worse": "once",
+}
+"""Colours of verdicts, of one seed an outline; all others are grey."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ def to_page(comparison: Comparison, *, panels: Sequence[Panel]) -> str:
         "interval": interval,
         "with_interval": with_interval,
         "told": told,
+        "label": label,
         "number": number,
     }
     return render_page(TEMPLATE, values=values)

@@ -19,6 +19,9 @@ COLOURS = (
 )  # fmt: skip
 """Of cells, as on the page."""
 
+GREY = "#b8b8b8"
+"""Of cells that are not told apart."""
+
 DPI = 150
 BAR_INCHES = 0.17
 MOST_BARS = 150
@@ -71,19 +74,21 @@ def plot_curves(panels: Sequence[Panel], *, names: Sequence[str], path: Path) ->
         names: of the cells, in the order of their colours.
         path: PNG file.
     """
+    told = _colours(panels, names=names)
     num_columns = min(2, len(panels))
     num_rows = -(-len(panels) // num_columns)
     figure = _figure(width=5.2 * num_columns, height=3.3 * num_rows)
     for number, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(num_rows, num_columns, number)
-        for curve in panel.curves:
-            colour = COLOURS[names.index(curve.cell) % len(COLOURS)]
+        for curve in sorted(panel.curves, key=lambda one: one.cell in told):
+            colour = told.get(curve.cell, GREY)
             marker = "o" if panel.is_validation else None
             if len(curve.seeds) > 1:
                 for points in curve.seeds:
                     axes.plot(*_columns(points), color=colour, linewidth=0.7, alpha=0.45)
             mean = curve.mean or curve.seeds[0]
-            axes.plot(*_columns(mean), color=colour, label=curve.cell, marker=marker, markersize=3)
+            label = curve.cell if curve.cell in told else None
+            axes.plot(*_columns(mean), color=colour, marker=marker, markersize=3, label=label)
         axes.set_title(panel.title, fontsize=9)
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(panel.note)
@@ -91,8 +96,22 @@ def plot_curves(panels: Sequence[Panel], *, names: Sequence[str], path: Path) ->
         axes.grid(alpha=0.25)
         if number == 1:
             axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.1), ncols=4)
-    figure.tight_layout()
+    # Room for labels; a legend may be wider than any layout engine would give it.
+    figure.subplots_adjust(hspace=0.55, wspace=0.3)
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
+
+
+def _colours(panels: Sequence[Panel], *, names: Sequence[str]) -> dict[str, str]:
+    """Choose cells to be told apart: all if few, else the baseline and the last panel's extremes.
+
+    Extremes are of the last point: the lowest and the highest loss.
+    """
+    chosen = list(names)
+    if len(names) > len(COLOURS):
+        last = {c.cell: (c.mean or c.seeds[0])[-1][1] for c in panels[-1].curves}
+        others = sorted((name for name in last if name != names[0]), key=last.__getitem__)
+        chosen = list(dict.fromkeys([names[0], *others[:1], *others[-1:]]))
+    return dict(zip(chosen, COLOURS, strict=False))
 
 
 def _figure(*, width: float, height: float) -> Figure:

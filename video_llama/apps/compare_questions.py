@@ -15,7 +15,6 @@ from video_llama.tasks.predictions import (
     NO_PROBE,
     PREDICTIONS_FILE,
     Prediction,
-    Shown,
     read_predictions,
 )
 
@@ -111,10 +110,12 @@ def _files(prediction: Prediction) -> str:
     return ", ".join(dict.fromkeys(Path(item.path).name for item in prediction.media)) or "no media"
 
 
-def clip_of(prediction: Prediction) -> tuple[Shown, ...] | str:
-    """Return what questions about one clip share; a question without media stands alone.
+def clip_of(prediction: Prediction) -> frozenset[str] | str:
+    """Return what questions about one clip share: its files, whichever seconds of them.
+
+    A question without media stands alone.
 
     Args:
         prediction: the answer to one of them.
     """
-    return prediction.media or prediction.key
+    return frozenset(item.path for item in prediction.media) or prediction.key

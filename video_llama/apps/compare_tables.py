@@ -16,6 +16,7 @@ from video_llama.apps.compare_words import (
     data_sentence,
     full_label,
     interval,
+    label,
     number,
     percent,
     signed,
@@ -24,21 +25,26 @@ from video_llama.apps.compare_words import (
     with_interval,
 )
 
-COLOURS = {"better": "green", "worse": "red", "no difference shown": "", "too few samples": "dim"}
+COLOURS = {"better": "green", "worse": "red", "too few samples": "dim", "missing": "red"}
+"""Of verdicts; of one seed they have none."""
 
 MOST_WITH_INTERVALS = 2
 """Cells beside the baseline, of which a table by kinds can show differences and intervals."""
+
+MOST_COLUMNS = 6
+"""Cells that stand beside each other; of more, only what was shown is listed."""
 
 
 def console_tables(comparison: Comparison) -> Iterator[Any]:
     """Yield what the terminal shows: tables of every question set, and the sentences."""
     for asked in comparison.sets:
         yield _console_cells(asked)
-        yield _console_kinds(asked)
+        is_narrow = len(asked.rows[0].scores) <= MOST_COLUMNS
+        yield _console_kinds(asked) if is_narrow else _console_shown(asked)
     is_same, data = data_sentence(comparison)
     yield Text(data, style="green" if is_same else "bold red")
     for word, sentence in verdict_sentences(comparison):
-        yield Text(sentence, style=COLOURS.get(word, "red"))
+        yield Text(sentence, style=COLOURS.get(word, ""))
     yield from (Text(text, style="dim") for text in caveats(comparison))
 
 
@@ -59,7 +65,7 @@ def _console_cells(asked: SetComparison) -> Table:
             estimate = score.difference.estimate
             texts[4] = signed(estimate.value)
             texts[5] = f"{signed(estimate.low)} to {signed(estimate.high)}"
-            texts[6] = Text(told(score.verdict), style=COLOURS[score.verdict.word])
+            texts[6] = _marked(score, told(score.difference, score.verdict))
         elif score is not asked.rows[0].scores[0]:
             texts[4] = "-"
         table.add_row(*texts)
@@ -77,30 +83,69 @@ def _console_kinds(asked: SetComparison) -> Table:
         table.add_column(Text(score.cell), justify="right")
     for row in asked.rows[1:]:
         cells = [
-            Text(
-                "-" if score.accuracy is None else percent(score.accuracy.value),
-                style=COLOURS[score.verdict.word] if score.verdict else "",
-            )
+            _marked(score, "-" if score.accuracy is None else percent(score.accuracy.value))
             for score in row.scores
         ]
         table.add_row(full_label(row.kind), *cells)
     return table
 
 
+def _console_shown(asked: SetComparison) -> Table:
+    """List the kinds in which cells were shown to differ, where all would not fit."""
+    table = Table(title=f"{asked.name}: by kind, differences shown", title_justify="left")
+    table.add_column("cell")
+    table.add_column("kind")
+    table.add_column("difference", justify="right")
+    table.add_column("verdict")
+    for score, kind in _all_shown(asked):
+        assert score.difference is not None, "shown"
+        text = signed(score.difference.estimate.value)
+        table.add_row(Text(score.cell), Text(kind), text, _marked(score, _shown(score)))
+    if not table.rows:
+        table.caption = "none; all accuracies stand on the page"
+    return table
+
+
+def _all_shown(asked: SetComparison) -> list[tuple[CellScore, str]]:
+    """Return scores that were shown to be better or worse, with their kind, cell by cell."""
+    num = len(asked.rows[0].scores)
+    return [
+        (row.scores[place], full_label(row.kind))
+        for place in range(num)
+        for row in asked.rows[1:]
+        if _shown(row.scores[place])
+    ]
+
+
+def _marked(score: CellScore, text: str) -> Text:
+    """Colour a text by a score's verdict."""
+    if score.difference is None or score.verdict is None:
+        return Text(text)
+    return Text(text, style=COLOURS.get(label(score.difference, score.verdict), ""))
+
+
+def _shown(score: CellScore) -> str:
+    """Return a score's verdict if it is one for either side, "" if not."""
+    if score.difference is None or score.verdict is None:
+        return ""
+    is_shown = score.verdict.word in ("better", "worse")
+    return label(score.difference, score.verdict) if is_shown else ""
+
+
 def to_markdown(comparison: Comparison) -> str:
     """Write the tables as Markdown."""
     is_same, data = data_sentence(comparison)
     lines = [
-        f"# {comparison.title}",
+        f"# {_one_line(comparison.title)}",
         "",
         *([comparison.question, ""] if comparison.question else []),
     ]
-    lines += [*(f"- {sentence}" for _, sentence in verdict_sentences(comparison)), ""]
+    lines += [*(f"- {_one_line(sentence)}" for _, sentence in verdict_sentences(comparison)), ""]
     lines += [f"Data: {data}" if is_same else f"**{data}**", ""]
     lines += [f"> {text}\n" for text in caveats(comparison)]
     for asked in comparison.sets:
-        lines += [f"## {asked.name}", "", *_markdown_cells(asked), "", *_markdown_kinds(asked), ""]
-        lines += [HOW, ""]
+        lines += [f"## {_one_line(asked.name)}", "", *_markdown_cells(asked), ""]
+        lines += [*_markdown_kinds(asked), "", HOW, ""]
     lines += ["## Training", "", *_training_table(comparison), ""]
     lines += _markdown_losses(comparison)
     if comparison.settings:
@@ -131,6 +176,14 @@ def _markdown_cells(asked: SetComparison) -> Iterator[str]:
 def _markdown_kinds(asked: SetComparison) -> Iterator[str]:
     """Yield the rows of the kinds: of few cells with intervals, of many with verdicts alone."""
     base, *others = asked.rows[0].scores
+    if len(others) >= MOST_COLUMNS:
+        yield "By kind, only differences that were shown; all accuracies stand on the page."
+        yield ""
+        yield _row(["cell", "kind", "difference", "verdict"])
+        yield _rule(4)
+        for score, kind in _all_shown(asked):
+            yield _row([score.cell, kind, *_markdown_difference(score)])
+        return
     is_wide = len(others) <= MOST_WITH_INTERVALS
     headers = ["kind", f"{base.cell} (baseline)"]
     for score in others:
@@ -143,9 +196,8 @@ def _markdown_kinds(asked: SetComparison) -> Iterator[str]:
             if is_wide or score.accuracy is None:
                 texts.append(with_interval(score))
             else:
-                word = score.verdict.word if score.verdict else ""
-                mark = f" ({word})" if word in ("better", "worse") else ""
-                texts.append(percent(score.accuracy.value) + mark)
+                word = _shown(score)
+                texts.append(percent(score.accuracy.value) + (f" ({word})" if word else ""))
             if is_wide and score.cell != base.cell:
                 texts += _markdown_difference(score)
         yield _row(texts)
@@ -155,7 +207,7 @@ def _markdown_difference(score: CellScore) -> list[str]:
     if score.difference is None or score.verdict is None:
         return ["-", "-"]
     text = f"{signed(score.difference.estimate.value)} {interval(score.difference)}"
-    return [text, told(score.verdict)]
+    return [text, told(score.difference, score.verdict)]
 
 
 def _training_table(comparison: Comparison) -> Iterator[str]:
@@ -191,13 +243,17 @@ def _markdown_losses(comparison: Comparison) -> Iterator[str]:
         if one.difference is not None and one.verdict is not None:
             value = one.difference.estimate
             texts[2] = f"{value.value:+.4f} [{value.low:+.4f}, {value.high:+.4f}]"
-            texts[3] = one.verdict.word
+            texts[3] = label(one.difference, one.verdict)
         yield _row([one.cell, one.recipe, *texts])
     yield ""
 
 
 def _row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    return "| " + " | ".join(_one_line(text).replace("|", "\\|") for text in texts) + " |"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _rule(num: int) -> str:

@@ -42,13 +42,14 @@ def _loss_sentence(loss: LossComparison, baseline: str) -> tuple[str, str]:
             f"compared: {loss.reason}."
         )
     estimate, word = loss.difference.estimate, loss.verdict.word
+    run, that = _called(loss.cell, baseline, difference=loss.difference)
     opening = {
-        "better": f"{loss.cell} fits better than {baseline}",
-        "worse": f"{loss.cell} fits worse than {baseline}",
-        "no difference shown": f"no difference between {loss.cell} and {baseline} is shown",
-        "too few samples": f"too few samples to tell {loss.cell} from {baseline}",
+        "better": f"{run} fits better than {that}",
+        "worse": f"{run} fits worse than {that}",
+        "no difference shown": f"no difference between {run} and {that} is shown",
+        "too few samples": f"too few samples to tell {run} from {that}",
     }[word]
-    return word, (
+    return label(loss.difference, loss.verdict), (
         f"{opening}, by the training loss of the last steps: {loss.here:.4f} against "
         f"{loss.there:.4f} nats per token, {estimate.value:+.4f}, 95 % interval "
         f"[{estimate.low:+.4f}, {estimate.high:+.4f}] ({many(loss.difference.num_clips, 'clip')}, "
@@ -64,16 +65,17 @@ def _sentence(score: CellScore, base: CellScore, *, where: str, num_judged: int)
         )
     assert score.accuracy is not None, "a difference is made of answers"
     difference, word = score.difference, score.verdict.word
+    run, that = _called(score.cell, base.cell, difference=difference)
     opening = {
-        "better": f"{score.cell} is better than {base.cell}",
-        "worse": f"{score.cell} is worse than {base.cell}",
-        "no difference shown": f"no difference between {score.cell} and {base.cell} is shown",
-        "too few samples": f"too few samples to tell {score.cell} from {base.cell}",
+        "better": f"{run} is better than {that}",
+        "worse": f"{run} is worse than {that}",
+        "no difference shown": f"no difference between {run} and {that} is shown",
+        "too few samples": f"too few samples to tell {run} from {that}",
     }[word]
     if word not in ("better", "worse") and difference.p_value < LEVEL:
         would = "better" if difference.estimate.value > 0 else "worse"
         opening = (
-            f"{score.cell} would be {would} than {base.cell} were this the only comparison, but "
+            f"{run} would be {would} than {that} were this the only comparison, but "
             f"not as one of {num_judged}"
         )
     seen = ""
@@ -86,16 +88,34 @@ def _sentence(score: CellScore, base: CellScore, *, where: str, num_judged: int)
             if math.isinf(reach) or reach > 1
             else f"; only one of {points(reach)} points or more could have been seen"
         )
-    return word, (
+    return label(difference, score.verdict), (
         f"{where}{opening}: {signed(difference.estimate.value)} points, 95 % interval "
         f"{interval(difference)}{seen} ({counted(difference)})."
     )
 
 
+def _called(cell: str, baseline: str, *, difference: Difference) -> tuple[str, str]:
+    """Name two cells; of one seed only the models that it made."""
+    if difference.num_seeds > 1:
+        return cell, baseline
+    return f"this run of {cell}", f"that of {baseline}"
+
+
+def label(difference: Difference, verdict: Verdict) -> str:
+    """Return a verdict's word; with one seed it is of two models, not of two ways to train.
+
+    Args:
+        difference: that was judged.
+        verdict: what it means.
+    """
+    is_shown = verdict.word in ("better", "worse")
+    return f"this run {verdict.word}" if is_shown and difference.num_seeds == 1 else verdict.word
+
+
 def counted(difference: Difference) -> str:
     """Say what a difference was made of."""
     return (
-        f"{difference.num_questions:,} questions on {many(difference.num_clips, 'clip')}, "
+        f"{many(difference.num_questions, 'question')} on {many(difference.num_clips, 'clip')}, "
         f"{many(difference.num_seeds, 'seed')}"
     )
 
@@ -114,10 +134,12 @@ def data_sentence(comparison: Comparison) -> tuple[bool, str]:
         samples = sum(same.num_samples for same in trained)
         texts.append(
             f"{many(len(trained), 'pair')} of runs saw the same samples in the same order, by "
-            f"their ledgers ({samples:,} samples compared)"
+            f"their ledgers ({samples:,} samples compared by key and media; ledgers hold no texts)"
         )
-    if any(asked.proofs for asked in comparison.sets):
-        texts.append("all cells were asked the same questions")
+    asked = [proof for asked in comparison.sets for proof in asked.proofs]
+    if any(not proof.problem for proof in asked):
+        whole = all(not proof.problem for proof in asked)
+        texts.append(f"{'all' if whole else 'the other'} cells were asked the same questions")
     if not texts:
         return True, "Nothing was trained or asked side by side."
     text = "; ".join(texts)
@@ -138,7 +160,8 @@ def caveats(comparison: Comparison) -> list[str]:
     elif any(difference.num_seeds == 2 for difference in differences):
         texts.append("Two seeds say little about others; the intervals are wide for it.")
     texts += [
-        f"{name} was trained on data of its own, as it was set: a difference may come from these"
+        f"{name} has data of its own, as it was set, in training, questions or both: a difference "
+        "may come from these"
         for name in comparison.with_own_data
     ]
     for asked in comparison.sets:
@@ -188,10 +211,10 @@ def with_interval(score: CellScore) -> str:
     return f"{percent(accuracy.value)} [{percent(accuracy.low)}, {percent(accuracy.high)}]"
 
 
-def told(verdict: Verdict) -> str:
+def told(difference: Difference, verdict: Verdict) -> str:
     """Write a verdict; where nothing was shown, with what would have been."""
     if verdict.word in ("better", "worse"):
-        return verdict.word
+        return label(difference, verdict)
     reach = verdict.detectable
     return verdict.word + (f" (sees {points(reach)} points)" if reach <= 1 else "")
 

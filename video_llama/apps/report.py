@@ -227,10 +227,10 @@ def by_group(kinds: Iterable[str]) -> list[str]:
 
 
 def label_of(kind: str) -> str:
-    """Return how a kind is called below its heading; a pool of kinds is called "all"."""
+    """Return how a kind is called below its heading; a pool of all below it is "all"."""
     start = next((start for start in GROUPS if kind.startswith(start)), None)
     label = kind if start is None else GROUPS[start][1].format(kind.removeprefix(start))
-    return label.replace("_", " ").replace("*", "all")
+    return "all" if label == "*" else label.replace("_", " ")
 
 
 def _change(row: dict[str, Any], against: dict[str, Any] | None) -> Estimate | None:

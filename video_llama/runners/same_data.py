@@ -3,7 +3,8 @@
 Of every step, what must be equal: its data set, how many samples it has, and at each place of the
 order the sample's key and the files and seconds its media were cut from. What may differ, and is
 told: the frames that were taken of a clip (other systems look at other frames), the folder the
-files lie in, the number of processes, and how a step is cut into iterations.
+files lie in, the number of processes, and how a step is cut into iterations. A ledger holds no
+texts: equal keys with other captions pass.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from video_llama.common.errors import VideoLlamaError
 from video_llama.tasks.resumable import ResumableResults
 
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -108,9 +109,21 @@ class PredictionStore:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read a `predictions.jsonl`."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_parse(json.loads(line)) for line in lines]
+    """Read a `predictions.jsonl`.
+
+    Raises:
+        VideoLlamaError: a line is not a prediction, as after a copy that was cut off.
+    """
+    predictions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            predictions.append(_parse(json.loads(line)))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise VideoLlamaError(
+                f"{path}:{number}: not a prediction ({error}); a whole file has one JSON object a "
+                "line: copy it again, or remove its folder and evaluate again"
+            ) from error
+    return predictions
 
 
 def _parse(node: dict[str, Any]) -> Prediction:
