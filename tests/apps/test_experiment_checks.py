@@ -8,6 +8,7 @@ from tiny_experiment import write_experiment, write_run_files
 
 from video_llama.apps.experiment_cells import open_cells
 from video_llama.apps.experiment_file import read_experiment
+from video_llama.apps.experiment_jobs import EvaluationJob
 from video_llama.apps.experiment_open import (
     change_problems,
     changed_runs,
@@ -190,10 +191,23 @@ def test_features_of_the_same_frozen_parts_are_made_once_ahead_of_all_that_need_
     assert len(work.tasks) - len(work.runs) == 2
 
 
+def make_results(run):
+    """Put what a run is made for into its folder."""
+    if run.step.learns:
+        file = run.folder / "checkpoints" / "last" / "trainable.safetensors"
+    else:
+        file = run.folder / "held_out" / "predictions.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    return file
+
+
 def test_what_is_finished_is_reused_and_what_is_not_is_gone_on_with(opened, tmp_path):
     chain = opened().chains[0]
     settings = settings_of(chain)
     align, tune, _ = chain.runs
+    make_results(align)
+    make_results(tune)
     write_stamp(align, settings=settings[str(align.folder)], is_finished=True)
     write_stamp(tune, settings=settings[str(tune.folder)], is_finished=False)
     found = standings(chain)
@@ -203,6 +217,39 @@ def test_what_is_finished_is_reused_and_what_is_not_is_gone_on_with(opened, tmp_
     work = plan_work([chain], facts=opened().facts, logs=tmp_path / "logs")
     assert [run.step.stem for run in work.runs.values()] == ["tune", "ask"]
     assert [task.after for task in work.tasks] == [(), (0,)]
+
+
+@pytest.mark.parametrize("stem", ["tune", "ask"])
+def test_a_finished_run_whose_result_is_gone_is_made_again(opened, stem):
+    plan = opened()
+    finish_all(plan)
+    (chain, _) = plan.chains
+    files = {run.step.stem: make_results(run) for run in chain.runs}
+    assert all(standing.is_finished for standing in standings(chain))
+    files[stem].unlink()
+    (left,) = [r for r, s in zip(chain.runs, standings(chain), strict=True) if not s.is_finished]
+    assert left.step.stem == stem
+    (ask,) = chain.evaluations
+    (ask.folder / "metrics.json").write_text("{}")
+    kept = EvaluationJob(ask, 8).kept()
+    assert kept == (0 if stem == "ask" else 8)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}'])
+def test_a_damaged_stamp_is_named_with_the_way_out(opened, content):
+    run = opened().chains[0].runs[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "experiment_run.json").write_text(content)
+    (problem,) = change_problems(changed_runs(opened()))
+    assert problem.startswith(f"{run.folder}: ")
+    assert "experiment_run.json is damaged" in problem
+    assert "--redo-changed" in problem
+
+
+def test_cells_that_do_not_differ_are_named(opened):
+    cells = {"a": None, "b": {"options": {"run.num_workers": 2}}, "c": None}
+    remarks = opened(cells=cells, options={QUERIES: 3}).remarks
+    assert remarks == ("a, c: all settings of these cells are the same",)
 
 
 def finish_all(opened):
@@ -249,6 +296,36 @@ def test_another_annotation_file_of_the_same_name_is_a_change(opened, files):
         table.write_text(before)
 
 
+def test_other_answers_in_a_file_of_their_own_are_a_change(opened, files):
+    tree = yaml.safe_load((files / "ask.yaml").read_text())
+    questions, answers = files / "qa_questions.json", files / "qa_answers.json"
+    questions.write_text(
+        json.dumps([{"video_name": "page/0", "question": "Which?", "question_id": 0}])
+    )
+    answers.write_text(json.dumps([{"answer": "0", "question_id": 0}]))
+    entry = {"type": "video_qa", "split": "test", "streams": ["video"], "answers": str(answers)}
+    entry |= {"annotations": str(questions), "media": str(files / "clips")}
+    (files / "open.yaml").write_text(yaml.safe_dump({**tree, "datasets": {"held_out": entry}}))
+    asks = {"evaluate": [str(files / "open.yaml")]}
+    finish_all(opened(**asks))
+    answers.write_text(json.dumps([{"answer": "one", "question_id": 0}]))
+    assert {run.step.stem for run, _ in changed_runs(opened(**asks))} == {"open"}
+
+
+def test_another_file_in_a_folder_of_annotations_is_a_change(opened, files):
+    tables = files / "tables"
+    tables.mkdir()
+    text = (files / "clips.csv").read_text()
+    (tables / "a.csv").write_text(text)
+    (tables / "notes.txt").write_text("read by nobody")
+    own = {"own_options": {"align": {"datasets.clips.annotations": str(tables)}}}
+    finish_all(opened(**own))
+    (tables / "notes.txt").write_text("still not read")
+    assert changed_runs(opened(**own)) == []
+    (tables / "a.csv").write_text(text.replace("Clip", "Other"))
+    assert {run.step.stem for run, _ in changed_runs(opened(**own))} == {"align", "tune", "ask"}
+
+
 def test_a_folder_that_no_experiment_made_is_not_touched(opened):
     run = opened().chains[0].runs[0]
     run.folder.mkdir(parents=True)
@@ -274,7 +351,7 @@ def test_an_unknown_cell_behind_only_is_refused(files, capsys):
 
 def test_a_run_file_that_is_not_there_is_named_with_its_cell(opened, files):
     problems = refused(opened, **changed_cell(recipes=[str(files / "algin.yaml")], data="own"))
-    assert any("cells.other, algin: --cfg-path: there is no file" in text for text in problems)
+    assert any("cells.other, algin: recipes: there is no file" in text for text in problems)
     assert any("align.yaml" in text for text in problems)
 
 

@@ -45,6 +45,16 @@ def test_a_grid_is_one_cell_for_every_choice_of_values(tmp_path):
     assert cells[1].steps[0].options == {"model.x": 1, "model.t": 8}
 
 
+def test_a_value_without_overrides_may_be_left_empty_and_so_may_cells_beside_a_grid(tmp_path):
+    grid = {"bridge": {"mlp": {"model.x": 1}, "qformer": None}}
+    cells = opened(tmp_path, grid=grid, cells=None)
+    assert [(cell.name, cell.steps[0].options) for cell in cells] == [
+        ("mlp", {"model.x": 1}),
+        ("qformer", {}),
+    ]
+    assert [cell.name for cell in opened(tmp_path, cells={"a": None}, grid=None)] == ["a"]
+
+
 def test_the_baseline_comes_first_and_is_the_first_cell_unless_named(tmp_path):
     cells = {"a": None, "b": None}
     assert opened(tmp_path, cells=cells)[0].name == "a"
@@ -116,7 +126,20 @@ def test_a_cell_may_have_recipes_and_evaluations_of_its_own(tmp_path):
         ({"cells": {"a/b": None}}, "cells.a/b: folders are named after cells"),
         ({"cells": {"a": None}, "seeds": []}, "seeds: there is none"),
         ({"cells": {"a": None}, "seeds": [1, 1]}, "seeds: 1 is there twice"),
+        ({"cells": {"a": None}, "seeds": [-1]}, "seeds: found -1, expected at least 0"),
         ({"cells": {"a": None}, "options": {"run.seed": 3}}, "options: run.seed is what the"),
+        (
+            {"cells": {"a": {"train_options": {"run": {"seed": 3, "log_freq": 1}}}}},
+            "cells.a.train_options: run.seed is what the",
+        ),
+        (
+            {"cells": {"a": None}, "options": {"run": {"output_dir": "x"}}},
+            "options: run.output_dir is what the",
+        ),
+        (
+            {"cells": {"a": None}, "own_options": {"two": {"model": {"ckpt": "x"}}}},
+            "own_options.two: model.ckpt is the run of one",
+        ),
         (
             {"cells": {"a": {"own_options": {"tow": {}}}}},
             "cells.a.own_options: unknown run file 'tow', did you mean 'two'?",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from video_llama.apps.experiment_file import CellEntry, Data, Experiment, Options, RunFile, over
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import unknown_name
+from video_llama.runners.resume import flatten
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
 """What cells may be called; folders are named after them."""
@@ -83,8 +84,7 @@ def open_cells(experiment: Experiment, *, options: Options) -> tuple[Cell, ...]:
     """
     problems = [
         f"--options: {key} is what the experiment sets itself; use --seeds, or --out"
-        for key in OWN_KEYS
-        if key in options
+        for key in _own_keys(options)
     ]
     problems += _problems(experiment)
     if problems:
@@ -145,6 +145,8 @@ def _problems(experiment: Experiment) -> Iterator[str]:
     for seed in experiment.seeds:
         if experiment.seeds.count(seed) > 1:
             yield f"seeds: {seed} is there twice"
+        if seed < 0:
+            yield f"seeds: found {seed}, expected at least 0"
     stems = set()
     for name, entry in experiment.cells.items():
         if not NAME.fullmatch(name):
@@ -161,9 +163,14 @@ def _problems(experiment: Experiment) -> Iterator[str]:
         yield from _unknown_stems(entry.own_options, here, where=f"cells.{name}.own_options")
     yield from _unknown_stems(experiment.own_options, sorted(stems), where="own_options")
     for where, options in _all_options(experiment):
-        for key in OWN_KEYS:
-            if key in options:
-                yield f"{where}: {key} is what the experiment sets itself; use seeds, or --out"
+        for key in _own_keys(options):
+            yield f"{where}: {key} is what the experiment sets itself; use seeds, or --out"
+
+
+def _own_keys(options: Options) -> list[str]:
+    """Return the keys among options that an experiment sets itself, also those in mappings."""
+    given = flatten(options)
+    return [key for key in OWN_KEYS if key in given]
 
 
 def _unknown_stems(
@@ -201,7 +208,7 @@ def _start_problems(experiment: Experiment, cell: Cell) -> Iterator[str]:
     for step in cell.steps:
         for where, layer in layers:
             for key in CHECKPOINT_KEYS[: len(step.start)]:
-                if key in layer.own_options.get(step.stem, {}):
+                if key in flatten(layer.own_options.get(step.stem, {})):
                     before = " and ".join(cell.steps[place].stem for place in step.start)
                     yield (
                         f"{where}own_options.{step.stem}: {key} is the run of {before}, from which "

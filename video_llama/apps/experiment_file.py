@@ -136,9 +136,11 @@ def read_experiment(path: Path, *, seeds: Sequence[int] | None = None) -> Experi
     """
     path = _find(path)
     tree = read_yaml(path)
-    if isinstance(tree.get("cells"), Mapping):
-        # `baseline:` with nothing behind it is how a cell without changes is mostly written.
-        tree["cells"] = {name: {} if c is None else c for name, c in tree["cells"].items()}
+    # `baseline:` with nothing behind it is how a cell without changes is mostly written.
+    for key in ("cells", "grid"):
+        tree[key] = _filled(tree.get(key))
+    if isinstance(tree["grid"], Mapping):
+        tree["grid"] = {axis: _filled(values) for axis, values in tree["grid"].items()}
     if seeds is not None:
         tree["seeds"] = list(seeds)
     problems: list[str] = []
@@ -155,6 +157,13 @@ def read_experiment(path: Path, *, seeds: Sequence[int] | None = None) -> Experi
 def over(below: Options, above: Options) -> Options:
     """Put options over others; the order of keys is that in which they are applied."""
     return {key: value for key, value in below.items() if key not in above} | above
+
+
+def _filled(node: object) -> object:
+    """Put an empty mapping where there is nothing, in a place and in the places below it."""
+    if isinstance(node, Mapping):
+        return {name: {} if value is None else value for name, value in node.items()}
+    return {} if node is None else node
 
 
 def _find(path: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from video_llama.apps.evaluate import METRICS_NAME
 from video_llama.apps.experiment_runs import Run
+from video_llama.apps.experiment_stamp import has_result
 from video_llama.apps.run_progress import done_steps, kept_steps
 
 PLAIN = b'"probe": "none"'
@@ -74,7 +75,8 @@ class EvaluationJob:
 
     def kept(self) -> int:
         """Return all questions once all sets are finished; the evaluation knows what is left."""
-        return self.size if (self.folder / METRICS_NAME).is_file() else 0
+        is_done = (self.folder / METRICS_NAME).is_file() and has_result(self.run)
+        return self.size if is_done else 0
 
     def done(self) -> int:
         """Return the questions answered so far."""

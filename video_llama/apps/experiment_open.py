@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Opened:
         out: its folder.
         chains: every cell with every seed; all cells of a seed before the next seed.
         facts: of the cells' runs, by cell and folder.
-        remarks: how the data of cells differ that say so.
+        remarks: how the data of cells differ that say so, and which cells do not differ at all.
     """
 
     experiment: Experiment
@@ -80,7 +81,21 @@ def open_experiment(
             remarks.append(f"{name} has data of its own: {shown(differences)}")
     if problems:
         raise ConfigError(problems)
+    remarks += _same_settings(first.values())
     return Opened(experiment, out, tuple(chains), facts, tuple(remarks))
+
+
+def _same_settings(chains: Iterable[Chain]) -> Iterator[str]:
+    """Say which cells have the same settings."""
+    names: dict[str, list[str]] = {}
+    for chain in chains:
+        trees = [(run.step.file, run.config.resolved) for run in chain.runs]
+        text = json.dumps(trees, sort_keys=True, default=str, ensure_ascii=False)
+        settings = text.replace(str(chain.runs[0].folder.parent), "")
+        names.setdefault(settings, []).append(chain.cell.name)
+    for same in names.values():
+        if len(same) > 1:
+            yield f"{', '.join(same)}: all settings of these cells are the same"
 
 
 def changed_runs(opened: Opened) -> list[tuple[Run, Standing]]:

@@ -29,7 +29,8 @@ def report(
         console: where it is printed.
 
     Returns:
-        Whether nothing is missing of these cells, and those that were to see the same data did.
+        Whether nothing is missing of these cells, those that were to see the same data did, and all
+        were asked the same.
     """
     missing = {chain.name: _missing(chain, failed) for chain in opened.chains}
     whole = [chain for chain in opened.chains if missing[chain.name] is None]
@@ -40,8 +41,8 @@ def report(
         told.append(f"nothing to compare: finished are {', '.join(sorted(names)) or 'no cells'}")
     else:
         comparison = _compare(opened, whole, missing=told)
-        told += (others := _other_data(opened, comparison))
-        lacks = lacks or bool(others)
+        told += comparison.problems
+        lacks = lacks or bool(comparison.problems)
     for text in told:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     for path in sorted(opened.out.glob("re*.*")):
@@ -79,13 +80,3 @@ def _missing(chain: Chain, failed: Mapping[Path, str]) -> str | None:
         return None
     reasons = [failed[run.folder] for run in left if run.folder in failed]
     return reasons[0].splitlines()[0] if reasons else NOT_RUN
-
-
-def _other_data(opened: Opened, comparison: Comparison) -> list[str]:
-    """Say which runs read other samples than the baseline's though their cell was to read those."""
-    own = {chain.cell.name for chain in opened.chains if chain.cell.data == "own"}
-    return [
-        f"{proof.cell}, seed {proof.seed}, {proof.recipe}: {proof.same.problem}"
-        for proof in comparison.proofs
-        if not proof.same.is_same and proof.cell not in own
-    ]

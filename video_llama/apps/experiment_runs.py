@@ -9,6 +9,7 @@ A run that starts from another gets its folder as `model.ckpt`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -134,7 +135,9 @@ class Loader:
                 words = (*words, *self._cache_words(cell, step, words))
                 config = load(step.file, options=words)
             except ConfigError as error:
-                self.problems += [Problem(cell.name, step.stem, text) for text in error.problems]
+                where = "recipes" if step.learns else "evaluate"
+                texts = [re.sub(r"^--cfg-path(?=: )", where, text) for text in error.problems]
+                self.problems += [Problem(cell.name, step.stem, text) for text in texts]
                 continue
             runs.append(Run(cell.name, seed, step, folder / step.folder, config, words, start))
         return Chain(cell, seed, tuple(runs)) if len(runs) == len(cell.steps) else None

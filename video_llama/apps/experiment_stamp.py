@@ -3,8 +3,9 @@
     experiment_run.json   settings that decide the result, those of the runs it starts from, and
                           whether it is finished
 
-A folder whose settings are other ones is never gone on with. How fast something is computed, where
-and with how many processes, and the source code, are no settings.
+Finished is what also has its result: a checkpoint, or the answers to every question set. A folder
+whose settings are other ones is never gone on with. How fast something is computed, where and with
+how many processes, and the source code, are no settings.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from video_llama.apps.experiment_cells import CHECKPOINT_KEYS
 from video_llama.apps.experiment_runs import Chain, Run
+from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.package_paths import symbolic
+from video_llama.common.registry import registry
+from video_llama.datasets.annotations import AnnotationReader
+from video_llama.datasets.base import DatasetReader
+from video_llama.models.sources import find_checkpoint
 from video_llama.runners.resume import MAY_CHANGE, MAY_CHANGE_IN_MODEL, flatten
 from video_llama.runners.write_errors import explained
+from video_llama.tasks.predictions import PREDICTIONS_FILE
 
 STAMP_FILE = "experiment_run.json"
 
@@ -52,7 +59,7 @@ class Standing:
 
     Attributes:
         is_there: whether it holds anything.
-        is_finished: whether that is this run, to its end.
+        is_finished: whether that is this run, to its end, with its result.
         changes: settings that are others now, as sentences; not empty if it is another run.
     """
 
@@ -119,14 +126,30 @@ def _standing(run: Run, settings: Mapping[str, Any]) -> Standing:
     if not path.is_file():
         text = f"it has no {STAMP_FILE}: what is in it was made by no experiment"
         return Standing(is_there=True, changes=(text,))
-    stamp = json.loads(path.read_text(encoding="utf-8"))
-    before = stamp["settings"]
+    try:
+        stamp = json.loads(path.read_text(encoding="utf-8"))
+        before, was_finished = dict(stamp["settings"]), bool(stamp["is_finished"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        text = f"its {STAMP_FILE} is damaged, so nobody knows what it is ({error!r})"
+        return Standing(is_there=True, changes=(text,))
     changes = tuple(
         f"{key}: {_shown(before, key)} in the folder, {_shown(settings, key)} now"
         for key in sorted(before.keys() | settings.keys())
         if before.get(key, ...) != settings.get(key, ...)
     )
-    return Standing(True, is_finished=stamp["is_finished"] and not changes, changes=changes)
+    is_finished = was_finished and not changes and has_result(run)
+    return Standing(True, is_finished=is_finished, changes=changes)
+
+
+def has_result(run: Run) -> bool:
+    """Tell whether what a run was made for is in its folder."""
+    if run.step.learns:
+        try:
+            find_checkpoint(run.folder)
+        except CheckpointMismatch:
+            return False
+        return True
+    return all((run.folder / name / PREDICTIONS_FILE).is_file() for name in run.config.datasets)
 
 
 def _own_settings(run: Run) -> dict[str, Any]:
@@ -142,13 +165,26 @@ def _own_settings(run: Run) -> dict[str, Any]:
         settings["samples of a step"] = run.global_batch
         settings["length"] = run.length
     for name, entry in run.config.datasets.items():
-        named = getattr(entry.config, "annotations", ())
-        for file in map(Path, [named] if isinstance(named, str) else named):
-            if file.is_file():
-                status = file.stat()
-                content = _content(str(file), status.st_size, status.st_mtime_ns)
-                settings[f"content of datasets.{name}, {file}"] = content
+        reader = registry.get_dataset_class(entry.type)(entry.config, name=name)
+        for file in _files(reader):
+            status = file.stat()
+            content = _content(str(file), status.st_size, status.st_mtime_ns)
+            settings[f"content of datasets.{name}, {file}"] = content
     return settings
+
+
+def _files(reader: DatasetReader) -> Iterator[Path]:
+    """Yield the files that decide the samples of a data set, as far as they are there.
+
+    Shards are known by their names alone, and media not at all.
+    """
+    if not isinstance(reader, AnnotationReader):
+        return
+    for path in map(Path, reader.sources):
+        if path.is_dir():
+            yield from sorted(f for f in path.glob("*") if f.suffix in reader.suffixes)
+        elif path.is_file():
+            yield path
 
 
 @functools.lru_cache(maxsize=256)
