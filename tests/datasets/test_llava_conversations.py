@@ -88,11 +88,11 @@ def test_marks_take_their_files_in_text_order_however_kinds_alternate(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"image": "1.jpg", "conversations": said("What?", "x")}, "0 marks <image>, but 'images' "),
+        ({"image": "1.jpg", "conversations": said("What?", "x")}, "0 marks <image>, but 'image' "),
         ({"conversations": said("<video> What?", "x")}, "1 marks <video>, but 'videos' lists 0"),
         (
             {"image": ["1.jpg"], "conversations": said("<image><image> What?", "x")},
-            "2 marks <image>, but 'images' lists 1 files",
+            "2 marks <image>, but 'image' lists 1 file$",
         ),
         (
             {"image": "1.jpg", "conversations": said("What?", "<image> x")},
@@ -111,10 +111,11 @@ def test_marks_take_their_files_in_text_order_however_kinds_alternate(
         ({"conversations": said("a", None)}, "message 2: expected a text or a list of parts"),
         ({"image": 3, "conversations": said("<image> a", "b")}, "expected the path of a file"),
         ({"id": "4", "image": "1.jpg"}, "no list 'messages' or 'conversations'"),
-        ({"conversations": []}, "no list 'messages' or 'conversations'"),
+        ({"conversations": []}, r"no list 'conversations' with messages in it, found \[\]"),
+        ({"conversations": "hello"}, "no list 'conversations' with messages in it, found 'hello'"),
         (
             {"conversations": [{"from": "gpt", "value": "x"}]},
-            "no list 'messages' or 'conversations'",
+            "nothing but an answer that nobody asked for",
         ),
     ],
 )
@@ -144,8 +145,10 @@ def test_a_mark_in_an_answer_that_is_left_out_is_missed(tmp_path):
 
 
 def test_ids_that_come_twice_and_rows_without_one_have_keys_of_their_own(tmp_path):
-    reader = reader_of(tmp_path, {"id": 5, **GOOD}, {"id": "5", **GOOD}, GOOD)
-    assert [reader.key(index) for index in range(3)] == ["5", "5#2", "rows.json row 3"]
+    ids = [{"id": 5}, {"id": "5"}, {}, {"id": ""}, {"id": None}, {"id": 0}]
+    reader = reader_of(tmp_path, *({**row, **GOOD} for row in ids))
+    keys = [reader.key(index) for index in range(len(ids))]
+    assert keys == ["5", "5#2", *(f"rows.json row {row}" for row in (3, 4, 5)), "0"]
 
 
 def test_several_files_are_one_data_set_in_the_order_they_are_named(tmp_path):

@@ -214,7 +214,7 @@ def user(content, **lists):
         (user(3), "message 1: expected a text or a list of parts, found 3"),
         (user("<video>?"), "1 marks <video>, but 'videos' lists 0 files"),
         (user("<video>?", videos=["a", "b"]), "1 marks <video>, but 'videos' lists 2 files"),
-        (user("<image><image>?", image="a"), "2 marks <image>, but 'images' lists 1 files"),
+        (user("<image><image>?", image="a"), "2 marks <image>, but 'image' lists 1 file$"),
         (user("<image>?", image="a", audio="b"), "no mark <audio> says where they go.*is b"),
         (user("?", video=3), "'video': expected the path of a file, found 3"),
         (user([{"type": "film", "film": "a"}]), "expected parts like .*'film'"),

@@ -55,12 +55,16 @@ def read_turns(fields: Mapping[str, Any], *, needs_marks: bool = False) -> list[
     Raises:
         BadRow: it is no conversation; the text says why.
     """
-    messages = fields.get("messages", fields.get("conversations"))
-    if not isinstance(messages, list) or not messages:
+    name = "messages" if "messages" in fields else "conversations"
+    messages = fields.get(name)
+    if name not in fields:
         raise BadRow(f"no list 'messages' or 'conversations' (it has: {', '.join(fields)})")
+    if not isinstance(messages, list) or not messages:
+        raise BadRow(f"no list '{name}' with messages in it, found {messages!r:.60}")
     turns = [_turn(message, where=f"message {n}") for n, message in enumerate(messages, start=1)]
     files = {kind: listed_files(fields, kind) for kind in MEDIA_KINDS}
-    _place(turns, files, needs_marks=needs_marks)
+    keys = {kind: _list_key(fields, kind) for kind in MEDIA_KINDS}
+    _place(turns, files, keys=keys, needs_marks=needs_marks)
     for number, turn in enumerate(turns, start=1):
         if len(turns) > 1 and turn["role"] != "user" and _media(turn):
             raise BadRow(f"message {number} of the {turn['role']} holds media; only questions can")
@@ -119,7 +123,7 @@ def listed_files(fields: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     Raises:
         BadRow: an entry names no file.
     """
-    name = f"{kind}s" if f"{kind}s" in fields else kind
+    name = _list_key(fields, kind)
     value = fields.get(name) or []
     entries = value if isinstance(value, list) else [value]
     return [
@@ -128,6 +132,11 @@ def listed_files(fields: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
         )
         for entry in entries
     ]
+
+
+def _list_key(fields: Mapping[str, Any], kind: str) -> str:
+    """Return under which key a row lists files of a kind."""
+    return kind if kind in fields and f"{kind}s" not in fields else f"{kind}s"
 
 
 def _file(entry: Mapping[str, Any], *, kind: str, value: object, where: str) -> dict[str, Any]:
@@ -176,6 +185,7 @@ def _place(
     turns: Sequence[dict[str, Any]],
     files: Mapping[MediaKind, Sequence[dict[str, Any]]],
     *,
+    keys: Mapping[MediaKind, str],
     needs_marks: bool,
 ) -> None:
     """Put listed files in the places of their marks, or all of them in front, in place."""
@@ -183,10 +193,10 @@ def _place(
     for kind, listed in files.items():
         num_marks = parts.count(Mark(kind))
         if (num_marks or needs_marks) and num_marks != len(listed):
-            raise BadRow(f"{num_marks} marks <{kind}>, but '{kind}s' lists {len(listed)} files")
+            raise BadRow(f"{num_marks} marks <{kind}>, but '{keys[kind]}' lists {_count(listed)}")
         if listed and not num_marks and not all(isinstance(part, str) for part in parts):
             raise BadRow(
-                f"'{kind}s' lists {len(listed)} files, but no mark <{kind}> says where they go, "
+                f"'{keys[kind]}' lists {_count(listed)}, but no mark <{kind}> says where they go, "
                 f"while other files have places; the first is {listed[0]['path']}"
             )
     left = {kind: iter(listed) for kind, listed in files.items()}
@@ -194,6 +204,10 @@ def _place(
         turn["parts"] = [next(left[p.kind]) if isinstance(p, Mark) else p for p in turn["parts"]]
     opening = next((turn for turn in turns if turn["role"] != "system"), turns[0])
     opening["parts"] = [*(file for kind in MEDIA_KINDS for file in left[kind]), *opening["parts"]]
+
+
+def _count(files: Sequence[dict[str, Any]]) -> str:
+    return f"{len(files)} file" if len(files) == 1 else f"{len(files)} files"
 
 
 def _media(turn: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -66,8 +66,11 @@ class LlavaConversations(Messages):
     def read_row(self, row: Record) -> Record | Mistake:
         """Bring a row into ours, without an answer that nobody asked for in front."""
         told = row.fields.get("conversations")
-        has_opening = isinstance(told, list) and bool(told) and _is_answer(told[0])
-        fields = {**row.fields, "conversations": told[1:]} if told and has_opening else row.fields
+        said = told if isinstance(told, list) else []
+        has_opening = bool(said) and _is_answer(said[0])
+        if has_opening and len(said) == 1:
+            return Mistake(row.where, "nothing but an answer that nobody asked for")
+        fields = {**row.fields, "conversations": said[1:]} if has_opening else row.fields
         try:
             turns = read_turns(fields, needs_marks=True)
             _check_turns(turns)

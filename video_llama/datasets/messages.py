@@ -152,5 +152,6 @@ def _read_lines(path: Path) -> Iterator[Record | Mistake]:
 
 def with_turns(row: Record, turns: Sequence[Mapping[str, Any]]) -> Record:
     """Return a row with nothing but its key and its turns; the key is its id, or its place."""
-    key = row.fields.get("id", Path(row.where).name)
-    return replace(row, key=str(key), fields={"turns": list(turns)})
+    given = row.fields.get("id")
+    key = Path(row.where).name if given in (None, "") else str(given)
+    return replace(row, key=key, fields={"turns": list(turns)})
