@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ckpt", metavar="PATH", help="what to export (default: model.ckpt and model.ckpt_2)"
     )
-    parser.add_argument("--branch", metavar="NAME", help="video or audio (default: all there are)")
+    parser.add_argument(
+        "--branch",
+        metavar="NAME",
+        help="write this branch of the model, e.g. video; a shared stage is its owner's (default: "
+        "all there are)",
+    )
     parser.add_argument(
         "--format", choices=[*FORMATS, *DIRECTORY_FORMATS], default="released",
         help="a file of branches, released: a .pth as published; plain: without the table around "

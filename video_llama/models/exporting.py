@@ -126,10 +126,7 @@ def export_branches(
             out,
         )
     if not ours:
-        which = f"the branch '{branch}'" if branch else "a branch"
-        raise CheckpointMismatch(
-            f"model.ckpt: holds nothing of {which}; name a checkpoint that does (--ckpt)"
-        )
+        raise CheckpointMismatch(_describe_nothing(config, branch))
     state = _published(ours, table)
     _prove(config, state, table=table, out=out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +141,25 @@ def export_branches(
     finally:
         partial.unlink(missing_ok=True)
     return list(state)
+
+
+def _describe_nothing(config: ModelConfig, branch: str | None) -> str:
+    """Say that the checkpoints hold nothing of a branch, and which branch has what it shares."""
+    if branch is None:
+        return "model.ckpt: holds nothing of a branch; name a checkpoint that does (--ckpt)"
+    if branch not in config.branches:
+        return (
+            f"model.ckpt: holds nothing of the branch '{branch}'; the model has the branches "
+            f"{', '.join(config.branches)}"
+        )
+    stages = config.branches[branch].stages.items()
+    owners = [
+        f"its stage '{name}' is that of the branch '{part.share.partition('.')[0]}' ({part.share})"
+        for name, part in stages
+        if part.share is not None
+    ]
+    way_out = f"{'; '.join(owners)}, name that one" if owners else "name a checkpoint that does"
+    return f"model.ckpt: holds nothing of the branch '{branch}' itself; {way_out}"
 
 
 def _published(ours: Mapping[str, LazyTensor], table: FileTable) -> dict[str, Tensor]:

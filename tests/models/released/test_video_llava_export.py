@@ -293,6 +293,72 @@ def test_what_was_trained_replaces_what_was_published(run, tmp_path):
     assert_same(tmp_path / "out", {**weights_of(original_state()), **trained})
 
 
+def test_the_last_checkpoint_wins(run, tmp_path):
+    section, trained = run
+    first = read_state(tmp_path / "run/checkpoints/last/trainable.safetensors")
+    second = {name: torch.full(first[name].shape, 7.0) for name in first}
+    save_file(second, tmp_path / "second.safetensors")
+    section["ckpt_2"] = str(tmp_path / "second.safetensors")
+    export_directory(typed(section), out=tmp_path / "out", file_format="original")
+    written = read_state(tmp_path / "out")
+    assert all((written[name] == 7.0).all() for name in trained)
+
+
+def test_a_trained_part_of_another_size_is_refused(run, tmp_path):
+    file = tmp_path / "run/checkpoints/last/trainable.safetensors"
+    state = {name: tensor.clone() for name, tensor in read_state(file).items()}
+    state["branches.image.stages.projection.layers.2.weight"] = torch.ones(HIDDEN, HIDDEN + 1)
+    save_file(state, file)
+    with pytest.raises(CheckpointMismatch, match=r"layers\.2\.weight has another shape"):
+        export_directory(typed(run[0]), out=tmp_path / "out", file_format="original")
+
+
+def test_the_words_of_the_port_are_counted_before_the_table_is_filled_up(tmp_path):
+    words = 62
+    section = section_of("original", tmp_path)
+    section["decoder"]["architecture"]["vocab_size"] = words
+    tables = ("model.embed_tokens.weight", "lm_head.weight")
+    longer = {n: port().state_dict()[f"model.language_model.{n[6:]}"][:words] for n in tables[:1]}
+    longer[tables[1]] = port().state_dict()[tables[1]][:words]
+    state = {name: t.contiguous() for name, t in (original_state() | longer).items()}
+    save_file(state, tmp_path / "original/model.safetensors", metadata={"format": "pt"})
+    file = tmp_path / "original/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "vocab_size": words}))
+    export_directory(typed(section), out=tmp_path / "out", file_format="hf", is_lossy=True)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    # Three more make 65, and the next multiple of 64 is 128.
+    assert config["text_config"]["vocab_size"] == 128
+    assert (config["image_token_index"], config["video_token_index"]) == (62, 63)
+    assert len(read_state(tmp_path / "out")["language_model.lm_head.weight"]) == 128
+
+
+@pytest.mark.parametrize("layout", ["original", "hf"])
+def test_a_head_that_is_the_table_of_words_is_written_too(layout, tmp_path):
+    section = section_of("original", tmp_path)
+    section["decoder"]["architecture"]["tie_word_embeddings"] = True
+    state = {name: t for name, t in original_state().items() if name != "lm_head.weight"}
+    save_file(state, tmp_path / "original/model.safetensors", metadata={"format": "pt"})
+    file = tmp_path / "original/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tie_word_embeddings": True}))
+    export_directory(typed(section), out=tmp_path / "out", file_format=layout, is_lossy=True)
+    written = read_state(tmp_path / "out")
+    prefix = "" if layout == "original" else "language_model."
+    head = written[f"{prefix}lm_head.weight"]
+    assert torch.equal(head, written[f"{prefix}model.embed_tokens.weight"])
+    assert torch.equal(head[:WORDS], state["model.embed_tokens.weight"])
+
+
+def test_a_branch_whose_projector_is_shared_names_the_owner(run, tmp_path):
+    for branch, words in (
+        ("video", r"image\.projection.*name that one"),
+        ("smell", "image, video"),
+    ):
+        with pytest.raises(CheckpointMismatch, match=words):
+            export_branches(
+                typed(run[0]), out=tmp_path / "p.bin", file_format="plain", branch=branch
+            )
+
+
 def test_the_command_line_writes_a_directory(tmp_path, capsys):
     model = {**section_of("original", tmp_path), "model_type": "vicuna7b"}
     run = {"task": "video_text_pretrain", "output_dir": str(tmp_path)}

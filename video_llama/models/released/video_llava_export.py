@@ -89,7 +89,7 @@ def export_directory(config: ModelConfig, *, out: Path, layout: str, is_lossy: b
     target = FORMATS[layout]
     decoder = read_decoder(config)
     require_projector(config)
-    tensors = _collect(config)
+    tensors = _collect(config, is_tied=bool(decoder.architecture.get("tie_word_embeddings")))
     require_whole(config, tensors, names=_to_ours(config).invert())
     tensors = _without_loss(tensors, target, is_lossy=is_lossy)
     _refuse_other_words(config, tensors, target, is_lossy=is_lossy)
@@ -107,8 +107,13 @@ def export_directory(config: ModelConfig, *, out: Path, layout: str, is_lossy: b
     return list(written)
 
 
-def _collect(config: ModelConfig) -> Tensors:
-    """Return every tensor by its original name, as it would be after loading."""
+def _collect(config: ModelConfig, *, is_tied: bool) -> Tensors:
+    """Return every tensor by its original name, as it would be after loading.
+
+    Args:
+        config: of the model.
+        is_tied: the decoder's head is its table of words, and in no file.
+    """
     parts = {"": config.decoder}
     for modality in MODALITIES:
         if modality in config.branches:
@@ -129,6 +134,9 @@ def _collect(config: ModelConfig) -> Tensors:
                 "another wiring, and its run folder loads as model.ckpt"
             )
         held[original] = tensor
+    table, head = VOCABULARY
+    if head not in held and table in held and is_tied:
+        held[head] = held[table]
     lora = getattr(config.decoder.config, "lora", None)
     return with_adapters(held, trained.adapters, lora=lora)
 
