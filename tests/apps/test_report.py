@@ -177,6 +177,7 @@ def test_kinds_are_grouped_by_how_their_names_begin():
     assert (group_of("mc_*"), label_of("mc_*")) == ("Multiple choice", "all")
     assert label_of("yn_first_colour") == "first colour, yes or no"
     assert label_of("object_interaction") == "object interaction"
+    assert label_of("4*4_grid") == "4*4 grid"
 
 
 @pytest.mark.browser
