@@ -350,8 +350,8 @@ def test_an_unknown_cell_behind_only_is_refused(files, capsys):
 
 
 def test_a_run_file_that_is_not_there_is_named_with_its_cell(opened, files):
-    problems = refused(opened, **changed_cell(recipes=[str(files / "algin.yaml")], data="own"))
-    assert any("cells.other, algin: recipes: there is no file" in text for text in problems)
+    problems = refused(opened, **changed_cell(recipes=[str(files / "aligns.yaml")], data="own"))
+    assert any("cells.other, aligns: recipes: there is no file" in text for text in problems)
     assert any("align.yaml" in text for text in problems)
 
 

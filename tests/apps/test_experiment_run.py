@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,15 @@ def test_a_killed_experiment_goes_on_and_compares_cells_that_saw_the_same(files,
     assert main(words(files, out)) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert "4 reused" in capfd.readouterr().out
+    gone = [
+        out / "cells" / "slow" / "seed_1" / "eval_ask" / "held_out",
+        out / "cells" / "fast" / "seed_2" / "align" / "checkpoints",
+    ]
+    for folder in gone:
+        shutil.rmtree(folder)
+    assert main(words(files, out)) == 0
+    assert (gone[0] / "predictions.jsonl").is_file()
+    assert len(list(gone[1].glob("step_*/trainable.safetensors"))) == 1
 
 
 def test_two_calls_do_not_work_on_one_experiment(tmp_path):
