@@ -82,6 +82,12 @@ class StopRequest:
                 self._is_waiting = False
         except _StopAsked:
             return None
+        except RuntimeError:
+            # Python swallows what is raised while a finalizer runs. The data workers have been
+            # ended then all the same, and torch complains of that.
+            if self.received is None:
+                raise
+            return None
 
     def until_asked(
         self, items: Iterable[T], *, meet: Callable[[], None] = lambda: None
