@@ -12,7 +12,7 @@ import pytest
 from compared_runs import KEYS, an_answer, answers, write_answers, write_run
 
 from video_llama.apps.compare import names_of
-from video_llama.apps.compare_cells import compare_cells, save_comparison, write_comparison
+from video_llama.apps.compare_cells import compare_cells, save_comparison
 from video_llama.apps.compare_runs import CellRuns, read_cell, seed_pairs
 from video_llama.apps.compare_tables import to_markdown
 from video_llama.apps.compare_training import read_trainings, total
@@ -382,7 +382,7 @@ def test_a_lone_cell_and_an_unknown_baseline_are_refused(two):
 
 def test_everything_is_written_down(two, tmp_path, capsys):
     out = tmp_path / "out"
-    write_comparison(two, baseline="plain", folder=out, title="Wider?", question="Does it help?")
+    save_comparison(compare(two), folder=out)
     numbers = json.loads((out / "results.json").read_text())
     assert numbers["is_same_data"]
     (row,) = [row for row in numbers["sets"][0]["rows"] if row["kind"] == "colour"]

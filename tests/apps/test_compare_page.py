@@ -9,7 +9,7 @@ import pytest
 from compared_runs import KEYS, an_answer, answers, write_answers, write_run
 
 from video_llama.apps.compare_answers import compare_answers
-from video_llama.apps.compare_cells import write_comparison
+from video_llama.apps.compare_cells import compare_cells, save_comparison
 from video_llama.apps.compare_curves import Curve, Panel, read_panels, to_series
 from video_llama.apps.compare_examples import find_examples
 from video_llama.apps.compare_runs import CellRuns
@@ -52,9 +52,8 @@ def cells(tmp_path_factory, clip):
 @pytest.fixture(scope="module")
 def out(tmp_path_factory, cells):
     folder = tmp_path_factory.mktemp("out")
-    write_comparison(
-        cells, baseline="plain", folder=folder, title="Wider?", question="Does width help?"
-    )
+    comparison = compare_cells(cells, baseline="plain", title="Wider?", question="Does width help?")
+    save_comparison(comparison, folder=folder)
     return folder
 
 
@@ -128,7 +127,8 @@ def test_an_example_shows_its_clip_and_names_one_that_is_gone(page):
 
 def test_other_data_are_said_at_the_top(tmp_path, cells):
     odd = CellRuns("odd", 0, (write_run(tmp_path / "odd", keys=["z", *KEYS[1:]]),))
-    write_comparison([cells[0], odd], baseline="plain", folder=tmp_path, title="x", question="")
+    comparison = compare_cells([cells[0], odd], baseline="plain", title="x", question="")
+    save_comparison(comparison, folder=tmp_path)
     page = (tmp_path / "report.html").read_text()
     top = page[: page.index("<h2")]
     assert (

@@ -8,33 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.tiny_decoder import END, spread_decoder
 
 from video_llama.common.generation import GenerationSettings
-from video_llama.common.schema import PartConfig
 from video_llama.models.answers import answer_rows
 from video_llama.models.beams import search_beams
-from video_llama.models.decoders.causal_lm import CausalLM
-
-END = 2
 
 
 def decoder_of(vocabulary, seed):
-    architecture = {
-        "model_type": "llama",
-        "hidden_size": 8,
-        "intermediate_size": 12,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": vocabulary,
-        "max_position_embeddings": 32,
-        "eos_token_id": END,
-        "pad_token_id": END,
-    }
-    decoder = CausalLM(PartConfig("causal_lm", CausalLM.Config(architecture=architecture)))
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in decoder.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator)
-    return decoder.eval().requires_grad_(False)
+    return spread_decoder(vocabulary, seed, context=32)
 
 
 def answer(decoder, embeds, *, stop=None, **choices):

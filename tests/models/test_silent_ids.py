@@ -6,39 +6,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.tiny_decoder import END, spread_decoder
 
 from video_llama.common.generation import GenerationSettings, Prompt
-from video_llama.common.schema import PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.models.answers import answer_prompts, stream_answer
 from video_llama.models.decoders.causal_lm import CausalLM
 from video_llama.models.prompt_cache import PromptCache
 
-NUM_ROWS, NUM_WORDS, END = 24, 12, 2
+NUM_ROWS, NUM_WORDS = 24, 12
 SILENT = frozenset(range(NUM_WORDS, NUM_ROWS))
 SEEDS = st.integers(0, 10_000)
 
 
 def decoder_of(seed: int, *, silent_ids: frozenset[int] = SILENT) -> CausalLM:
     """A decoder of random weights that says most often what is no word."""
-    architecture = {
-        "model_type": "llama",
-        "hidden_size": 8,
-        "intermediate_size": 12,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": NUM_ROWS,
-        "max_position_embeddings": 64,
-        "eos_token_id": END,
-        "pad_token_id": END,
-    }
-    decoder = CausalLM(PartConfig("causal_lm", CausalLM.Config(architecture=architecture)))
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in decoder.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator)
+    decoder = spread_decoder(NUM_ROWS, seed, context=64)
     decoder.model.get_output_embeddings().weight.data[NUM_WORDS:] *= 3
     decoder.silent_ids = silent_ids
-    return decoder.eval().requires_grad_(False)
+    return decoder
 
 
 def prompts_of(seed: int, *, num: int = 3) -> list[Prompt]:

@@ -11,7 +11,7 @@ from video_llama.common.generation import Prompt
 from video_llama.common.schema import PartConfig
 from video_llama.models.decoders.causal_lm import CausalLM
 
-VOCAB, WIDTH, CONTEXT = 40, 16, 96
+VOCAB, WIDTH, CONTEXT, END = 40, 16, 96, 2
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": WIDTH,
@@ -20,7 +20,7 @@ LLAMA: dict[str, Any] = {
     "num_attention_heads": 2,
     "vocab_size": VOCAB,
     "max_position_embeddings": CONTEXT,
-    "eos_token_id": 2,
+    "eos_token_id": END,
     "pad_token_id": 0,
 }
 
@@ -35,6 +35,24 @@ def decoder_of(*, dtype: str = "float32", **architecture: Any) -> CausalLM:
             parameter.dtype
         )
     return decoder.eval()
+
+
+def spread_decoder(vocabulary: int, seed: int, *, context: int) -> CausalLM:
+    """Build one of a single narrow layer whose large weights spread its answers."""
+    architecture = {
+        **LLAMA,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": context,
+        "pad_token_id": END,
+    }
+    decoder = CausalLM(PartConfig("causal_lm", CausalLM.Config(architecture=architecture)))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in decoder.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return decoder.eval().requires_grad_(False)
 
 
 def clip(number: int, *, size: int = 3) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +73,6 @@ def main(args: argparse.Namespace) -> int:
         baseline=names[0],
         title=args.title or f"{names[1]} against {names[0]}",
         question="",
-        command=shlex.join(["video-llama", *sys.argv[1:]]),
     )
     if comparison.problems and not args.anyway:
         listed = "\n".join(f"  - {problem}" for problem in comparison.problems)

@@ -37,7 +37,6 @@ def compare_cells(
     baseline: str,
     title: str,
     question: str,
-    command: str = "",
     missing: Sequence[str] = (),
 ) -> Comparison:
     """Compare cells without writing anything.
@@ -47,7 +46,6 @@ def compare_cells(
         baseline: name of the cell the others are compared with.
         title: heading.
         question: that the comparison is to answer.
-        command: that asked for it.
         missing: cells and seeds that are not there, and why.
 
     Raises:
@@ -68,45 +66,9 @@ def compare_cells(
         losses=tuple(compare_losses(cells, baseline=baseline)),
         trainings=tuple(read_trainings(cells)),
         settings=tuple(differing_settings(cells, baseline=baseline)),
-        command=command,
+        command=shlex.join(["video-llama", *sys.argv[1:]]),
         missing=tuple(missing),
     )
-
-
-def write_comparison(
-    cells: Sequence[CellRuns],
-    *,
-    baseline: str,
-    folder: Path,
-    title: str,
-    question: str,
-    command: str = "",
-    missing: Sequence[str] = (),
-) -> Comparison:
-    """Compare cells, print the tables and write page, tables, numbers and plots.
-
-    Args:
-        cells: every cell with every seed; seeds may be missing.
-        baseline: name of the cell the others are compared with.
-        folder: made if missing.
-        title: heading.
-        question: that the comparison is to answer.
-        command: that asked for it, for the page; by default that of this process.
-        missing: cells and seeds that are not there, and why.
-
-    Raises:
-        ConfigError: there is no such cell, or nothing to compare it with.
-    """
-    comparison = compare_cells(
-        cells,
-        baseline=baseline,
-        title=title,
-        question=question,
-        command=command or shlex.join(["video-llama", *sys.argv[1:]]),
-        missing=missing,
-    )
-    save_comparison(comparison, folder=folder)
-    return comparison
 
 
 def save_comparison(comparison: Comparison, *, folder: Path) -> None:

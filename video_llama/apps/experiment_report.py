@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from video_llama.apps.compare_cells import write_comparison
+from video_llama.apps.compare_cells import compare_cells, save_comparison
 from video_llama.apps.compare_model import Comparison
 from video_llama.apps.compare_runs import CellRuns
 from video_llama.apps.experiment_open import Opened
@@ -51,9 +51,9 @@ def report(
 
 
 def _compare(opened: Opened, whole: list[Chain], *, missing: list[str]) -> Comparison:
-    """Compare the chains that are finished."""
+    """Compare the chains that are finished, and write it down."""
     experiment = opened.experiment
-    return write_comparison(
+    comparison = compare_cells(
         [
             CellRuns(
                 chain.cell.name,
@@ -65,11 +65,12 @@ def _compare(opened: Opened, whole: list[Chain], *, missing: list[str]) -> Compa
             for chain in whole
         ],
         baseline=experiment.against,
-        folder=opened.out,
         title=experiment.title,
         question=experiment.question,
         missing=missing,
     )
+    save_comparison(comparison, folder=opened.out)
+    return comparison
 
 
 def _missing(chain: Chain, failed: Mapping[Path, str]) -> str | None:

@@ -88,7 +88,6 @@ class Heads(nn.Module):
         """Score what linear heads read from the tokens of held-out clips; see `loss`."""
         class_token, patches = tokens[:, :, 0], tokens[:, :, 1:]
         presence = (self.presence(class_token) > 0) == truth.presence.flatten(2)
-        ever = (self.ever(class_token) > 0) == ever_there(truth)
         has_colour = truth.presence.any(dim=3)
         place = self.place(class_token).unflatten(2, (len(COLOURS), 3))
         is_thing = truth.thing >= 0
@@ -102,6 +101,7 @@ class Heads(nn.Module):
             "offset_px": offset[:, :2].mean().item() * PATCH_PX,
         }
         if over_time:
+            ever = (self.ever(class_token) > 0) == ever_there(truth)
             measured["ever_exact"] = ever.all(dim=2).float().mean().item()
         return measured
 
