@@ -1,10 +1,10 @@
 """`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
 
 Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
-held-out clips, writes the report, and asks three questions about a clip nobody has seen. The vision
-branch trains beside the audio branch, one core each, with what can be done of the held-out clips
-behind the latter; what comes after takes two ranks under torchrun. Whatever is finished is kept: a
-second call is quick, and a killed one goes on where it was.
+held-out clips, writes the report, and asks three questions about a clip nobody has seen. Captions
+of the vision branch are learnt beside the whole audio branch, one core each, with what can be done
+of the held-out clips behind the latter; what comes after takes two ranks under torchrun. Whatever
+is finished is kept: a second call is quick, and a killed one goes on where it was.
 """
 
 from __future__ import annotations
@@ -173,8 +173,10 @@ def run_toy(
             report="held_out.json",
         ),
     ]
-    run_lanes([open_recipes(VISION, overrides), beside])
-    run_lanes([open_recipes(JOINT, overrides)], num_parallel=1, num_ranks=NUM_RANKS)
+    stage_1, stage_2 = open_recipes(VISION, overrides)
+    run_lanes([[stage_1], beside])
+    together = [stage_2, *open_recipes(JOINT, overrides)]
+    run_lanes([together], num_parallel=1, num_ranks=NUM_RANKS)
     call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
