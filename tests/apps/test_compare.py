@@ -292,7 +292,7 @@ def test_data_of_its_own_are_no_problem_where_they_were_asked_for(tmp_path, two)
 
 def test_many_cells_are_a_column_each(tmp_path, two):
     others = [a_cell(tmp_path, f"cell{i}", answers(2 * i)) for i in range(3)]
-    text = to_markdown(compare([*two, *others]))
+    text = to_markdown(compare([*two, *others]), pictures={})
     assert "| kind | plain (baseline) | wider | cell0 | cell1 | cell2 |" in text
     assert "| colour | 50.0 | 95.0 (this run better) | 0.0 (this run worse) |" in text
 
@@ -300,7 +300,7 @@ def test_many_cells_are_a_column_each(tmp_path, two):
 def test_cells_too_many_for_columns_are_rows_of_what_was_shown(tmp_path, two, capsys):
     others = [a_cell(tmp_path, f"a_rather_long_name_{i}", answers(20)) for i in range(6)]
     comparison = compare([*two, *others])
-    text = to_markdown(comparison)
+    text = to_markdown(comparison, pictures={})
     assert "| cell | kind | difference | verdict |" in text
     assert (
         len(re.findall(r"^\| wider \| colour \| \+45\.0 .* this run better \|$", text, re.M)) == 1
@@ -352,7 +352,7 @@ def test_lines_and_bars_in_names_cannot_break_tables(tmp_path):
         for name, num in (("plain", 20), ("wider", 30))
     ]
     comparison = compare_cells(cells, baseline="plain", title="One\n# Two", question="")
-    text = to_markdown(comparison)
+    text = to_markdown(comparison, pictures={})
     assert text.startswith("# One # Two\n")
     assert "| a\\|b c | 50.0" in text
 
@@ -396,6 +396,12 @@ def test_everything_is_written_down(two, tmp_path, capsys):
     ]
     said = " ".join(capsys.readouterr().out.split())
     assert "this run of wider is better than that of plain: +45.0 points" in said
+
+
+def test_the_tables_show_every_picture(two, tmp_path):
+    save_comparison(compare(two), folder=tmp_path)
+    shown = re.findall(r"!\[.+\]\((.+)\)", (tmp_path / "results.md").read_text())
+    assert sorted(shown) == sorted(f"plots/{path.name}" for path in tmp_path.glob("plots/*"))
 
 
 def test_a_folder_of_seeds_is_one_cell(two, tmp_path):

@@ -1,7 +1,7 @@
 """The comparison of two cells or more: the same data proved, differences judged, all written down.
 
     FOLDER/report.html    one self-contained page
-    FOLDER/results.md     the tables
+    FOLDER/results.md     the tables, and the pictures
     FOLDER/results.json   every number
     FOLDER/plots/*.png    the pictures
 
@@ -24,11 +24,13 @@ from video_llama.apps.compare_model import Comparison
 from video_llama.apps.compare_page import to_page
 from video_llama.apps.compare_plots import plot_accuracies, plot_curves
 from video_llama.apps.compare_runs import CellRuns, names_in_order
-from video_llama.apps.compare_tables import console_tables, to_markdown
+from video_llama.apps.compare_tables import TRAINING, console_tables, to_markdown
 from video_llama.apps.compare_training import differing_settings, read_trainings
 from video_llama.apps.console import wide_console
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
+
+PLOTS = "plots"
 
 
 def compare_cells(
@@ -83,10 +85,10 @@ def save_comparison(comparison: Comparison, *, folder: Path) -> None:
     for part in console_tables(comparison):
         console.print(part)
     (folder / "results.json").write_text(to_json(comparison), encoding="utf-8")
-    (folder / "results.md").write_text(to_markdown(comparison), encoding="utf-8")
     names = names_in_order(comparison.cells, baseline=comparison.baseline)
     panels = read_panels(comparison.trainings, names=names)
-    _plot(comparison, panels, names=names, folder=folder / "plots")
+    pictures = _plot(comparison, panels, names=names, folder=folder)
+    (folder / "results.md").write_text(to_markdown(comparison, pictures=pictures), encoding="utf-8")
     # Last: who sees the page finds everything it speaks of.
     (folder / "report.html").write_text(to_page(comparison, panels=panels), encoding="utf-8")
     get_logger().info("written: %s", folder / "report.html")
@@ -94,11 +96,14 @@ def save_comparison(comparison: Comparison, *, folder: Path) -> None:
 
 def _plot(
     comparison: Comparison, panels: Sequence[Panel], *, names: Sequence[str], folder: Path
-) -> None:
-    """Draw the pictures."""
-    folder.mkdir(exist_ok=True)
+) -> dict[str, str]:
+    """Draw the pictures; return their paths below the folder by the section they stand in."""
+    (folder / PLOTS).mkdir(exist_ok=True)
+    pictures = {}
     for compared in comparison.sets:
-        name = compared.name.replace("/", "_")
-        plot_accuracies(compared, path=folder / f"accuracy_{name}.png")
+        pictures[compared.name] = f"{PLOTS}/accuracy_{compared.name.replace('/', '_')}.png"
+        plot_accuracies(compared, path=folder / pictures[compared.name])
     if panels:
-        plot_curves(panels, names=names, path=folder / "curves.png")
+        pictures[TRAINING] = f"{PLOTS}/curves.png"
+        plot_curves(panels, names=names, path=folder / pictures[TRAINING])
+    return pictures

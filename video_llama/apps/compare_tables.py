@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +28,9 @@ from video_llama.apps.compare_words import (
 
 COLOURS = {"better": "green", "worse": "red", "too few samples": "dim", "missing": "red"}
 """Of verdicts; of one seed they have none."""
+
+TRAINING = "Training"
+"""The section of what each run took, which has the learning curves."""
 
 MOST_WITH_INTERVALS = 2
 """Cells beside the baseline, of which a table by kinds can show differences and intervals."""
@@ -132,8 +136,14 @@ def _shown(score: CellScore) -> str:
     return label(score.difference, score.verdict) if is_shown else ""
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """Write the tables as Markdown."""
+def to_markdown(comparison: Comparison, *, pictures: Mapping[str, str]) -> str:
+    """Write the tables as Markdown.
+
+    Args:
+        comparison: what came out.
+        pictures: paths of the plots by the section they stand in: a question set's name or
+            `TRAINING`.
+    """
     is_same, data = data_sentence(comparison)
     lines = [
         f"# {_one_line(comparison.title)}",
@@ -145,8 +155,10 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [f"> {text}\n" for text in caveats(comparison)]
     for asked in comparison.sets:
         lines += [f"## {_one_line(asked.name)}", "", *_markdown_cells(asked), ""]
+        lines += _markdown_picture(pictures, asked.name, "Accuracies with 95 % intervals")
         lines += [*_markdown_kinds(asked), "", HOW, ""]
-    lines += ["## Training", "", *_training_table(comparison), ""]
+    lines += [f"## {TRAINING}", "", *_markdown_picture(pictures, TRAINING, "Learning curves")]
+    lines += [*_training_table(comparison), ""]
     lines += _markdown_losses(comparison)
     if comparison.settings:
         names = list(dict.fromkeys(runs.name for runs in comparison.cells))
@@ -160,6 +172,12 @@ def to_markdown(comparison: Comparison) -> str:
             values = [setting.values.get(name, "-") for name in names]
             lines.append(_row([setting.recipe, f"`{setting.key}`", *values]))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_picture(pictures: Mapping[str, str], section: str, alt: str) -> Iterator[str]:
+    if section in pictures:
+        yield f"![{alt}]({quote(pictures[section])})"
+        yield ""
 
 
 def _markdown_cells(asked: SetComparison) -> Iterator[str]:
