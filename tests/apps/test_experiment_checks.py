@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from rich.console import Console
 from tiny_experiment import write_experiment, write_run_files
 
 from video_llama.apps.experiment_cells import open_cells
@@ -14,6 +15,7 @@ from video_llama.apps.experiment_open import (
     changed_runs,
     open_experiment,
 )
+from video_llama.apps.experiment_report import report
 from video_llama.apps.experiment_stamp import set_aside, settings_of, standings, write_stamp
 from video_llama.apps.experiment_work import plan_work
 from video_llama.apps.main import main
@@ -189,6 +191,34 @@ def test_features_of_the_same_frozen_parts_are_made_once_ahead_of_all_that_need_
     plan = opened(options=frozen, evaluate=[], cells=cells)
     work = plan_work(plan.chains, facts=plan.facts, logs=tmp_path / "logs")
     assert len(work.tasks) - len(work.runs) == 2
+
+
+def test_features_behind_what_a_recipe_trains_are_not_made_ahead(opened, tmp_path, files):
+    frozen = {"model.branches.video.encoder.weights": str(files / "clips.csv"), **FROZEN_ENCODER}
+    branch = "model.branches.video.stages"
+    stages = {f"{branch}.{stage}.trainable": False for stage in ("video_qformer", "projection")}
+    plan = opened(options=frozen, eval_options=stages)
+    work = plan_work(plan.chains, facts=plan.facts, logs=tmp_path / "logs")
+    asked = [work.tasks[place] for place, run in work.runs.items() if not run.step.learns]
+    assert len(asked) == 2
+    assert all(set(task.after) <= work.runs.keys() for task in asked)
+
+
+def test_a_part_of_an_evaluation_that_goes_while_it_is_counted_counts_nothing(opened):
+    (ask,) = opened().chains[0].evaluations
+    parts = ask.folder / "held_out" / "parts"
+    parts.mkdir(parents=True)
+    (parts / "rank0.jsonl").symlink_to("gone")  # listed, and not there when it is read
+    assert EvaluationJob(ask, 8).done() == 0
+
+
+def test_where_nothing_is_compared_no_earlier_report_is_shown(opened, tmp_path):
+    (tmp_path / "report.html").write_text("of runs that are gone")
+    plan, console = opened(), Console(record=True, width=300)
+    assert not report(plan, only=[plan.chains[0].cell.name], failed={}, console=console)
+    said = console.export_text()
+    assert "nothing to compare" in said
+    assert "report.html" not in said
 
 
 def make_results(run):

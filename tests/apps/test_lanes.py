@@ -120,6 +120,33 @@ def test_a_sigterm_asks_every_job_once_and_waits_for_it(tmp_path):
     assert job.file.read_text() == "saved "
 
 
+DEAF = "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+
+
+def test_a_second_request_also_ends_what_jobs_started_in_sessions_of_their_own(tmp_path):
+    started = tmp_path / "started"
+    rank = tmp_path / "rank.py"
+    rank.write_text(f"{DEAF}open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(60)")
+    agent = f"subprocess.run([sys.executable, {str(rank)!r}], start_new_session=True)"
+    job = Line("agent", tmp_path, DEAF + agent)
+
+    def stop():
+        deadline_s = time.monotonic() + 20
+        while not (started.exists() and started.read_text()) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([task(job)], slots=Slots([{}]), keeps_going=True)
+    thread.join()
+    status = Path(f"/proc/{started.read_text()}/stat")
+    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 def test_starts_and_ends_are_told(tmp_path):
     told = []
     run_tasks(

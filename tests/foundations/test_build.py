@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
+from video_llama.apps.toy import add_arguments
 from video_llama.common.errors import ConfigError
-from video_llama.foundations.build import MANIFEST, build_foundations
+from video_llama.foundations.build import MANIFEST, PARTS, build_foundations
 from video_llama.foundations.fit import Gate
 
 ROW = {
@@ -21,6 +23,12 @@ def finished(folder: Path, *, seed: int) -> Path:
     manifest = {"seed": seed, "parts": {"vision": ROW, "audio": ROW}}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="ascii")
     return folder
+
+
+def test_the_verb_makes_every_part_unless_told_otherwise():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert tuple(parser.parse_args(["foundations", "--out", "x"]).parts) == PARTS
 
 
 def test_finished_parts_are_told_of_and_not_made_again(tmp_path: Path):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from torch import nn
+
 from video_llama.apps.checks import meta_model, start_problems
 from video_llama.apps.devices import pick_device
 from video_llama.apps.evaluate import asking_settings, open_question_sets
@@ -19,7 +21,7 @@ from video_llama.apps.experiment_problems import Problem
 from video_llama.apps.experiment_runs import Chain, Run
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import registry
-from video_llama.common.schema import FRESH, DatasetEntry
+from video_llama.common.schema import FRESH, DatasetEntry, PartConfig
 from video_llama.datasets.base import DatasetReader
 from video_llama.models.branch import Branch
 from video_llama.models.sources import CHECKPOINT_KEYS, named_parts
@@ -225,12 +227,17 @@ def _learned(model: VideoLLM) -> Shapes:
 
 
 def _frontier(model: VideoLLM) -> str | None:
-    """Name the frozen parts that features are kept behind."""
+    """Name the frozen parts that features are kept behind, None if there are none for all runs."""
     texts = []
     for name in sorted(model.branches):
         branch = cast(Branch, model.branches[name])
         frozen = list(branch.parts())[: branch.num_frozen]
-        if not frozen:
+        if not all(_is_from_file(module, part) for _, module, part in frozen) or not frozen:
             return None
         texts += [f"{name} {p} {c.type} {c.config} {Path(c.weights or '')}" for p, _, c in frozen]
     return "\n".join(texts)
+
+
+def _is_from_file(module: nn.Module, part: PartConfig) -> bool:
+    """Tell whether a part is the same in all runs, and there before the first one is trained."""
+    return part.file is not None or not any(True for _ in module.parameters())

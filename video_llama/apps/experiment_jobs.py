@@ -81,9 +81,18 @@ class EvaluationJob:
     def done(self) -> int:
         """Return the questions answered so far."""
         files = (*self.folder.glob("*/parts/*.jsonl"), *self.folder.glob("*/*.jsonl"))
-        return sum(file.read_bytes().count(PLAIN) for file in files)
+        return sum(_num_plain(file) for file in files)
 
     def words(self, *, num_ranks: int) -> list[str]:
         """Return the command line; every process takes its share of the questions."""
         del num_ranks
         return ["evaluate", "--cfg-path", self.run.step.file, "--options", *self.run.words]
+
+
+def _num_plain(file: Path) -> int:
+    """Return how many lines of a file are no probe's."""
+    try:
+        return file.read_bytes().count(PLAIN)
+    except FileNotFoundError:
+        # The evaluation has put its parts together since they were listed.
+        return 0

@@ -35,6 +35,7 @@ def report(
     missing = {chain.name: _missing(chain, failed) for chain in opened.chains}
     whole = [chain for chain in opened.chains if missing[chain.name] is None]
     told = [f"{name} is missing: {text}" for name, text in missing.items() if text is not None]
+    written: list[Path] = []
     lacks = any(missing[chain.name] for chain in opened.chains if chain.cell.name in only)
     names = {chain.cell.name for chain in whole}
     if opened.experiment.against not in names or len(names) < 2:
@@ -42,10 +43,11 @@ def report(
     else:
         comparison = _compare(opened, whole, missing=told)
         told += comparison.problems
+        written = sorted(opened.out.glob("re*.*"))
         lacks = lacks or bool(comparison.problems)
     for text in told:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-    for path in sorted(opened.out.glob("re*.*")):
+    for path in written:
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return not lacks
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -222,11 +222,25 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         for process in processes:
             process.wait()
     except KeyboardInterrupt:
+        for pid in _with_descendants([p.pid for p in processes if p.poll() is None]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         raise
+
+
+def _with_descendants(pids: list[int]) -> list[int]:
+    """Return processes and all below them; torchrun gives every rank a session of its own.
+
+    Where the kernel does not list children (it is Linux that does), the processes alone.
+    """
+    found = list(pids)
+    for pid in found:  # grows while it is walked
+        for file in Path(f"/proc/{pid}/task").glob("*/children"):
+            with suppress(OSError):
+                found.extend(map(int, file.read_text().split()))
+    return found
 
 
 def call_verb(words: Sequence[str], *, num_ranks: int = 1) -> None:

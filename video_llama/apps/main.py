@@ -4,8 +4,9 @@ A verb's module has `add_arguments(parser)` and `main(args) -> int`; it is impor
 is asked for, so that `video-llama --help` needs no torch. The doors in the repository's root
 (`train.py`, `evaluate.py`, `demo_audiovideo.py`) call `main` with their verb in front.
 
-Exit codes: 0 done, 1 of `compare` that two runs saw different data, 2 something the user can cure,
-3 of `predict` that some rows have an error, 130 interrupted.
+Exit codes: 0 done, 1 not all is as it should be (`compare`: two runs saw different data;
+`experiment`: something is missing; `data`: some files cannot be used), 2 something the user can
+cure, 3 of `predict` that some rows have an error, 130 interrupted.
 """
 
 from __future__ import annotations

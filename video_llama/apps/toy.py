@@ -19,7 +19,7 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
 from video_llama.toy.plan import FULL_TRAIN_CLIPS
 
-PART_NAMES = ("vision", "audio", "decoder")
+PART_NAMES = ("vision", "audio", "towers", "decoder")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
