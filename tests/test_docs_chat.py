@@ -24,7 +24,7 @@ from video_llama.processors.limits import UPLOAD_LIMITS
 from video_llama.processors.uploads import MAX_FRAMES
 
 CHAT = ROOT / "docs" / "chat.md"
-RUNNING = ROOT / "docs" / "running.md"
+DEMO = ROOT / "docs" / "demo.md"
 COMING_FROM = ROOT / "docs" / "coming_from.md"
 FULL_SIZE = ROOT / "eval_configs" / "video_llama_eval_withaudio.yaml"
 
@@ -141,9 +141,9 @@ def test_the_shapes_at_full_size_are_those_of_the_preset():
     ]
 
 
-def test_the_limits_of_uploads_of_the_running_page_are_those_of_the_code():
-    text = " ".join(RUNNING.read_text("utf-8").split())
-    assert UPLOAD_LIMITS.max_duration_s == 3600
-    assert "sounds of an hour (`--max-duration-s`)" in text
-    assert f"{UPLOAD_LIMITS.max_pixels // 10**6} million pixels a frame" in text
-    assert f"{UPLOAD_LIMITS.max_bytes // 2**30} GiB a file" in text
+def test_the_limits_of_uploads_of_the_demo_page_are_those_of_the_code():
+    text = DEMO.read_text("utf-8")
+    default = dict(re.findall(r"^\| `(--[a-z-]+)` \| ([\d.]+) \|", text, re.MULTILINE))
+    assert float(default["--max-upload-gib"]) * 2**30 == UPLOAD_LIMITS.max_bytes
+    assert float(default["--max-duration-s"]) == UPLOAD_LIMITS.max_duration_s
+    assert float(default["--max-megapixels"]) == round(UPLOAD_LIMITS.max_pixels / 1e6, 1)

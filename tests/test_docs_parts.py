@@ -188,6 +188,7 @@ def test_the_task_of_the_docs_reports_the_exponential_of_the_loss(lab):
     batch = argparse.Namespace(dataset="d")
     output = argparse.Namespace(sample_loss=torch.tensor([4.0]), sample_targets=torch.tensor([2]))
     assert task.evaluate(lambda _: output, [batch])["perplexity"] == pytest.approx(7.389056)
+    assert task.metrics(["d"]).keys() == task.evaluate(lambda _: output, [batch]).keys()
 
 
 def test_the_schedule_of_the_docs_peaks_after_the_warm_up(lab):
