@@ -32,7 +32,7 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 8
 LONGER = {
-    "datasets/feature_cache.py": (330, "writer and reader of one file layout belong together"),
+    "datasets/feature_cache.py": (350, "writer and reader of one file layout belong together"),
     "models/encoders/imagebind.py": (320, "two trunks of one published file and its key table"),
     "toy/ceilings.py": (340, "every closed form beside the others it must agree with"),
     "toy/questions.py": (390, "one table of questions"),

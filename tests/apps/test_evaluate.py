@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from video_llama.apps import evaluate as evaluating
-from video_llama.apps.evaluate import evaluate
+from video_llama.apps.evaluate import asking_settings, evaluate, open_question_sets
+from video_llama.apps.evaluate_identity import identity_of
 from video_llama.apps.main import main
 from video_llama.common.config import load
 from video_llama.common.errors import ConfigError, MediaError
@@ -163,6 +165,52 @@ def test_another_question_of_the_run_file_is_refused_with_the_difference(run_fil
     evaluate(load(run_file))
     with pytest.raises(ConfigError, match="max_new_tokens: 3 there, 4 now"):
         evaluate(load(run_file, options=["run.max_new_tokens=4"]))
+
+
+def test_fewer_questions_of_a_file_are_another_evaluation(run_file):
+    evaluate(load(run_file, options=["run.probes=[]", "datasets.held_out.max_samples=2"]))
+    with pytest.raises(ConfigError, match=r"datasets\.held_out\.max_samples: 2 there, None now"):
+        evaluate(load(run_file, options=["run.probes=[]"]))
+
+
+def test_other_streams_of_the_clips_are_another_evaluation(run_file):
+    few = ["run.probes=[]", "datasets.held_out.max_samples=2"]
+    evaluate(load(run_file, options=few))
+    with pytest.raises(ConfigError, match=r"streams: \['video', 'audio'\] there, \['video'\] now"):
+        evaluate(load(run_file, options=[*few, "datasets.held_out.streams=[video]"]))
+
+
+def identity(run_file, *options):
+    config = load(run_file, options=options)
+    reader = open_question_sets(config)["held_out"]
+    return identity_of(config, reader=reader, settings=asking_settings(config))
+
+
+def test_another_video_reader_is_another_evaluation(run_file):
+    assert identity(run_file) != identity(run_file, "run.video_reader=decord")
+
+
+def test_another_folder_of_media_is_another_evaluation(run_file, tmp_path):
+    assert identity(run_file) != identity(run_file, f"datasets.held_out.media={tmp_path}")
+
+
+def test_where_the_questions_lie_does_not_matter(run_file, tmp_path, question_set):
+    shutil.copy(question_set / "questions.json", tmp_path / "moved.json")
+    moved = f"datasets.held_out.annotations={tmp_path / 'moved.json'}"
+    assert identity(run_file, moved) == identity(run_file)
+
+
+def test_where_the_answers_of_two_files_lie_does_not_matter(run_file, tmp_path, question_set):
+    (tmp_path / "q.json").write_text('[{"video_name": "0", "question": "?", "question_id": 1}]')
+    rows = '[{"answer": "red", "question_id": 1}]'
+    keys = {"type": "video_qa", "annotations": tmp_path / "q.json", "media": question_set}
+    two_files = [f"datasets.held_out.{key}={value}" for key, value in keys.items()]
+    identities = []
+    for name in ("a.json", "moved.json"):
+        (tmp_path / name).write_text(rows)
+        answers = f"datasets.held_out.answers={tmp_path / name}"
+        identities.append(identity(run_file, *two_files, answers))
+    assert identities[0] == identities[1]
 
 
 def test_cached_features_give_the_same_predictions(run_file, tmp_path):

@@ -127,8 +127,8 @@ def test_a_second_request_also_ends_what_jobs_started_in_sessions_of_their_own(t
     started = tmp_path / "started"
     rank = tmp_path / "rank.py"
     rank.write_text(f"{DEAF}open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(60)")
-    agent = f"subprocess.run([sys.executable, {str(rank)!r}], start_new_session=True)"
-    job = Line("agent", tmp_path, DEAF + agent)
+    launcher = f"subprocess.run([sys.executable, {str(rank)!r}], start_new_session=True)"
+    job = Line("launcher", tmp_path, DEAF + launcher)
 
     def stop():
         deadline_s = time.monotonic() + 20

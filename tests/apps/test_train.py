@@ -181,6 +181,20 @@ def test_the_folder_of_another_config_is_left_alone(run_file, tmp_path, capsys):
     assert everything_in(tmp_path / "out") == before
 
 
+def test_a_run_half_done_whose_table_lost_a_row_is_left_alone(run_file, material, tmp_path, capsys):
+    table = tmp_path / "own.csv"
+    rows = (material / "train.csv").read_text().splitlines()
+    table.write_text("\n".join(rows))
+    options = [f"datasets.clips.annotations={table}", "run.save_freq=1 steps", "run.keep_last=9"]
+    assert run(run_file, *options) == 0
+    half = tmp_path / "out" / "checkpoints" / "step_0000002"
+    table.write_text("\n".join(rows[:-1]))
+    before = everything_in(tmp_path / "out")
+    assert run(run_file, *options, f"run.resume_ckpt_path={half}") == 2
+    assert "datasets.clips: 5 samples, 6 when the run was begun" in capsys.readouterr().err
+    assert everything_in(tmp_path / "out") == before
+
+
 def test_all_missing_files_are_named_and_nothing_is_written(run_file, tmp_path, capsys):
     options = (
         "model.branches.video.encoder.weights=nowhere.pth",

@@ -1,16 +1,19 @@
 """What comes out of the cache is what went in, and only where nothing else could come out."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 
 import pytest
 import torch
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.types import MediaItem
+from video_llama.datasets import feature_cache
 from video_llama.datasets.feature_cache import FeatureCache
 
 
@@ -86,6 +89,19 @@ def test_half_a_line_left_by_a_killed_run_is_not_read(tmp_path):
     survivor = FeatureCache(tmp_path)
     assert survivor.get("a") is not None
     assert survivor.get("b") is None
+
+
+def test_a_full_disk_is_told_with_the_folder_and_the_way_out(tmp_path, monkeypatch):
+    def refuse(_file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(feature_cache, "_sync", refuse)
+    cache = FeatureCache(tmp_path / "features")
+    cache.put("a", torch.ones(1, 1, 4))
+    found = r"run\.feature_cache: .*/features cannot be written: No space left on device"
+    way_out = r"make room, or set run\.feature_cache=null.* run\.resume_ckpt_path=auto"
+    with pytest.raises(VideoLlamaError, match=f"{found}; {way_out}"):
+        cache.flush()
 
 
 def test_a_damaged_file_stops_the_run_instead_of_training_on_it(tmp_path):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from tiny_run import TinyDataset, build, config_of
 from video_llama.common.dist import World
 from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.schema import RunConfig
-from video_llama.runners.bad_steps import NUM_JUDGED, NUM_REMEMBERED, StepJudge
+from video_llama.runners.bad_steps import NUM_JUDGED, NUM_REMEMBERED, BadStep, StepJudge
 from video_llama.runners.metrics import read_lines
+from video_llama.runners.resume import MAY_CHANGE
 from video_llama.runners.step import StepRecord
 
 ALONE = World()
@@ -164,6 +167,14 @@ def test_a_run_that_stops_says_which_samples_and_can_be_told_to_go_on(tmp_path):
     assert [line["action"] for line in read_lines(tmp_path / "bad_steps.jsonl")] == ["stop"]
     told = config_of(tmp_path, max_epoch=4, on_nan="skip", resume_ckpt_path="auto")
     assert build(told, ALONE, dataset=POISONED).train().is_finished
+
+
+def test_a_run_that_follows_the_advice_of_its_error_may_go_on():
+    samples = (("clips-3", None),)
+    bad = BadStep(7, "stop", "loss nan", "clips", loss=None, grad_norm=None, samples=samples)
+    advice, _, of_another_run = str(bad.error(Path("out"))).partition("run.resume_ckpt_path=auto")
+    assert set(re.findall(r"run\.[a-z_]+", advice)) <= MAY_CHANGE
+    assert "model.ckpt=out" in of_another_run
 
 
 def test_bad_steps_are_the_same_after_a_resume(tmp_path):

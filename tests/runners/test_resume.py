@@ -8,7 +8,7 @@ from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
 from video_llama.runners.checkpoint import RunState
-from video_llama.runners.resume import plan_start, tell_changes
+from video_llama.runners.resume import check_same_lengths, plan_start, tell_changes
 from video_llama.runners.retention import save_checkpoint
 
 
@@ -21,12 +21,14 @@ def resolved(**changes):
     return {"model": {"arch": "a"}, "run": {"init_lr": 0.1, "num_workers": 0, **changes}}
 
 
-def leave_run(folder, *, step):
+def leave_run(folder, *, step, config=None):
     save_checkpoint(
         folder,
         weights={"w": torch.zeros(1)},
         optimizer={},
-        state=RunState(step=step, steps_per_epoch=10, global_batch_size=8, config=resolved()),
+        state=RunState(
+            step=step, steps_per_epoch=10, global_batch_size=8, config=config or resolved()
+        ),
         keep_last=9,
     )
 
@@ -139,6 +141,67 @@ def test_another_global_batch_is_refused_with_the_way_out(tmp_path):
     run = run_section(resume_ckpt_path="auto")
     with pytest.raises(ConfigError, match="accum_grad_iters=2 run.iters_per_epoch=20"):
         plan_start(tmp_path, run=run, resolved=resolved(), world_size=1)
+
+
+def released(**changes):
+    return {**resolved(**changes), "model": {"arch": "a", "compat": "released"}}
+
+
+def go_on_as_released(folder, *, world_size, **changes):
+    """Go on with a run of 8 samples in 2 iterations a step, and 10 steps an epoch."""
+    leave_run(folder, step=5, config=released(accum_grad_iters=2))
+    run = run_section(resume_ckpt_path="auto", **changes)
+    now = released(accum_grad_iters=run.accum_grad_iters)
+    return plan_start(folder, run=run, resolved=now, world_size=world_size)
+
+
+def test_a_released_run_refuses_another_accumulation_with_the_batch_size_that_keeps_its_own(
+    tmp_path,
+):
+    with pytest.raises(ConfigError) as caught:
+        go_on_as_released(tmp_path, world_size=2, batch_size_train=4)
+    said = str(caught.value)
+    assert "run.accum_grad_iters: 2 in the run, 1 now" in said
+    assert "scales the gradient and counts the warm-up" in said
+    assert said.endswith("run.accum_grad_iters=2 run.batch_size_train=2 run.iters_per_epoch=20")
+
+
+def test_a_released_run_goes_on_where_the_batch_is_divided_among_more_ranks(tmp_path):
+    keys = {"accum_grad_iters": 2, "batch_size_train": 1, "iters_per_epoch": 20}
+    assert go_on_as_released(tmp_path, world_size=4, **keys).state.step == 5
+
+
+def test_a_released_run_with_another_global_batch_is_told_no_other_accumulation(tmp_path):
+    keys = {"accum_grad_iters": 2, "batch_size_train": 4, "iters_per_epoch": 20}
+    with pytest.raises(ConfigError, match="set run.accum_grad_iters=2 run.batch_size_train=1 "):
+        go_on_as_released(tmp_path, world_size=4, **keys)
+
+
+def test_a_released_run_whose_batch_the_ranks_cannot_divide_is_told_how_many_could(tmp_path):
+    with pytest.raises(ConfigError, match="take a number of ranks that divides 4$"):
+        go_on_as_released(tmp_path, world_size=3, batch_size_train=4)
+
+
+def begun_with(**lengths):
+    return RunState(step=5, steps_per_epoch=10, global_batch_size=8, lengths=lengths)
+
+
+def test_a_data_set_that_lost_a_row_is_refused_with_both_numbers():
+    readers = {"clips": range(99), "talks": range(7)}
+    with pytest.raises(
+        ConfigError, match="datasets.clips: 99 samples, 100 when .* model.ckpt"
+    ) as e:
+        check_same_lengths(begun_with(clips=100, talks=7), readers=readers)
+    assert "talks" not in str(e.value)
+
+
+def test_data_sets_of_the_same_length_go_on_whatever_is_validated_on():
+    readers = {"clips": range(100), "held_out": range(3)}
+    check_same_lengths(begun_with(clips=100), readers=readers)
+
+
+def test_a_run_begun_before_lengths_were_kept_goes_on():
+    check_same_lengths(begun_with(), readers={"clips": range(99)})
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(tmp_path):

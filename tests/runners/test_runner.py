@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import TinyDataset, TinyModel, build, config_of
+from tiny_run import LENGTHS, TinyDataset, TinyModel, build, config_of
 
 from video_llama.common.dist import World
 from video_llama.common.errors import VideoLlamaError
@@ -245,6 +245,48 @@ def test_too_many_skipped_samples_stop_the_run_with_a_list(tmp_path):
         runner.train()
     # Eleven are more than a tenth of the hundred samples that are needed to judge.
     assert runner.state.num_skipped["clips"] >= 11
+
+
+def stopped_after_skips(folder, *, step):
+    """Leave a run that met a broken clip, with a checkpoint of a step; return what it counted."""
+    config = config_of(folder, max_epoch=20, max_skip_rate=1.0)
+    broken = TinyDataset(broken=["clips-1"])
+    counted = build(config, ALONE, dataset=broken, stop_before_step=step).train().state.num_skipped
+    assert counted["clips"] > 0
+    return counted
+
+
+def test_skips_are_counted_anew_where_their_record_was_deleted(tmp_path):
+    stopped_after_skips(tmp_path, step=40)
+    (tmp_path / "skipped.jsonl").unlink()
+    config = config_of(tmp_path, max_epoch=20, resume_ckpt_path="auto")
+    summary = build(config, ALONE).train()
+    assert (summary.state.num_skipped, summary.state.skips_since) == ({}, 40)
+
+
+def test_the_share_of_skips_counted_anew_is_that_of_the_steps_since(tmp_path):
+    stopped_after_skips(tmp_path, step=40)
+    (tmp_path / "skipped.jsonl").unlink()
+    config = config_of(tmp_path, max_epoch=20, max_skip_rate=0.1, resume_ckpt_path="auto")
+    every_clip = TinyDataset(broken=[f"clips-{index}" for index in range(7)])
+    runner = build(config, ALONE, dataset=every_clip)
+    with pytest.raises(VideoLlamaError) as caught:
+        runner.train()
+    total = runner.state.num_skipped["clips"]
+    num_seen = (runner.state.step - 40) * 4 + total
+    assert f"{total} of {num_seen} samples could not be used" in str(caught.value)
+
+
+def test_a_run_that_goes_on_with_its_record_counts_on(tmp_path):
+    counted = stopped_after_skips(tmp_path, step=40)
+    config = config_of(tmp_path, max_epoch=20, max_skip_rate=1.0, resume_ckpt_path="auto")
+    state = build(config, ALONE).state
+    assert (state.num_skipped, state.skips_since) == (counted, 0)
+
+
+def test_the_number_of_samples_of_every_training_set_is_kept(tmp_path):
+    build(config_of(tmp_path, max_epoch=1), ALONE).train()
+    assert build(config_of(tmp_path, max_epoch=1), ALONE).folder.start.state.lengths == LENGTHS
 
 
 def test_the_folder_explains_itself(tmp_path):

@@ -2,18 +2,22 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from apps.tiny_project import break_clips, write_project
 from processors.unruly import DEEDS, UnrulyLoader
+from promises.launch import as_torchrun, run_ranks
+from promises.unequal_records import count_anew
 
 from video_llama.apps.main import main
 from video_llama.datasets.collate import Skip
 from video_llama.runners import data as run_data
+from video_llama.runners.checkpoint import RunState
 from video_llama.runners.metrics import read_lines
-from video_llama.runners.skips import SkipCounts
+from video_llama.runners.skips import SkipCounts, counted_anew
 
 TIMEOUT_S = 5
 REASONS = {
@@ -100,3 +104,30 @@ def test_a_share_is_judged_by_all_samples_and_not_before_a_hundred():
     with pytest.raises(ValueError, match=r"11 of 15 .*\(d 11\).*\n  - p\.mp4: broken"):
         counts.check(num_used=4, max_rate=0.1, last=skips, where="there")
     counts.check(num_used=99, max_rate=0.1, last=skips, where="there")
+
+
+STATE = RunState(step=10, steps_per_epoch=5, global_batch_size=4, num_skipped={"clips": 9})
+
+
+def test_what_is_recorded_stays_counted():
+    assert counted_anew(STATE, record={("clips", 39): ()}) is STATE
+
+
+def test_lines_written_after_a_deletion_do_not_bring_the_old_count_back():
+    assert counted_anew(STATE, record={("clips", 40): ()}).num_skipped == {}
+
+
+def test_faults_of_a_validation_do_not_bring_the_old_count_back():
+    assert counted_anew(STATE, record={("held_out", 3): ()}).num_skipped == {}
+
+
+def test_a_run_that_skipped_nothing_is_judged_by_all_its_samples():
+    state = RunState(step=10, steps_per_epoch=5, global_batch_size=4)
+    assert counted_anew(state, record={}).skips_since == 0
+
+
+@pytest.mark.slow
+def test_all_ranks_count_as_the_one_that_keeps_the_record(tmp_path):
+    run_ranks(partial(count_anew, tmp_path), worlds=as_torchrun(2), logs=tmp_path / "logs")
+    counts = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert counts == [{"clips": 9}, {"clips": 9}]

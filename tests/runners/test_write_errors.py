@@ -3,12 +3,15 @@
 import os
 
 import pytest
+import torch
 from test_ledger import a_record
+from tiny_run import build, config_of
 
 from video_llama.common.dist import World
 from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.logger import get_logger, log_to_folder, stop_logging_to
 from video_llama.datasets.collate import Skip
+from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.runners.bad_steps import BadStep
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.ledger import Ledger
@@ -49,6 +52,18 @@ def test_a_ledger_on_a_full_disk_does(tmp_path):
     ledger.add(a_record(0))
     with pytest.raises(VideoLlamaError, match=SAID.format("steps_0000001.jsonl.gz")):
         ledger.flush()
+
+
+def test_a_feature_cache_on_a_full_disk_costs_no_checkpoint(tmp_path):
+    cache = FeatureCache(tmp_path / "features")
+    fill_up(cache.directory / "rank0-0000.jsonl")
+    cache.put("a", torch.ones(1, 1, 4))
+    runner = build(config_of(tmp_path / "out"), World())
+    runner.data.flush = cache.flush
+    with pytest.raises(VideoLlamaError, match=r"run\.feature_cache: .*No space left on device"):
+        runner.train()
+    (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("step_*")
+    assert (checkpoint / "state.json").is_file()
 
 
 def test_a_run_folder_that_cannot_be_made_is_told_of_as_well(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny_model import build
 from seeing import TOKENIZER, SeeingModel, a_prompter, a_question
 
+from video_llama.common.errors import VideoLlamaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.conversation.templates import get_template
@@ -96,6 +100,25 @@ def test_an_option_that_begins_another_keeps_its_own_score():
 
 def test_the_only_option_is_scored_too():
     assert_as_read_in_full([asked("what?", ("video",), ["a red ball"])])
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_losses_that_are_not_finite_choose_no_option(loss):
+    class Overflowing(SeeingModel):
+        """Its loss of the last option is not finite."""
+
+        def score(self, prompts, *, continuations, rows):
+            output = super().score(prompts, continuations=continuations, rows=rows)
+            losses = torch.cat([output.sample_loss[:-1], torch.tensor([loss])])
+            return dataclasses.replace(output, sample_loss=losses)
+
+    prompter = a_prompter()
+    model = Overflowing(prompter.encoder.text.tokenizer)
+    questions = [
+        a_question(key, "dark", streams=(), candidates=["nothing", "red"]) for key in ("q1", "q2")
+    ]
+    with pytest.raises(VideoLlamaError, match=r"question q2: .* not finite .*run\.precision"):
+        weigh_options(model, questions, prompter=prompter)
 
 
 def test_an_earlier_round_is_part_of_every_option():

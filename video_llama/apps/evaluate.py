@@ -270,10 +270,9 @@ def _open_set(
             questions.append(read_question(reader.sample(index)))
         except MediaError as error:
             unreadable[reader.key(index)] = str(error)
-    sources = [Path(path) for path in reader.sources]
-    identity = identity_of(config, sources=sources, settings=settings)
+    identity = identity_of(config, reader=reader, settings=settings)
     store = PredictionStore(Path(config.run.output_dir) / reader.name, identity=identity)
-    return QuestionSet(reader.name, sources[0], questions, unreadable, store)
+    return QuestionSet(reader.name, Path(reader.sources[0]), questions, unreadable, store)
 
 
 def _check_skips(asked: QuestionSet, *, metrics: dict[str, Any], max_skip_rate: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,29 @@ from video_llama.apps.checks import named_files
 from video_llama.common.hub import local_path
 from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import Config
+from video_llama.common.types import MEDIA_KINDS
+from video_llama.datasets.annotations import AnnotationReader
 from video_llama.models.lora_bundle import BUNDLE_KEY, bundle_files
 from video_llama.models.sources import CHECKPOINT_KEYS, ON_TOP_KEYS, find_checkpoint
 from video_llama.tasks.question_answering import QuestionAnswering
 
 
 def identity_of(
-    config: Config, *, sources: Sequence[Path], settings: QuestionAnswering.Config
+    config: Config, *, reader: AnnotationReader, settings: QuestionAnswering.Config
 ) -> dict[str, Any]:
     """Return what decides every prediction, as plain values that can be compared and shown.
 
     Args:
         config: the typed run file.
-        sources: files or folders of the questions and their answers.
+        reader: of the questions and their answers.
         settings: how they are asked.
     """
-    questions = b"".join(file.read_bytes() for path in sources for file in _files(path))
+    files = [file for path in reader.sources for file in _files(Path(path))]
     return {
         **model_identity(config),
-        "questions": _digest(questions),
+        "questions": _digest(b"".join(file.read_bytes() for file in files)),
+        **_reading(config, reader=reader),
+        "video_reader": config.run.video_reader,
         "precision": config.run.precision,
         **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
     }
@@ -64,6 +68,20 @@ def model_identity(config: Config) -> dict[str, Any]:
         **checkpoints,
         "model": _digest(json.dumps(config.resolved["model"], sort_keys=True, default=str)),
         "foundations": _digest(json.dumps(foundations)),
+    }
+
+
+def _reading(config: Config, *, reader: AnnotationReader) -> dict[str, Any]:
+    """Return how a set is read, without the paths of files that are known by their content."""
+    folders = dict(map(reader.media_folder, MEDIA_KINDS))
+    hashed = {key for key, _ in reader.named_paths} - folders.keys()
+    values = {
+        "type": config.datasets[reader.name].type,
+        **asdict(reader.config),
+        **{key: str(Path(path).resolve()) for key, path in folders.items()},
+    }
+    return {
+        f"datasets.{reader.name}.{key}": value for key, value in values.items() if key not in hashed
     }
 
 

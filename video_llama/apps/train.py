@@ -29,7 +29,7 @@ from video_llama.runners.epochs import settle_epochs
 from video_llama.runners.flop_rate import measure_flop_rate
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.goal import check_goal
-from video_llama.runners.resume import plan_start
+from video_llama.runners.resume import check_same_lengths, plan_start
 from video_llama.runners.runner import Runner, RunSummary
 from video_llama.runners.sanity import StartCheck
 from video_llama.runners.trackers import require_tracker
@@ -84,6 +84,8 @@ def train(config: Config) -> RunSummary:
     check_goal(config)
     readers = open_readers(config)
     check_start(config, readers, learning=True)
+    if start.state is not None:
+        check_same_lengths(start.state, readers=readers)
     config = settle_epochs(
         config,
         readers=readers,

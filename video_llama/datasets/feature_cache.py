@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.media_specs import spec_identity
 from video_llama.common.types import BranchSpec, MediaItem
 from video_llama.processors.media import content_hash
@@ -167,6 +167,9 @@ class FeatureCache:
             key: from `look_up`.
             features: float[T, N, D], valid steps only.
             times_s: seconds of the steps.
+
+        Raises:
+            VideoLlamaError: enough is waiting to be written, and cannot be.
         """
         if key in self._entries or key in self._pending:
             return
@@ -198,9 +201,25 @@ class FeatureCache:
             self._pending_stamps.append(stamp)
 
     def flush(self) -> None:
-        """Bring everything to disk; other processes see it from then on."""
+        """Bring everything to disk; other processes see it from then on.
+
+        Raises:
+            VideoLlamaError: it cannot be written.
+        """
         if not self._pending and not self._pending_stamps:
             return
+        try:
+            self._write_pending()
+        except OSError as error:
+            raise VideoLlamaError(
+                f"run.feature_cache: {self.directory} cannot be written: "
+                f"{error.strerror or error}; make room, or set run.feature_cache=null, and start "
+                "again, a training with run.resume_ckpt_path=auto"
+            ) from error
+        self._pending, self._pending_stamps, self._pending_bytes = {}, [], 0
+
+    def _write_pending(self) -> None:
+        """Append what is not on disk yet, the index only after the data."""
         data = self._writable_shard()
         lines = []
         with data.open("ab") as file:
@@ -213,7 +232,6 @@ class FeatureCache:
         with data.with_suffix(".jsonl").open("ab") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             _sync(file)
-        self._pending, self._pending_stamps, self._pending_bytes = {}, [], 0
 
     def refresh(self) -> None:
         """Read what processes have written since the last look."""

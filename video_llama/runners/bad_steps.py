@@ -153,9 +153,10 @@ class BadStep:
             f"{', '.join(bad)}; the weights were not changed and the last checkpoint is good. Look "
             f"at them with `video-llama replay --run {folder} --step {self.step}`; all are in "
             f"{BAD_STEPS_FILE}. "
-            "Mend or remove them, lower run.init_lr, set run.grad_clip_norm, take run.precision: "
-            "bf16 or fp32 if it is fp16, or leave such steps out with run.on_nan: skip "
-            "(run.on_spike: skip), then set run.resume_ckpt_path=auto"
+            "Mend them where they stand (a row that goes moves all others), or leave such steps "
+            "out with run.on_nan: skip (run.on_spike: skip), then set run.resume_ckpt_path=auto. A "
+            "lower run.init_lr, another run.grad_clip_norm or run.precision make another run: take "
+            f"another run.output_dir, and model.ckpt={folder}"
         )
 
 

@@ -47,7 +47,10 @@ class RunState:
         global_batch_size: samples of one optimizer step over all ranks.
         best_metric: best value so far of what `run.valid.metric` names.
         best_step: step it was reached at.
-        num_skipped: unusable samples met so far, by data set.
+        num_skipped: unusable samples met since `skips_since`, by data set.
+        skips_since: step they are counted from, see `skips.counted_anew`.
+        lengths: samples of every training set, of which the order is a function; empty in
+            checkpoints of earlier versions.
         judge: what steps are compared with, see `bad_steps.StepJudge`.
         config: the resolved run file.
         validation_pending: the validation due at this step was left when the run was stopped.
@@ -62,6 +65,8 @@ class RunState:
     best_metric: float | None = None
     best_step: int | None = None
     num_skipped: dict[str, int] = field(default_factory=dict)
+    skips_since: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
     judge: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     validation_pending: bool = False

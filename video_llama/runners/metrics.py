@@ -149,7 +149,7 @@ def train_numbers(
         window: it and those before it, since the last line.
         scales: factor of the learning rate, by part that learns.
         loss_scale: 1 where losses are not scaled.
-        num_skipped: samples that could not be used since the run began, by data set.
+        num_skipped: samples that could not be used, by data set, as `RunState` counts them.
         peak: operations per second of all GPUs at best, None if unknown.
     """
     rates = {f"lr/{part}": last.lr * scale for part, scale in scales.items()}

@@ -5,7 +5,7 @@ Nothing is written here; a run that is refused leaves its folder as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
 from video_llama.runners.checkpoint import RunState, find_damage, read_state
 from video_llama.runners.epochs import steps_per_epoch
+from video_llama.runners.optim import Compat
 from video_llama.runners.provenance import changed_versions
 from video_llama.runners.retention import newest_whole
 
@@ -36,8 +37,9 @@ MAY_CHANGE = frozenset(
 )  # fmt: skip
 """Keys that may differ when a run goes on. None of them changes what is learnt, but for those that
 say what becomes of bad steps: a run that stopped at one must be told. Of the last three only
-products count, which `RunState` holds: global_batch_size and steps_per_epoch. The length of the run
-may not change: the learning rate of every step depends on it."""
+products count, which `RunState` holds: global_batch_size and steps_per_epoch; under `model.compat:
+released` accum_grad_iters must stay besides, see `_check_same_steps`. The length of the run may not
+change: the learning rate of every step depends on it."""
 
 MAY_CHANGE_IN_MODEL = (".gradient_checkpointing", "decoder.attention")
 """Ends of keys of the `model` section of which the same holds: how a part computes, not what."""
@@ -118,7 +120,8 @@ def plan_start(
         return Start()
     state = read_state(newest)
     check_same_run(state, resolved=resolved, where=newest)
-    _check_same_steps(state, run=run, world_size=world_size)
+    compat = resolved.get("model", {}).get("compat", "corrected")
+    _check_same_steps(state, run=run, world_size=world_size, compat=compat)
     return Start(newest, state)
 
 
@@ -144,6 +147,29 @@ def check_same_run(state: RunState, *, resolved: Mapping[str, Any], where: Path)
             "can start from its weights), or delete it"
         )
         raise ConfigError(problems, where=str(where))
+
+
+def check_same_lengths(state: RunState, *, readers: Mapping[str, Sized]) -> None:
+    """Refuse to go on with data sets of another length: all their samples would change places.
+
+    Args:
+        state: where the run stood; what it does not know is not looked at.
+        readers: of the data sets now, by name.
+
+    Raises:
+        ConfigError: the numbers of samples differ; each is listed.
+    """
+    changed = [
+        f"datasets.{name}: {len(readers[name])} samples, {length} when the run was begun"
+        for name, length in state.lengths.items()
+        if len(readers[name]) != length
+    ]
+    if changed:
+        raise ConfigError(
+            f"{'; '.join(changed)}; some would be seen twice and others never. Restore the "
+            "annotations as they were (a bad row may stay, it is skipped), or take another "
+            "run.output_dir and start from these weights by model.ckpt"
+        )
 
 
 def tell_changes(
@@ -174,29 +200,59 @@ def tell_changes(
         get_logger().info("going on with changes:\n  %s", "\n  ".join(table))
 
 
-def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int) -> None:
-    """Refuse to change how many samples a step has, or how many steps an epoch."""
+def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int, compat: Compat) -> None:
+    """Refuse to change how many samples a step has, or how many steps an epoch.
+
+    As published, losses are summed over the iterations of a step and schedules count iterations:
+    under `released` their number must stay, too.
+    """
+    begun = state.config.get("run", {}).get("accum_grad_iters", RunConfig.accum_grad_iters)
+    if compat == "released" and run.accum_grad_iters != begun:
+        way_out = _dividing(state, run=run, accum=begun, world_size=world_size)
+        raise ConfigError(
+            f"run.accum_grad_iters: {begun} in the run, {run.accum_grad_iters} now; under "
+            "model.compat: released it scales the gradient and counts the warm-up; keep it, and "
+            f"divide run.batch_size_train among the ranks: {way_out}"
+        )
     per_iteration = run.batch_size_train * world_size
     # A pass over the data takes as many steps as it took when the run was begun.
-    is_pass = run.iters_per_epoch == "auto"
-    per_epoch = state.steps_per_epoch if is_pass else steps_per_epoch(run)
+    per_epoch = state.steps_per_epoch if run.iters_per_epoch == "auto" else steps_per_epoch(run)
     found = (per_iteration * run.accum_grad_iters, per_epoch)
     if found == (state.global_batch_size, state.steps_per_epoch):
         return
     accum, rest = divmod(state.global_batch_size, per_iteration)
-    way_out = (
-        f"set run.accum_grad_iters={accum}"
-        + ("" if is_pass else f" run.iters_per_epoch={accum * state.steps_per_epoch}")
-        if accum and not rest
-        else f"choose run.batch_size_train so that it times {world_size} ranks divides "
-        f"{state.global_batch_size}"
-    )
+    if compat == "released":
+        way_out = _dividing(state, run=run, accum=begun, world_size=world_size)
+    elif accum and not rest:
+        way_out = f"set run.accum_grad_iters={accum}{_epoch_of(state, run=run, accum=accum)}"
+    else:
+        way_out = (
+            f"choose run.batch_size_train so that it times {world_size} ranks divides "
+            f"{state.global_batch_size}"
+        )
     raise ConfigError(
         f"run.batch_size_train: a step of this run has {state.global_batch_size} samples and an "
         f"epoch {state.steps_per_epoch} steps; batch_size_train {run.batch_size_train} x "
         f"{world_size} ranks x accum_grad_iters {run.accum_grad_iters} gives {found[0]} and "
         f"{found[1]}; {way_out}"
     )
+
+
+def _dividing(state: RunState, *, run: RunConfig, accum: int, world_size: int) -> str:
+    """Say what gives the ranks the samples of a step in as many iterations as before."""
+    batch_size, rest = divmod(state.global_batch_size, accum * world_size)
+    if rest:
+        return f"take a number of ranks that divides {state.global_batch_size // accum}"
+    return (
+        f"set run.accum_grad_iters={accum} run.batch_size_train={batch_size}"
+        f"{_epoch_of(state, run=run, accum=accum)}"
+    )
+
+
+def _epoch_of(state: RunState, *, run: RunConfig, accum: int) -> str:
+    """Name the key that keeps the length of an epoch; `auto` needs none."""
+    is_pass = run.iters_per_epoch == "auto"
+    return "" if is_pass else f" run.iters_per_epoch={accum * state.steps_per_epoch}"
 
 
 def _changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[_Change]:

@@ -37,7 +37,7 @@ from video_llama.runners.optim import LearningRate, learning_scales
 from video_llama.runners.progress import ProgressBar
 from video_llama.runners.sanity import StartCheck
 from video_llama.runners.signals import StopRequest
-from video_llama.runners.skips import SkipCounts
+from video_llama.runners.skips import SkipCounts, counted_anew
 from video_llama.runners.step import StepMaker, StepRecord
 from video_llama.runners.watchdog import Heartbeat, Watchdog
 from video_llama.tasks.base import Model, Task
@@ -98,7 +98,7 @@ class Runner:
         self.engine = engine
         self.folder = folder
         self.start_check = start_check
-        run, world = config.run, engine.world
+        run, plan, world = config.run, data.plan, engine.world
         self._saved_step: int | None = None
         self.heartbeat = Heartbeat()
         self.maker = StepMaker(
@@ -117,15 +117,14 @@ class Runner:
         self.num_steps = num_steps(run)
         self.goal = Goal.of(config, task=task)
         fresh = RunState(
-            step=0,
-            steps_per_epoch=self.steps_per_epoch,
-            global_batch_size=run.batch_size_train * run.accum_grad_iters * world.size,
-            config=config.resolved,
+            step=0, steps_per_epoch=self.steps_per_epoch, global_batch_size=plan.global_batch_size
         )
-        state = self.goal.carried_over(folder.start.state or fresh, config=config)
+        state = counted_anew(folder.start.state or fresh, record=folder.record)
+        state = self.goal.carried_over(state, config=config)
         # A validation that was left is never made up for where nothing is validated any more.
         is_pending = state.validation_pending and data.has_valid
-        self.state = dataclasses.replace(state, validation_pending=is_pending)
+        lengths = {name: share.length for name, share in plan.shares.items()}
+        self.state = dataclasses.replace(state, validation_pending=is_pending, lengths=lengths)
         self.window = Window.restored(self.state.window)
 
     def train(self) -> RunSummary:
@@ -216,7 +215,8 @@ class Runner:
         skips = self._tell_skips(own)
         counts = SkipCounts(self.state.num_skipped).plus(skips)
         self.state = dataclasses.replace(self.state, num_skipped=dict(counts.by_dataset))
-        num_used = self.state.step * self.state.global_batch_size
+        num_steps = self.state.step - self.state.skips_since
+        num_used = num_steps * self.state.global_batch_size
         self._check_skips(counts, num_used=num_used, last=skips)
 
     def _tell_skips(self, own: Sequence[Skip]) -> list[Skip]:
@@ -289,6 +289,7 @@ class Runner:
             self.state, judge=self.judge.memory, window=self.window.sums()
         )
         self.heartbeat.beat("saving", step=self.state.step)
-        self.data.flush()
         self.ledger.flush()
         self.folder.save(engine=self.engine, state=self.state, keep_last=self.run.keep_last)
+        # Last: features that cannot be kept cost no checkpoint.
+        self.data.flush()

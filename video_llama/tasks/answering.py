@@ -7,11 +7,13 @@ Does not know what is right.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from video_llama.common.errors import VideoLlamaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.tasks.base import Model
@@ -132,6 +134,9 @@ def weigh_options(
         model: in evaluation mode.
         questions: with candidates.
         prompter: makes batches.
+
+    Raises:
+        VideoLlamaError: a loss is not finite, and nothing can be compared with it.
     """
     forks = prompter.collate_forks([[q.answered_with(o) for o in q.candidates] for q in questions])
     output = model.score(forks.prompts, continuations=forks.continuations, rows=forks.rows)
@@ -140,6 +145,12 @@ def weigh_options(
     answers = []
     for question in questions:
         scores = tuple(islice(remaining, len(question.candidates)))
+        if not all(map(math.isfinite, scores)):
+            raise VideoLlamaError(
+                f"question {question.sample.key}: the model's losses of its options are not finite "
+                f"(scores {', '.join(map(str, scores))}); set run.precision to bf16 or fp32, or "
+                "look at the weights"
+            )
         best = max(range(len(scores)), key=scores.__getitem__)
         answers.append(Answer(question.candidates[best], scores))
     return answers
