@@ -309,6 +309,14 @@ def test_how_fast_and_where_a_run_computes_is_no_change(opened):
     assert changed_runs(opened(train_options=faster)) == []
 
 
+def test_as_published_the_accumulation_of_a_step_is_a_change(opened):
+    halves = {"run.batch_size_train": 2, "run.accum_grad_iters": 2, "run.iters_per_epoch": 4}
+    released = {"model.compat": "released"}
+    finish_all(opened(options=released))
+    changed = changed_runs(opened(options=released, train_options=halves))
+    assert changed[0][1].changes == ("iterations of a step: 1 in the folder, 2 now",)
+
+
 def test_what_decides_the_best_checkpoint_is_a_change(opened):
     finish_all(opened())
     changed = changed_runs(opened(train_options={"run.on_spike": "skip"}))

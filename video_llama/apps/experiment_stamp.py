@@ -164,6 +164,8 @@ def _own_settings(run: Run) -> dict[str, Any]:
     if run.step.learns:
         settings["samples of a step"] = run.global_batch
         settings["length"] = run.length
+        if run.config.model.compat == "released":  # losses of iterations are summed
+            settings["iterations of a step"] = run.config.run.accum_grad_iters
     for name, entry in run.config.datasets.items():
         reader = registry.get_dataset_class(entry.type)(entry.config, name=name)
         for file in _files(reader):
