@@ -130,6 +130,14 @@ def test_keys_that_teach_nothing_may_differ(tmp_path):
     assert plan_start(tmp_path, run=run, resolved=now, world_size=2).state.step == 5
 
 
+def test_where_to_get_a_file_may_be_said_in_other_words(tmp_path):
+    leave_run(tmp_path, step=5)
+    run = run_section(resume_ckpt_path="auto")
+    now = resolved()
+    now["model"]["where_from"] = {"vit_model": "another address"}
+    assert plan_start(tmp_path, run=run, resolved=now, world_size=2).state.step == 5
+
+
 def test_the_same_global_batch_on_another_number_of_ranks_goes_on(tmp_path):
     leave_run(tmp_path, step=5)
     run = run_section(resume_ckpt_path="auto", accum_grad_iters=2, iters_per_epoch=20)

@@ -19,6 +19,9 @@ from video_llama.runners.retention import STEP_PATTERN
 OWN_FOLDER = "(its folder)"
 """Stands in settings for the folder that a cell's runs lie in."""
 
+ALL_RUNS = "all runs"
+"""Stands in settings for the names of all runs of a chain."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -90,7 +93,7 @@ class Setting:
     """A key in which cells differ.
 
     Attributes:
-        recipe: name of the run.
+        recipe: name of the run; of several in which cells differ alike, all names, or `ALL_RUNS`.
         key: dotted.
         values: as text, by cell.
     """
@@ -234,12 +237,19 @@ def differing_settings(cells: Sequence[CellRuns], *, baseline: str) -> list[Sett
         for recipe, own, theirs in paired_runs(first[name].train, base.train):
             if own is not None:
                 by_recipe.setdefault(recipe if theirs is None else theirs.name, {})[name] = own
-    settings = []
+    alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for recipe, folders in by_recipe.items():
         runs = [_portable(read_runs([folder])[0], folder) for folder in folders.values()]
         for key, values in differences(runs):
-            settings.append(Setting(recipe, key, dict(zip(folders, values, strict=True))))
-    return settings
+            alike.setdefault((key, tuple(zip(folders, values, strict=True))), []).append(recipe)
+    return [
+        Setting(_together(recipes, num_runs=len(by_recipe)), key, dict(values))
+        for (key, values), recipes in alike.items()
+    ]
+
+
+def _together(recipes: Sequence[str], *, num_runs: int) -> str:
+    return ALL_RUNS if 1 < len(recipes) == num_runs else ", ".join(recipes)
 
 
 def _portable(run: Run, folder: Path) -> Run:

@@ -26,7 +26,7 @@ from video_llama.common.registry import registry
 from video_llama.datasets.annotations import AnnotationReader
 from video_llama.datasets.base import DatasetReader
 from video_llama.models.sources import find_checkpoint
-from video_llama.runners.resume import MAY_CHANGE, MAY_CHANGE_IN_MODEL, flatten
+from video_llama.runners.resume import MAY_CHANGE, MAY_CHANGE_IN_MODEL, comparable
 from video_llama.runners.write_errors import explained
 from video_llama.tasks.predictions import PREDICTIONS_FILE
 
@@ -155,7 +155,7 @@ def has_result(run: Run) -> bool:
 def _own_settings(run: Run) -> dict[str, Any]:
     """Return what decides the result of a run, but for the runs it starts from."""
     may_change = MAY_CHANGE - (DECIDES_BEST if run.step.learns else DECIDES_ANSWERS)
-    flat = flatten(symbolic(run.config.resolved))
+    flat = comparable(symbolic(run.config.resolved))
     settings = {
         key: value
         for key, value in flat.items()

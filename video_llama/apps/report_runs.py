@@ -21,7 +21,7 @@ from video_llama.apps.report_charts import Series, line_chart
 from video_llama.runners.bad_steps import BAD_STEPS_FILE
 from video_llama.runners.folder import CONFIG_FILE, SKIPPED_FILE
 from video_llama.runners.metrics import METRICS_FILE, read_lines
-from video_llama.runners.resume import flatten
+from video_llama.runners.resume import comparable
 
 NUM_COLOURS = 8
 """Runs that can be told apart by colour; the next ones are dashed."""
@@ -214,7 +214,7 @@ def _read_run(folder: Path, name: str) -> Run:
         name=name,
         train=[line for line in train if line.get("loss") is not None],
         valid=[line for line in lines if line.get("valid_loss") is not None],
-        config=flatten(tree),
+        config=comparable(tree),
         skipped=dict(sorted(skipped.items())),
         num_bad=len(read_lines(folder / BAD_STEPS_FILE)),
     )

@@ -44,6 +44,9 @@ change: the learning rate of every step depends on it."""
 MAY_CHANGE_IN_MODEL = (".gradient_checkpointing", "decoder.attention")
 """Ends of keys of the `model` section of which the same holds: how a part computes, not what."""
 
+HINTS = "model.where_from."
+"""Begin of keys that say where to get a file; another wording is no other run."""
+
 _MISSING = object()
 
 
@@ -257,12 +260,17 @@ def _epoch_of(state: RunState, *, run: RunConfig, accum: int) -> str:
 
 def _changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[_Change]:
     """Return the keys in which two resolved run files differ."""
-    before, now = flatten(symbolic(config)), flatten(symbolic(resolved))
+    before, now = comparable(symbolic(config)), comparable(symbolic(resolved))
     return [
         _Change(key, _show(before, key), _show(now, key))
         for key in sorted(before.keys() | now.keys())
         if before.get(key, _MISSING) != now.get(key, _MISSING)
     ]
+
+
+def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dotted keys of a resolved run file without those that only tell people things."""
+    return {key: v for key, v in flatten(resolved).items() if not key.startswith(HINTS)}
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
