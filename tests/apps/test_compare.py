@@ -245,18 +245,19 @@ def test_only_settings_that_differ_are_listed(two):
     assert (setting.key, setting.values) == ("run.init_lr", {"plain": "0.1", "wider": "0.2"})
 
 
-def test_what_differs_alike_in_all_runs_of_a_chain_is_listed_once(tmp_path):
-    def chain(name, *rates):
+@pytest.mark.parametrize(
+    ("rates", "listed"), [((0.2, 0.2), "all runs"), ((0.1, 0.2), "stage1"), ((0.2, 0.1), "stage0")]
+)
+def test_what_differs_alike_in_all_runs_of_a_chain_is_listed_once(tmp_path, rates, listed):
+    def chain(name, rates):
         runs = [
-            write_run(tmp_path / name / f"stage{n}", run={"init_lr": rate, "min_lr": 10 * n})
-            for n, rate in enumerate(rates)
+            write_run(tmp_path / name / f"stage{number}", run={"init_lr": rate, "min_lr": number})
+            for number, rate in enumerate(rates)
         ]
         return CellRuns(name, 0, tuple(runs))
 
-    both = compare([chain("plain", 0.1, 0.1), chain("wider", 0.2, 0.2)]).settings
-    assert [(one.recipe, one.key) for one in both] == [("all runs", "run.init_lr")]
-    second = compare([chain("plain", 0.1, 0.1), chain("later", 0.1, 0.2)]).settings
-    assert [(one.recipe, one.key) for one in second] == [("stage1", "run.init_lr")]
+    (setting,) = compare([chain("plain", (0.1, 0.1)), chain("wider", rates)]).settings
+    assert (setting.recipe, setting.key) == (listed, "run.init_lr")
 
 
 def test_losses_of_the_last_steps_are_paired_by_clip(two):
