@@ -19,6 +19,7 @@ from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.conversation.templates import get_template
 from video_llama.datasets.collate import LoadedBatch
 from video_llama.datasets.sample_encoder import SampleEncoder, TextSettings
+from video_llama.datasets.stream import Plan
 from video_llama.models.loading import build_model
 from video_llama.runners.engine import TorchEngine
 from video_llama.runners.folder import RunFolder
@@ -40,8 +41,13 @@ class Batches:
 
     has_valid = False
 
-    def __init__(self, batches):
+    def __init__(self, batches, run):
         self.batches = batches
+        batch_size, accum = run.batch_size_train, run.accum_grad_iters
+        length = batch_size * len(batches)
+        self.plan = Plan(
+            seed=run.seed, datasets={"captions": (length, 1.0)}, batch_size=batch_size, accum=accum
+        )
 
     def train_batches(self, start_step):
         yield from map(LoadedBatch, self.batches)
@@ -98,7 +104,7 @@ def test_four_iterations_end_at_the_published_weights(case, record, tensors, tok
         Config(config, {}, run),
         model=model,
         task=VideoTextPretrain(),
-        data=Batches(batches),
+        data=Batches(batches, run),
         engine=engine,
         folder=RunFolder(tmp_path, start=Start()),
     ).train()

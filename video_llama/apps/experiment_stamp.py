@@ -26,6 +26,7 @@ from video_llama.common.registry import registry
 from video_llama.datasets.annotations import AnnotationReader
 from video_llama.datasets.base import DatasetReader
 from video_llama.models.sources import find_checkpoint
+from video_llama.runners.optim import accumulation_decides
 from video_llama.runners.resume import MAY_CHANGE, MAY_CHANGE_IN_MODEL, comparable
 from video_llama.runners.write_errors import explained
 from video_llama.tasks.predictions import PREDICTIONS_FILE
@@ -164,7 +165,7 @@ def _own_settings(run: Run) -> dict[str, Any]:
     if run.step.learns:
         settings["samples of a step"] = run.global_batch
         settings["length"] = run.length
-        if run.config.model.compat == "released":  # losses of iterations are summed
+        if accumulation_decides(run.config.model.compat):
             settings["iterations of a step"] = run.config.run.accum_grad_iters
     for name, entry in run.config.datasets.items():
         reader = registry.get_dataset_class(entry.type)(entry.config, name=name)

@@ -74,6 +74,14 @@ class Schedule(Protocol):
         ...
 
 
+def accumulation_decides(compat: Compat) -> bool:
+    """Say whether a step of as many samples in another number of iterations is another step.
+
+    As published, schedules count iterations and a step sums the losses of its iterations.
+    """
+    return compat == "released"
+
+
 class LearningRate:
     """The learning rate of a run as a function of the optimizer step.
 
@@ -88,7 +96,7 @@ class LearningRate:
 
     def __init__(self, run: RunConfig, *, compat: Compat) -> None:
         self._schedule: Schedule = registry.get_lr_scheduler_class(run.lr_sched)
-        self._counts_per_step = run.accum_grad_iters if compat == "released" else 1
+        self._counts_per_step = run.accum_grad_iters if accumulation_decides(compat) else 1
         per_epoch = steps_per_epoch(run) * self._counts_per_step
         self._span = LrSpan(
             init_lr=run.init_lr,

@@ -17,7 +17,7 @@ from video_llama.common.package_paths import symbolic
 from video_llama.common.schema import RunConfig
 from video_llama.runners.checkpoint import RunState, find_damage, read_state
 from video_llama.runners.epochs import steps_per_epoch
-from video_llama.runners.optim import Compat
+from video_llama.runners.optim import Compat, accumulation_decides
 from video_llama.runners.provenance import changed_versions
 from video_llama.runners.retention import newest_whole
 
@@ -206,11 +206,10 @@ def tell_changes(
 def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int, compat: Compat) -> None:
     """Refuse to change how many samples a step has, or how many steps an epoch.
 
-    As published, losses are summed over the iterations of a step and schedules count iterations:
-    under `released` their number must stay, too.
+    Where they decide, the iterations of a step must stay, too.
     """
     begun = state.config.get("run", {}).get("accum_grad_iters", RunConfig.accum_grad_iters)
-    if compat == "released" and run.accum_grad_iters != begun:
+    if accumulation_decides(compat) and run.accum_grad_iters != begun:
         way_out = _dividing(state, run=run, accum=begun, world_size=world_size)
         raise ConfigError(
             f"run.accum_grad_iters: {begun} in the run, {run.accum_grad_iters} now; under "
@@ -224,7 +223,7 @@ def _check_same_steps(state: RunState, *, run: RunConfig, world_size: int, compa
     if found == (state.global_batch_size, state.steps_per_epoch):
         return
     accum, rest = divmod(state.global_batch_size, per_iteration)
-    if compat == "released":
+    if accumulation_decides(compat):
         way_out = _dividing(state, run=run, accum=begun, world_size=world_size)
     elif accum and not rest:
         way_out = f"set run.accum_grad_iters={accum}{_epoch_of(state, run=run, accum=accum)}"
