@@ -36,7 +36,7 @@ MOST_WITH_INTERVALS = 2
 """Cells beside the baseline, of which a table by kinds can show differences and intervals."""
 
 MOST_COLUMNS = 6
-"""Cells that stand beside each other; of more, only what was shown is listed."""
+"""Cells that stand beside each other in a terminal; of more, only what was shown is listed."""
 
 
 def console_tables(comparison: Comparison) -> Iterator[Any]:
@@ -101,24 +101,16 @@ def _console_shown(asked: SetComparison) -> Table:
     table.add_column("kind")
     table.add_column("difference", justify="right")
     table.add_column("verdict")
-    for score, kind in _all_shown(asked):
-        assert score.difference is not None, "shown"
-        text = signed(score.difference.estimate.value)
-        table.add_row(Text(score.cell), Text(kind), text, _marked(score, _shown(score)))
+    for place, cell in enumerate(asked.rows[0].scores):
+        for row in asked.rows[1:]:
+            score = row.scores[place]
+            if word := _shown(score):
+                assert score.difference is not None, "shown"
+                text = signed(score.difference.estimate.value)
+                table.add_row(Text(cell.cell), full_label(row.kind), text, _marked(score, word))
     if not table.rows:
-        table.caption = "none; all accuracies stand on the page"
+        table.caption = "none; all accuracies stand in results.md and on the page"
     return table
-
-
-def _all_shown(asked: SetComparison) -> list[tuple[CellScore, str]]:
-    """Return scores that were shown to be better or worse, with their kind, cell by cell."""
-    num = len(asked.rows[0].scores)
-    return [
-        (row.scores[place], full_label(row.kind))
-        for place in range(num)
-        for row in asked.rows[1:]
-        if _shown(row.scores[place])
-    ]
 
 
 def _marked(score: CellScore, text: str) -> Text:
@@ -194,15 +186,10 @@ def _markdown_cells(asked: SetComparison) -> Iterator[str]:
 def _markdown_kinds(asked: SetComparison) -> Iterator[str]:
     """Yield the rows of the kinds: of few cells with intervals, of many with verdicts alone."""
     base, *others = asked.rows[0].scores
-    if len(others) >= MOST_COLUMNS:
-        yield "By kind, only differences that were shown; all accuracies stand on the page."
-        yield ""
-        yield _row(["cell", "kind", "difference", "verdict"])
-        yield _rule(4)
-        for score, kind in _all_shown(asked):
-            yield _row([score.cell, kind, *_markdown_difference(score)])
-        return
     is_wide = len(others) <= MOST_WITH_INTERVALS
+    if not is_wide:
+        yield "By kind, in percent; (better) and (worse) stand where that was shown."
+        yield ""
     headers = ["kind", f"{base.cell} (baseline)"]
     for score in others:
         headers += [score.cell, "difference", "verdict"] if is_wide else [score.cell]
