@@ -13,6 +13,7 @@ from compared_runs import KEYS, an_answer, answers, write_answers, write_run
 
 from video_llama.apps.compare import names_of
 from video_llama.apps.compare_cells import compare_cells, save_comparison
+from video_llama.apps.compare_plots import plot_accuracies
 from video_llama.apps.compare_runs import CellRuns, read_cell, seed_pairs
 from video_llama.apps.compare_tables import to_markdown
 from video_llama.apps.compare_training import read_trainings, total
@@ -414,6 +415,17 @@ def test_the_tables_show_every_picture(two, tmp_path):
     save_comparison(compare(two), folder=tmp_path)
     shown = re.findall(r"!\[.+\]\((.+)\)", (tmp_path / "results.md").read_text())
     assert sorted(shown) == sorted(f"plots/{path.name}" for path in tmp_path.glob("plots/*"))
+
+
+def test_a_picture_without_room_for_kinds_names_the_cells_and_what_was_shown(two, tmp_path):
+    others = [a_cell(tmp_path, f"cell{i}", answers(20)) for i in range(74)]
+    (asked,) = compare([*two, *others]).sets
+    plot_accuracies(asked, path=tmp_path / "plot.svg")
+    # matplotlib writes every text of an SVG as a comment beside its outlines.
+    texts = set(re.findall("<!-- (.+?) -->", (tmp_path / "plot.svg").read_text(encoding="utf-8")))
+    cells = {"plain", "wider", *(f"cell{i}" for i in range(74))}
+    assert texts >= cells | {"the baseline", "better", "not told from it"}
+    assert "colour" not in texts
 
 
 def test_a_folder_of_seeds_is_one_cell(two, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_llama.apps.compare_answers import SetComparison
+from video_llama.apps.compare_answers import CellScore, KindRow, SetComparison
 from video_llama.apps.compare_curves import Panel
 from video_llama.apps.compare_words import full_label
 from video_llama.common.errors import VideoLlamaError
@@ -22,10 +22,15 @@ COLOURS = (
 GREY = "#b8b8b8"
 """Of cells that are not told apart."""
 
+BASELINE = "the baseline"
+UNTOLD = "not told from it"
+VERDICTS = {BASELINE: COLOURS[0], "better": COLOURS[5], "worse": COLOURS[4], UNTOLD: GREY}
+"""Colours of cells in a picture that has no room for kinds."""
+
 DPI = 150
 BAR_INCHES = 0.17
 MOST_BARS = 150
-"""Of one picture; with more, kinds are left to the page."""
+"""Of one picture; with more, it shows all questions alone, and kinds are left to the tables."""
 
 
 def plot_accuracies(compared: SetComparison, *, path: Path) -> None:
@@ -35,35 +40,88 @@ def plot_accuracies(compared: SetComparison, *, path: Path) -> None:
         compared: a question set.
         path: PNG file.
     """
-    names = [score.cell for score in compared.rows[0].scores]
-    rows = compared.rows if len(compared.rows) * len(names) <= MOST_BARS else compared.rows[:1]
-    height = BAR_INCHES * len(rows) * (len(names) + 0.8) + 1.2
-    figure = _figure(width=7.5, height=height)
+    num_cells = len(compared.rows[0].scores)
+    is_small = len(compared.rows) * num_cells <= MOST_BARS
+    figure = _draw_kinds(compared.rows) if is_small else _draw_cells(compared.rows[0].scores)
+    (axes,) = figure.axes
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"{compared.name}: accuracy in percent, 95 % intervals")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
+
+
+def _draw_kinds(rows: Sequence[KindRow]) -> Figure:
+    """Draw a group of bars for every kind, a colour for every cell."""
+    names = [score.cell for score in rows[0].scores]
+    figure = _figure(width=7.5, height=BAR_INCHES * len(rows) * (len(names) + 0.8) + 1.2)
     axes = figure.add_subplot()
     thickness = 0.82 / len(names)
     for number, name in enumerate(names):
         for row_index, row in enumerate(rows):
-            accuracy = row.scores[number].accuracy
-            if accuracy is None:
-                continue
-            place = row_index + (number - (len(names) - 1) / 2) * thickness
-            reach = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
-            axes.barh(
-                place,
-                100 * accuracy.value,
-                height=0.9 * thickness,
-                color=COLOURS[number % len(COLOURS)],
-                alpha=0.75,
-                xerr=[[100 * end for end in ends] for ends in reach],
-                error_kw={"elinewidth": 1, "ecolor": "#333333"},
+            _bar(
+                axes,
+                row.scores[number],
+                place=row_index + (number - (len(names) - 1) / 2) * thickness,
+                thickness=0.9 * thickness,
+                colour=COLOURS[number % len(COLOURS)],
                 label=name if row_index == 0 else None,
             )
     axes.set_yticks(range(len(rows)), [full_label(row.kind) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(f"{compared.name}: accuracy in percent, 95 % intervals")
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    _finish(figure, axes, path)
+    return figure
+
+
+def _draw_cells(scores: Sequence[CellScore]) -> Figure:
+    """Draw a bar for every cell, coloured by what was shown of it against the baseline."""
+    figure = _figure(width=7.5, height=1.6 * BAR_INCHES * len(scores) + 1.2)
+    axes = figure.add_subplot()
+    words = [BASELINE, *(_standing(score) for score in scores[1:])]
+    for place, (score, word) in enumerate(zip(scores, words, strict=True)):
+        label = word if word not in words[:place] else None
+        _bar(axes, score, place=place, thickness=0.75, colour=VERDICTS[word], label=label)
+    base = scores[0].accuracy
+    if base is not None:
+        axes.axvline(100 * base.value, color=VERDICTS[BASELINE], linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(scores)), [score.cell for score in scores])
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    return figure
+
+
+def _standing(score: CellScore) -> str:
+    """Return what was shown of a cell against the baseline."""
+    word = UNTOLD if score.verdict is None else score.verdict.word
+    return word if word in VERDICTS else UNTOLD
+
+
+def _bar(
+    axes: Any,  # noqa: ANN401 - untyped upstream
+    score: CellScore,
+    *,
+    place: float,
+    thickness: float,
+    colour: str,
+    label: str | None,
+) -> None:
+    """Draw one accuracy with its interval; none where nothing was asked."""
+    if score.accuracy is None:
+        return
+    low, value, high = (
+        100 * end for end in (score.accuracy.low, score.accuracy.value, score.accuracy.high)
+    )
+    axes.barh(
+        place,
+        value,
+        height=thickness,
+        color=colour,
+        alpha=0.75,
+        xerr=[[value - low], [high - value]],
+        error_kw={"elinewidth": 1, "ecolor": "#333333"},
+        label=label,
+    )
 
 
 def plot_curves(panels: Sequence[Panel], *, names: Sequence[str], path: Path) -> None:
@@ -127,10 +185,3 @@ def _figure(*, width: float, height: float) -> Figure:
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
-
-
-def _finish(figure: Figure, axes: Any, path: Path) -> None:  # noqa: ANN401 - untyped upstream
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
-    figure.savefig(path, dpi=DPI, bbox_inches="tight")
