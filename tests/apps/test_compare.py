@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import warnings
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from video_llama.apps.compare_tables import to_markdown
 from video_llama.apps.compare_training import read_trainings, total
 from video_llama.apps.compare_words import caveats, data_sentence, verdict_sentences
 from video_llama.apps.main import main
-from video_llama.common.errors import ConfigError
+from video_llama.common.errors import ConfigError, VideoLlamaError
 
 
 def compare(cells, *, baseline="plain"):
@@ -415,6 +416,15 @@ def test_the_tables_show_every_picture(two, tmp_path):
     save_comparison(compare(two), folder=tmp_path)
     shown = re.findall(r"!\[.+\]\((.+)\)", (tmp_path / "results.md").read_text())
     assert sorted(shown) == sorted(f"plots/{path.name}" for path in tmp_path.glob("plots/*"))
+
+
+def test_tables_are_written_even_where_nothing_can_draw(two, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(VideoLlamaError, match="not installed"):
+        save_comparison(compare(two), folder=tmp_path)
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "| plain | 40 | 50.0 [34.6, 65.4] | baseline |  |" in text
+    assert "![" not in text
 
 
 def test_a_picture_without_room_for_kinds_names_the_cells_and_what_was_shown(two, tmp_path):

@@ -190,6 +190,10 @@ def test_another_video_reader_is_another_evaluation(run_file):
     assert identity(run_file) != identity(run_file, "run.video_reader=decord")
 
 
+def test_where_to_get_a_file_makes_no_other_evaluation(run_file):
+    assert identity(run_file) == identity(run_file, "model.where_from.datasets=elsewhere")
+
+
 def test_another_folder_of_media_is_another_evaluation(run_file, tmp_path):
     assert identity(run_file) != identity(run_file, f"datasets.held_out.media={tmp_path}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,16 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(capsys):
     assert "does not fit" in said
     assert "run.batch_size_train=" in said
     assert "gradient_checkpointing=true" in said
+
+
+def test_as_published_a_run_that_does_not_fit_is_told_to_take_more_gpus(capsys):
+    words = ["--cfg-path", str(TOY), "--gpus", "2", "--gpu", "t4", "--no-files"]
+    options = ["run.batch_size_train=8000", "model.compat=released"]
+    assert main(["plan", *words, "--options", *options]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    (batch_size, num_gpus) = map(int, re.search(r"=(\d+) fits; on (\d+) GPUs", said).groups())
+    assert (num_gpus - 1) * batch_size < 2 * 8000 <= num_gpus * batch_size
+    assert "run.accum_grad_iters" not in said
 
 
 def test_a_file_that_trains_on_nothing_is_told_so(capsys):

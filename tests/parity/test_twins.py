@@ -104,7 +104,7 @@ def test_a_video_qformer_is_instructblips_over_all_frames(
             encoder_hidden_states=located,
             encoder_attention_mask=mask.flatten(1).long(),
         ).last_hidden_state
-    assert found.std() > 0.1
+    assert found.abs().max() > 0.01
     assert_close(found, expected, kind="twin: Q-Former")
 
 

@@ -4,17 +4,16 @@ import json
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import TinyDataset, build, config_of
+from tiny_run import LENGTHS, TinyDataset, build, config_of
 
 from video_llama.common.dist import World
 from video_llama.common.errors import ConfigError, VideoLlamaError
 from video_llama.common.schema import RunConfig
-from video_llama.runners.bad_steps import NUM_JUDGED, NUM_REMEMBERED, BadStep, StepJudge
+from video_llama.runners.bad_steps import NUM_JUDGED, NUM_REMEMBERED, StepJudge
 from video_llama.runners.metrics import read_lines
 from video_llama.runners.resume import MAY_CHANGE
 from video_llama.runners.step import StepRecord
@@ -169,12 +168,37 @@ def test_a_run_that_stops_says_which_samples_and_can_be_told_to_go_on(tmp_path):
     assert build(told, ALONE, dataset=POISONED).train().is_finished
 
 
-def test_a_run_that_follows_the_advice_of_its_error_may_go_on():
-    samples = (("clips-3", None),)
-    bad = BadStep(7, "stop", "loss nan", "clips", loss=None, grad_norm=None, samples=samples)
-    advice, _, of_another_run = str(bad.error(Path("out"))).partition("run.resume_ckpt_path=auto")
-    assert set(re.findall(r"run\.[a-z_]+", advice)) <= MAY_CHANGE
-    assert "model.ckpt=out" in of_another_run
+ALL_POISONED = TinyDataset(poisoned=[f"{name}-{i}" for name in LENGTHS for i in range(99)])
+
+
+def advice_of(config):
+    """What a run says that meets nothing but NaN, before and behind its word on going on."""
+    with pytest.raises(VideoLlamaError, match="loss nan") as caught:
+        build(config, ALONE, dataset=ALL_POISONED).train()
+    return str(caught.value).split("run.resume_ckpt_path=auto")
+
+
+def test_what_is_advised_for_going_on_may_change(tmp_path):
+    going_on, _ = advice_of(config_of(tmp_path))
+    assert set(re.findall(r"run\.[a-z_]+", going_on)) <= MAY_CHANGE
+
+
+def test_without_a_checkpoint_another_setting_may_start_in_the_same_folder(tmp_path):
+    _, other = advice_of(config_of(tmp_path))
+    assert other == (
+        ". A lower run.init_lr, another run.grad_clip_norm or run.precision may be had by starting "
+        "anew in this folder"
+    )
+    assert build(config_of(tmp_path, init_lr=0.01), ALONE).train().is_finished
+
+
+@pytest.mark.parametrize(("ckpt_2", "key"), [(None, "ckpt"), ("sound", "ckpt_2")])
+def test_another_setting_starts_from_the_checkpoint_that_is_loaded_last(tmp_path, ckpt_2, key):
+    build(config_of(tmp_path), ALONE, stop_before_step=2).train()
+    config = config_of(tmp_path, resume_ckpt_path="auto")
+    config = replace(config, model=replace(config.model, ckpt_2=ckpt_2))
+    _, other = advice_of(config)
+    assert other.endswith(f"take another run.output_dir, and model.{key}={tmp_path}")
 
 
 def test_bad_steps_are_the_same_after_a_resume(tmp_path):

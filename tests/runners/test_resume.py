@@ -130,11 +130,12 @@ def test_keys_that_teach_nothing_may_differ(tmp_path):
     assert plan_start(tmp_path, run=run, resolved=now, world_size=2).state.step == 5
 
 
-def test_where_to_get_a_file_may_be_said_in_other_words(tmp_path):
+@pytest.mark.parametrize("hints", [{"vit_model": "another address"}, {}, None])
+def test_where_to_get_a_file_may_be_said_in_other_words(tmp_path, hints):
     leave_run(tmp_path, step=5)
     run = run_section(resume_ckpt_path="auto")
     now = resolved()
-    now["model"]["where_from"] = {"vit_model": "another address"}
+    now["model"]["where_from"] = hints
     assert plan_start(tmp_path, run=run, resolved=now, world_size=2).state.step == 5
 
 

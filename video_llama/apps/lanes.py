@@ -222,9 +222,12 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         for process in processes:
             process.wait()
     except KeyboardInterrupt:
-        for pid in _with_descendants([p.pid for p in processes if p.poll() is None]):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        running = [process.pid for process in processes if process.poll() is None]
+        everyone = _with_descendants(running)
+        for kill, pids in ((os.killpg, running), (os.kill, everyone)):  # a job leads a group
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    kill(pid, signal.SIGKILL)
         for process in processes:
             process.wait()
         raise

@@ -16,6 +16,7 @@ from video_llama.models.branch import Branch
 from video_llama.models.video_llm import VideoLLM
 from video_llama.models.weight_sizes import planned_bytes
 from video_llama.runners.deepspeed_config import BUCKET_ELEMENTS, zero_settings
+from video_llama.runners.optim import accumulation_decides
 
 GIB = 2**30
 
@@ -239,7 +240,13 @@ def ways_out(
             f"model.decoder.gradient_checkpointing=true (and in parts of branches that learn) "
             f"saves up to {saved_bytes / GIB:.1f} GiB and costs a second forward pass"
         )
-    if batch:
+    if batch and accumulation_decides(config.model.compat):
+        num_ranks = -(-config.run.batch_size_train * sharding.world_size // batch)
+        ways.append(
+            f"run.batch_size_train={batch} fits; on {num_ranks} GPUs a step keeps its size (under "
+            "model.compat: released accumulation would make another run)"
+        )
+    elif batch:
         accum = -(-config.run.batch_size_train // batch) * config.run.accum_grad_iters
         ways.append(
             f"run.batch_size_train={batch} fits; with run.accum_grad_iters={accum}, and "

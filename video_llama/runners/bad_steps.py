@@ -140,23 +140,29 @@ class BadStep:
     grad_norm: float | None
     samples: tuple[tuple[str, float | None], ...]
 
-    def error(self, folder: Path) -> VideoLlamaError:
+    def error(self, folder: Path, *, weights: str | None) -> VideoLlamaError:
         """Return what stops the run.
 
         Args:
             folder: of the run.
+            weights: options by which another run starts from its last checkpoint, None if none
+                was written yet.
         """
         keys = [key for key, _ in self.samples]
         bad = [key for key, loss in self.samples if loss is None] or keys
+        saved = "the last checkpoint is good" if weights else "there is no checkpoint yet"
+        other = (
+            f"make another run: take another run.output_dir, and {weights}"
+            if weights
+            else "may be had by starting anew in this folder"
+        )
         return VideoLlamaError(
             f"step {self.step}: {self.reason}, in a batch of '{self.dataset}' with samples "
-            f"{', '.join(bad)}; the weights were not changed and the last checkpoint is good. Look "
-            f"at them with `video-llama replay --run {folder} --step {self.step}`; all are in "
-            f"{BAD_STEPS_FILE}. "
+            f"{', '.join(bad)}; the weights were not changed and {saved}. Look at them with "
+            f"`video-llama replay --run {folder} --step {self.step}`; all are in {BAD_STEPS_FILE}. "
             "Mend them where they stand (a row that goes moves all others), or leave such steps "
             "out with run.on_nan: skip (run.on_spike: skip), then set run.resume_ckpt_path=auto. A "
-            "lower run.init_lr, another run.grad_clip_norm or run.precision make another run: take "
-            f"another run.output_dir, and model.ckpt={folder}"
+            f"lower run.init_lr, another run.grad_clip_norm or run.precision {other}"
         )
 
 

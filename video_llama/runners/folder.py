@@ -89,6 +89,18 @@ class RunFolder:
         checkpoint = self.start.checkpoint
         return checkpoint is not None and checkpoint.parent == self.checkpoints.resolve()
 
+    def as_start(self, config: Config) -> str | None:
+        """Return the options by which another run starts from this one's weights, if any are here.
+
+        Args:
+            config: of this run.
+        """
+        if not (self.checkpoints / "last").is_dir():
+            return None
+        # `ckpt_2` is loaded last: in its place these weights are not overwritten.
+        key = "ckpt" if config.model.ckpt_2 is None else "ckpt_2"
+        return f"model.{key}={self.path}"
+
     def load(self, engine: Engine) -> None:
         """Put weights and moments of the checkpoint to start from in place; every rank must call.
 

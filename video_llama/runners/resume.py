@@ -44,8 +44,8 @@ change: the learning rate of every step depends on it."""
 MAY_CHANGE_IN_MODEL = (".gradient_checkpointing", "decoder.attention")
 """Ends of keys of the `model` section of which the same holds: how a part computes, not what."""
 
-HINTS = "model.where_from."
-"""Begin of keys that say where to get a file; another wording is no other run."""
+HINTS = "where_from"
+"""Key of `model` that says where to get a file; another wording is no other run."""
 
 _MISSING = object()
 
@@ -146,8 +146,8 @@ def check_same_run(state: RunState, *, resolved: Mapping[str, Any], where: Path)
     ]
     if problems:
         problems.append(
-            "run.output_dir: the run found there is another one; take another folder (model.ckpt "
-            "can start from its weights), or delete it"
+            "run.output_dir: the run found there is another one; take another folder (model.ckpt, "
+            "or model.ckpt_2 where it is set, can start from its weights), or delete it"
         )
         raise ConfigError(problems, where=str(where))
 
@@ -171,7 +171,8 @@ def check_same_lengths(state: RunState, *, readers: Mapping[str, Sized]) -> None
         raise ConfigError(
             f"{'; '.join(changed)}; some would be seen twice and others never. Restore the "
             "annotations as they were (a bad row may stay, it is skipped), or take another "
-            "run.output_dir and start from these weights by model.ckpt"
+            "run.output_dir and start from these weights by model.ckpt (by model.ckpt_2 where it "
+            "is set: it is loaded last)"
         )
 
 
@@ -269,7 +270,14 @@ def _changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[_Ch
 
 def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """Return the dotted keys of a resolved run file without those that only tell people things."""
-    return {key: v for key, v in flatten(resolved).items() if not key.startswith(HINTS)}
+    return flatten({key: without_hints(value) for key, value in resolved.items()})
+
+
+def without_hints(section: Any) -> Any:  # noqa: ANN401 - of YAML
+    """Return a section of a resolved run file without what only says where to get files."""
+    if not isinstance(section, Mapping):
+        return section
+    return {key: value for key, value in section.items() if key != HINTS}
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -205,7 +205,7 @@ class Runner:
         self.folder.write_bad_step(bad)
         if verdict.action == "stop":
             self.ledger.flush()
-            raise bad.error(self.folder.path)
+            raise bad.error(self.folder.path, weights=self.folder.as_start(self.config))
         self.engine.discard()
         return dataclasses.replace(record, is_left_out=True)
 

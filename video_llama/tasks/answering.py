@@ -148,8 +148,8 @@ def weigh_options(
         if not all(map(math.isfinite, scores)):
             raise VideoLlamaError(
                 f"question {question.sample.key}: the model's losses of its options are not finite "
-                f"(scores {', '.join(map(str, scores))}); set run.precision to bf16 or fp32, or "
-                "look at the weights"
+                f"(scores {', '.join(map(str, scores))}); set run.precision to bf16 or fp32 and "
+                "another run.output_dir, or look at the weights"
             )
         best = max(range(len(scores)), key=scores.__getitem__)
         answers.append(Answer(question.candidates[best], scores))
