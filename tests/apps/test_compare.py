@@ -380,11 +380,19 @@ def test_a_file_in_place_of_the_output_folder_is_named(two, tmp_path, capsys):
     assert out.read_text() == "mine"
 
 
-def test_names_in_brackets_are_shown_as_they_are(tmp_path, capsys):
-    cells = [a_cell(tmp_path, "plain", answers(20)), a_cell(tmp_path, "wide", answers(30))]
-    cells = [cells[0], replace(cells[1], name="[/wide]")]
-    save_comparison(compare(cells), folder=tmp_path / "out")
-    assert "[/wide]" in capsys.readouterr().out
+@pytest.mark.parametrize("num_cells", [2, 8], ids=["few cells", "many cells"])
+def test_names_in_brackets_are_shown_as_they_are(tmp_path, capsys, num_cells):
+    cells = [
+        a_cell(tmp_path, f"cell{number}", answers(20 * (number == 0), kind="[/kind]"))
+        for number in range(num_cells)
+    ]
+    save_comparison(
+        compare([replace(cell, name=f"[/{cell.name}]") for cell in cells], baseline="[/cell0]"),
+        folder=tmp_path / "out",
+    )
+    said = capsys.readouterr().out
+    assert "[/cell1]" in said
+    assert "[/kind]" in said
 
 
 def test_a_lone_cell_and_an_unknown_baseline_are_refused(two):
