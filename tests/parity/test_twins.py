@@ -66,6 +66,8 @@ def test_a_video_qformer_is_instructblips_over_all_frames(
     )
     ours = QFormer(config, Shape(num_steps, num_tokens, source)).eval()
     generator = randomise(ours, seed)
+    for norm in (module for module in ours.modules() if isinstance(module, nn.LayerNorm)):
+        norm.weight.data += 1  # as norms begin; about 0 they would wipe the output out
     twin = InstructBlipQFormerModel(
         InstructBlipQFormerConfig(
             vocab_size=5,
@@ -104,7 +106,7 @@ def test_a_video_qformer_is_instructblips_over_all_frames(
             encoder_hidden_states=located,
             encoder_attention_mask=mask.flatten(1).long(),
         ).last_hidden_state
-    assert found.abs().max() > 0.01
+    assert found.std() > 0.1
     assert_close(found, expected, kind="twin: Q-Former")
 
 
