@@ -90,7 +90,7 @@ def _console_kinds(asked: SetComparison) -> Table:
             _marked(score, "-" if score.accuracy is None else percent(score.accuracy.value))
             for score in row.scores
         ]
-        table.add_row(Text(full_label(row.kind)), *cells)
+        table.add_row(full_label(row.kind), *cells)
     return table
 
 
@@ -107,8 +107,7 @@ def _console_shown(asked: SetComparison) -> Table:
             if word := _shown(score):
                 assert score.difference is not None, "shown"
                 text = signed(score.difference.estimate.value)
-                kind = Text(full_label(row.kind))
-                table.add_row(Text(cell.cell), kind, text, _marked(score, word))
+                table.add_row(cell.cell, full_label(row.kind), text, _marked(score, word))
     if not table.rows:
         table.caption = "none; all accuracies stand in results.md and on the page"
     return table

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from video_llama.apps.console import wide_console
 from video_llama.common.logger import get_logger
@@ -90,9 +91,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _coloured(score: Score) -> str:
+def _coloured(score: Score) -> Text:
     """Write an accuracy, green or red where there is something to keep."""
-    text = percent(score.accuracy.value)
-    if score.passes is None:
-        return text
-    return f"[green]{text}[/]" if score.passes else f"[red]{text}[/]"
+    style = "" if score.passes is None else "green" if score.passes else "red"
+    return Text(percent(score.accuracy.value), style=style)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from video_llama.apps.experiment_checks import Facts
@@ -79,8 +78,7 @@ def _changes(chain: Chain, base: Chain) -> list[str]:
         for key in (*here, *(key for key in there if key not in here)):
             if here.get(key, ...) != there.get(key, ...):
                 value = json.dumps(here[key]) if key in here else "as in the run file"
-                # A list in brackets is no markup.
-                changes[escape(f"{key}: {value}")] = None
+                changes[f"{key}: {value}"] = None
     shown = list(changes)
     more = len(shown) - MAX_CHANGES
     return [*shown[:MAX_CHANGES], f"and {more} more"] if more > 0 else shown
