@@ -85,13 +85,14 @@ def save_comparison(comparison: Comparison, *, folder: Path) -> None:
     for part in console_tables(comparison):
         console.print(part)
     (folder / "results.json").write_text(to_json(comparison), encoding="utf-8")
-    # Before the pictures: without matplotlib there are none, but these tables.
-    tables = folder / "results.md"
-    tables.write_text(to_markdown(comparison, pictures={}), encoding="utf-8")
     names = names_in_order(comparison.cells, baseline=comparison.baseline)
     panels = read_panels(comparison.trainings, names=names)
-    pictures = _plot(comparison, panels, names=names, folder=folder)
-    tables.write_text(to_markdown(comparison, pictures=pictures), encoding="utf-8")
+    pictures: dict[str, str] = {}
+    try:
+        pictures = _plot(comparison, panels, names=names, folder=folder)
+    finally:  # without matplotlib there are no pictures, but tables
+        text = to_markdown(comparison, pictures=pictures)
+        (folder / "results.md").write_text(text, encoding="utf-8")
     # Last: who sees the page finds everything it speaks of.
     (folder / "report.html").write_text(to_page(comparison, panels=panels), encoding="utf-8")
     get_logger().info("written: %s", folder / "report.html")

@@ -16,7 +16,7 @@ from video_llama.common.types import MEDIA_KINDS
 from video_llama.datasets.annotations import AnnotationReader
 from video_llama.models.lora_bundle import BUNDLE_KEY, bundle_files
 from video_llama.models.sources import CHECKPOINT_KEYS, ON_TOP_KEYS, find_checkpoint
-from video_llama.runners.resume import without_hints
+from video_llama.runners.resume import comparable
 from video_llama.tasks.question_answering import QuestionAnswering
 
 
@@ -65,11 +65,10 @@ def model_identity(config: Config) -> dict[str, Any]:
         if key not in ON_TOP_KEYS
         for file in _files(local_path(path))
     ]
+    settings = comparable({"model": config.resolved["model"]})
     return {
         **checkpoints,
-        "model": _digest(
-            json.dumps(without_hints(config.resolved["model"]), sort_keys=True, default=str)
-        ),
+        "model": _digest(json.dumps(settings, sort_keys=True, default=str)),
         "foundations": _digest(json.dumps(foundations)),
     }
 

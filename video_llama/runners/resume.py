@@ -44,8 +44,8 @@ change: the learning rate of every step depends on it."""
 MAY_CHANGE_IN_MODEL = (".gradient_checkpointing", "decoder.attention")
 """Ends of keys of the `model` section of which the same holds: how a part computes, not what."""
 
-HINTS = "where_from"
-"""Key of `model` that says where to get a file; another wording is no other run."""
+HINTS = "model.where_from"
+"""Says where to get files; another wording is no other run."""
 
 _MISSING = object()
 
@@ -270,14 +270,11 @@ def _changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[_Ch
 
 def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """Return the dotted keys of a resolved run file without those that only tell people things."""
-    return flatten({key: without_hints(value) for key, value in resolved.items()})
-
-
-def without_hints(section: Any) -> Any:  # noqa: ANN401 - of YAML
-    """Return a section of a resolved run file without what only says where to get files."""
-    if not isinstance(section, Mapping):
-        return section
-    return {key: value for key, value in section.items() if key != HINTS}
+    return {
+        key: value
+        for key, value in flatten(resolved).items()
+        if key != HINTS and not key.startswith(f"{HINTS}.")
+    }
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
