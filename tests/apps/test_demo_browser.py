@@ -40,6 +40,9 @@ IDLE = """() => [...document.querySelectorAll('[data-testid=status-tracker]')]
     .every(tracker => tracker.classList.contains('hide'))"""
 """No part of the page waits for the server."""
 
+TWO_FRAMES = "() => new Promise(go_on => requestAnimationFrame(() => requestAnimationFrame(go_on)))"
+"""The browser has drawn twice."""
+
 
 class Breath:
     """Lets a model hold its breath after the second token of an answer when it is told to."""
@@ -101,11 +104,22 @@ class Tab:
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).last.click()
 
+    def unfolded(self, part: Any) -> Any:
+        """Return a part of an accordion or a tab that was just opened, once it keeps what it gets.
+
+        Gradio makes these parts when they are opened for the first time. One frame after that has
+        ended it writes their first values into them again (`render_previously_invisible_children`),
+        over anything entered by then: at the latest in the second frame they are there for. That is
+        sooner than anybody can reach what they have seen, but not sooner than a script.
+        """
+        part.wait_for(state="attached")
+        self.page.evaluate(TWO_FRAMES)
+        return part
+
     def choose(self, path: Path, *, box: str = "Video") -> None:
         """Choose a file; it is handed over when its box shows it."""
         self.page.get_by_role("tab", name=box).click()
-        field = self.page.locator(f"#{box.lower()} input[type=file]")
-        field.wait_for(state="attached")
+        field = self.unfolded(self.page.locator(f"#{box.lower()} input[type=file]"))
         self.page.wait_for_function(IDLE)
         with self.page.expect_response(lambda response: "/upload?" in response.url):
             field.set_input_files(str(path))
@@ -239,9 +253,10 @@ def test_a_picture_is_uploaded_asked_about_again_and_taken_back(visit: Any) -> N
 def test_part_of_a_clip_and_other_frames_are_a_matter_of_settings(visit: Any) -> None:
     tab = visit()
     tab.page.get_by_text("Which part of a clip").click()
-    tab.page.get_by_label("To second").fill("1")
-    tab.page.get_by_label("number input for Frames").fill("4")
-    tab.page.get_by_label("number input for Frames").press("Enter")
+    tab.unfolded(tab.page.get_by_label("To second")).fill("1")
+    frames = tab.unfolded(tab.page.get_by_label("number input for Frames"))
+    frames.fill("4")
+    frames.press("Enter")
     tab.upload(STAR)
     shown = tab.page.locator(".frames figcaption").all_inner_texts()
     assert shown == ["0.00 s", "0.25 s", "0.50 s", "0.75 s"]
@@ -269,7 +284,7 @@ def test_a_file_that_is_no_media_is_explained(visit: Any, tmp_path: Path) -> Non
 def test_an_example_is_one_click_and_brings_a_question(visit: Any) -> None:
     tab = visit()
     tab.page.get_by_role("tab", name="Sound").click()
-    tab.page.get_by_text("slow beeps").click()
+    tab.unfolded(tab.page.get_by_text("slow beeps")).click()
     tab.page.locator(".mels").wait_for()
     tab.page.wait_for_function("() => document.querySelector('#question textarea').value")
     tab.settle()
@@ -280,7 +295,7 @@ def test_an_example_is_one_click_and_brings_a_question(visit: Any) -> None:
 def test_what_a_microphone_hears_is_uploaded(visit: Any) -> None:
     tab = visit()
     tab.page.get_by_role("tab", name="Sound").click()
-    tab.page.get_by_label("Record audio").click()
+    tab.unfolded(tab.page.get_by_label("Record audio")).click()
     tab.page.locator("#sound .record-button").click()
     # A click at once would end a recording of nothing.
     tab.page.locator("#sound").get_by_text("0:01").first.wait_for()
