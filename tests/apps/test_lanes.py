@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from video_llama.apps import lanes
+from video_llama.apps import lanes, verb_processes
 from video_llama.apps.lanes import Slots, Task, run_lanes, run_tasks
+from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import VideoLlamaError
 
 WRITE = "open('{}', 'w').write('x')"
@@ -43,8 +44,13 @@ class Line:
 @pytest.fixture(autouse=True)
 def lines_for_verbs(monkeypatch):
     """Run a line of Python where a verb would be run, and look often."""
-    monkeypatch.setattr(lanes, "_command", lambda words, num_ranks: [sys.executable, "-c", *words])
+    monkeypatch.setattr(
+        verb_processes, "command_line", lambda words, num_ranks: [sys.executable, "-c", *words]
+    )
     monkeypatch.setattr(lanes, "POLL_S", 0.02)
+
+
+AFRESH = Verbs(warm=False)
 
 
 def task(job, *after, bar="all"):
@@ -58,7 +64,7 @@ def test_a_job_waits_for_those_it_needs(tmp_path):
         task(Line("other", tmp_path)),
         task(Line("second", tmp_path, needs), 0, 1),
     ]
-    assert run_tasks(tasks, slots=Slots([{}] * 3), keeps_going=True) == {}
+    assert run_tasks(tasks, slots=Slots([{}] * 3), verbs=AFRESH, keeps_going=True) == {}
 
 
 def test_what_needs_a_job_that_failed_is_left_out_and_the_others_go_on(tmp_path):
@@ -68,7 +74,7 @@ def test_what_needs_a_job_that_failed_is_left_out_and_the_others_go_on(tmp_path)
         task(Line("after_that", tmp_path), 1),
         task(Line("good", tmp_path)),
     ]
-    failed = run_tasks(tasks, slots=Slots([{}]), keeps_going=True)
+    failed = run_tasks(tasks, slots=Slots([{}]), verbs=AFRESH, keeps_going=True)
     assert set(failed) == {0, 1, 2}
     assert "bad: exit code 3" in failed[0]
     assert "so it ends" in failed[0]
@@ -77,20 +83,23 @@ def test_what_needs_a_job_that_failed_is_left_out_and_the_others_go_on(tmp_path)
 
 
 def test_a_job_that_ends_well_before_it_is_done_has_failed(tmp_path):
-    failed = run_tasks([task(Line("lazy", tmp_path, "0"))], slots=Slots([{}]), keeps_going=True)
+    failed = run_tasks(
+        [task(Line("lazy", tmp_path, "0"))], slots=Slots([{}]), verbs=AFRESH, keeps_going=True
+    )
     assert "lazy: exit code 0" in failed[0]
 
 
 def test_a_lane_ends_with_its_first_failure(tmp_path):
     with pytest.raises(VideoLlamaError, match="bad: exit code 1"):
-        run_lanes([[Line("bad", tmp_path, "1/0"), Line("never", tmp_path)]])
+        run_lanes([[Line("bad", tmp_path, "1/0"), Line("never", tmp_path)]], verbs=AFRESH)
     assert not (tmp_path / "never.done").exists()
 
 
 def test_jobs_at_the_same_time_are_in_places_of_their_own(tmp_path):
     tell = "import os, time; time.sleep(0.3); open('{}', 'w').write(os.environ['PLACE'])"
     tasks = [task(Line(name, tmp_path, tell)) for name in ("a", "b", "c")]
-    run_tasks(tasks, slots=Slots([{"PLACE": "0"}, {"PLACE": "1"}]), keeps_going=True)
+    slots = Slots([{"PLACE": "0"}, {"PLACE": "1"}])
+    run_tasks(tasks, slots=slots, verbs=AFRESH, keeps_going=True)
     places = [task.job.file.read_text() for task in tasks]
     assert set(places[:2]) == {"0", "1"}
     assert places[2] in {"0", "1"}
@@ -115,7 +124,7 @@ def test_a_sigterm_asks_every_job_once_and_waits_for_it(tmp_path):
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_tasks([task(job)], slots=Slots([{}]), keeps_going=True)
+        run_tasks([task(job)], slots=Slots([{}]), verbs=AFRESH, keeps_going=True)
     thread.join()
     assert job.file.read_text() == "saved "
 
@@ -141,7 +150,7 @@ def test_a_second_request_also_ends_what_jobs_started_in_sessions_of_their_own(t
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_tasks([task(job)], slots=Slots([{}]), keeps_going=True)
+        run_tasks([task(job)], slots=Slots([{}]), verbs=AFRESH, keeps_going=True)
     thread.join()
     status = Path(f"/proc/{started.read_text()}/stat")
     assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
@@ -152,6 +161,7 @@ def test_starts_and_ends_are_told(tmp_path):
     run_tasks(
         [task(Line("a", tmp_path)), task(Line("b", tmp_path), 0)],
         slots=Slots([{}]),
+        verbs=AFRESH,
         on_start=lambda position: told.append(("start", position)),
         on_done=lambda position: told.append(("done", position)),
     )

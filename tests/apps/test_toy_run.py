@@ -7,6 +7,7 @@ import pytest
 from video_llama.apps.lanes import run_lanes
 from video_llama.apps.main import main
 from video_llama.apps.toy_run import FRESH_KINDS, fresh_scene, open_recipes
+from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import VideoLlamaError
 from video_llama.toy import questions
 
@@ -21,7 +22,7 @@ def test_a_recipe_that_fails_shows_the_end_of_its_log(tmp_path):
     options = [f"model.toy_dir={tmp_path}"]
     recipes = open_recipes(["audiobranch_stage1_pretrain"], options)
     with pytest.raises(VideoLlamaError, match=r"(?s)exit code 2.*there is no .*world"):
-        run_lanes([recipes])
+        run_lanes([recipes], verbs=Verbs(warm=False))
 
 
 @pytest.mark.slow

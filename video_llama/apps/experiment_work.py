@@ -17,6 +17,7 @@ from video_llama.apps.experiment_runs import Chain, Run
 from video_llama.apps.experiment_stamp import settings_of, standings, write_stamp
 from video_llama.apps.features_job import FeaturesJob
 from video_llama.apps.lanes import Slots, Task, run_tasks
+from video_llama.apps.verb_processes import Verbs
 from video_llama.common.logger import get_logger
 from video_llama.runners.retention import STEP_PATTERN
 
@@ -105,7 +106,15 @@ def do_work(
             if not keeps_all:
                 _prune([chain for chain in chains if run in chain.runs])
 
-    failed = run_tasks(work.tasks, slots=slots, keeps_going=True, on_start=start, on_done=finish)
+    with Verbs() as verbs:
+        failed = run_tasks(
+            work.tasks,
+            slots=slots,
+            verbs=verbs,
+            keeps_going=True,
+            on_start=start,
+            on_done=finish,
+        )
     return {work.runs[p].folder: text for p, text in failed.items() if p in work.runs}
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +19,10 @@ from types import FrameType
 from typing import Protocol
 
 from video_llama.apps.lanes_board import Board
+from video_llama.apps.verb_processes import Call, VerbProcess, Verbs
 from video_llama.common.errors import VideoLlamaError
 
-POLL_S = 0.5
+POLL_S = 0.2
 NUM_LOG_LINES = 15
 CONSOLE_LOG = "console.log"
 
@@ -96,17 +95,20 @@ class _State:
     """What has become of the tasks, by position."""
 
     waiting: list[int]
-    running: dict[int, tuple[int, subprocess.Popen[bytes]]] = field(default_factory=dict)
+    running: dict[int, tuple[int, VerbProcess]] = field(default_factory=dict)
     """By slot: the task, and its process."""
     done: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
 
 
-def run_lanes(lanes: Sequence[Sequence[Job]], *, num_parallel: int = 2, num_ranks: int = 1) -> None:
+def run_lanes(
+    lanes: Sequence[Sequence[Job]], *, verbs: Verbs, num_parallel: int = 2, num_ranks: int = 1
+) -> None:
     """Run several chains of jobs, as many side by side as there shall be.
 
     Args:
         lanes: each lane's jobs go one after the other; those that are finished are left out.
+        verbs: starts them.
         num_parallel: jobs at the same time.
         num_ranks: processes of a job, one thread each.
 
@@ -120,13 +122,14 @@ def run_lanes(lanes: Sequence[Sequence[Job]], *, num_parallel: int = 2, num_rank
             if job.kept() < job.size:
                 tasks.append(Task(job, bar=job.name, after=before))
                 before = (len(tasks) - 1,)
-    run_tasks(tasks, slots=Slots([{}] * num_parallel, num_ranks=num_ranks))
+    run_tasks(tasks, slots=Slots([{}] * num_parallel, num_ranks=num_ranks), verbs=verbs)
 
 
 def run_tasks(
     tasks: Sequence[Task],
     *,
     slots: Slots,
+    verbs: Verbs,
     keeps_going: bool = False,
     on_start: Callable[[int], None] = lambda position: None,
     on_done: Callable[[int], None] = lambda position: None,
@@ -136,6 +139,7 @@ def run_tasks(
     Args:
         tasks: those that others come after stand before them.
         slots: where they run.
+        verbs: starts them.
         keeps_going: a task that fails takes only those that need it with it; else it ends all.
         on_start: called with a task's position before it starts.
         on_done: called with its position when it is done.
@@ -156,7 +160,7 @@ def run_tasks(
                     if position is not None:
                         on_start(position)
                         state.waiting.remove(position)
-                        process = _start(tasks[position].job, slots=slots, slot=slot)
+                        process = _start(tasks[position].job, slots=slots, slot=slot, verbs=verbs)
                         state.running[slot] = (position, process)
                 time.sleep(POLL_S)
                 for slot, (position, process) in list(state.running.items()):
@@ -214,7 +218,7 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Sequence[VerbProcess]) -> None:
     """Ask processes to save and end, and wait for them."""
     for process in processes:
         process.terminate()
@@ -246,53 +250,26 @@ def _with_descendants(pids: list[int]) -> list[int]:
     return found
 
 
-def call_verb(words: Sequence[str], *, num_ranks: int = 1) -> None:
-    """Run a verb in processes of its own, their output on this console.
-
-    Args:
-        words: of the command line.
-        num_ranks: more than one are started by torchrun.
-
-    Raises:
-        VideoLlamaError: it failed.
-    """
-    code = subprocess.run(_command(words, num_ranks=num_ranks), env=_environment()).returncode
-    if code:
-        raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
-
-
-def _start(job: Job, *, slots: Slots, slot: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, *, slots: Slots, slot: int, verbs: Verbs) -> VerbProcess:
     """Start a job; what it says goes into its folder's console.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / CONSOLE_LOG).open("ab") as log:
-        # A session of its own: Ctrl-C reaches this process alone, which asks every job once.
-        return subprocess.Popen(
-            _command(job.words(num_ranks=slots.num_ranks), num_ranks=slots.num_ranks),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**_environment(), **slots.environments[slot]},
-            pass_fds=slots.kept_open,
-            start_new_session=True,
+    return verbs.start(
+        Call(
+            job.words(num_ranks=slots.num_ranks),
+            num_ranks=slots.num_ranks,
+            log=job.folder / CONSOLE_LOG,
+            environment=slots.environments[slot],
+            kept_open=slots.kept_open,
         )
+    )
 
 
-def _command(words: Sequence[str], *, num_ranks: int) -> list[str]:
-    """Return the command line of a verb."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
-    module = ["-m", "video_llama.apps.main", *words]
-    return [sys.executable, *(launcher if num_ranks > 1 else []), *module]
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of a process that keeps to one core."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def _failure(task: Task, process: subprocess.Popen[bytes]) -> str | None:
+def _failure(task: Task, process: VerbProcess) -> str | None:
     """Return the end of the log of a job that failed, or was stopped from outside."""
     job = task.job
-    if process.returncode in task.fine and job.kept() >= job.size:
+    code = process.wait()
+    if code in task.fine and job.kept() >= job.size:
         return None
     log = job.folder / CONSOLE_LOG
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:])
-    return f"{job.name}: exit code {process.returncode}; the end of {log}:\n{tail}"
+    return f"{job.name}: exit code {code}; the end of {log}:\n{tail}"

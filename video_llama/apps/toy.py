@@ -12,6 +12,8 @@ does nothing.
 from __future__ import annotations
 
 import argparse
+import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,15 +83,24 @@ def main(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from video_llama.apps.toy_run import run_toy
+    from video_llama.apps.verb_processes import Verbs
 
-    run_toy(
-        args.out,
-        seed=args.seed,
-        train_clips=args.clips,
-        console=Console(),
-        options=args.options,
-    )
+    start = time.perf_counter()
+    with Verbs() as verbs:
+        # Imported while the other process imports: seconds, one core each.
+        from video_llama.apps.toy_run import run_toy
+
+        run_toy(
+            args.out,
+            seed=args.seed,
+            train_clips=args.clips,
+            console=Console(),
+            verbs=verbs,
+            options=args.options,
+        )
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    print(f"{time.perf_counter() - start:.0f} s, {cpu_s:.0f} CPU seconds")
     return 0
 
 
@@ -97,8 +108,10 @@ def _experiments(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from video_llama.apps.toy_experiments import run_experiments
+    from video_llama.apps.verb_processes import Verbs
 
-    run_experiments(args.out, seed=args.seed, console=Console())
+    with Verbs() as verbs:
+        run_experiments(args.out, seed=args.seed, console=Console(), verbs=verbs)
     return _docs(args)
 
 

@@ -19,8 +19,9 @@ from typing import Any
 from rich.console import Console
 
 from video_llama.apps.evaluate import METRICS_NAME
-from video_llama.apps.lanes import call_verb, run_lanes
+from video_llama.apps.lanes import run_lanes
 from video_llama.apps.toy_run import AUDIO, JOINT, VISION, open_recipes
+from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import ConfigError
 from video_llama.common.rng import permutation
 
@@ -130,13 +131,14 @@ def _valid_option(world: Path, name: str, file: str) -> str:
     return f"datasets.{name}.annotations={world}/{file.replace('train.', 'valid.')}"
 
 
-def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, Any]:
+def run_experiments(folder: Path, *, seed: int, console: Console, verbs: Verbs) -> dict[str, Any]:
     """Train and evaluate every cell that is not there yet.
 
     Args:
         folder: of a finished `video-llama toy run`.
         seed: of that run.
         console: tables go there.
+        verbs: runs them.
 
     Returns:
         Metrics of every cell by question set, also written to `folder`/experiments.
@@ -165,14 +167,15 @@ def run_experiments(folder: Path, *, seed: int, console: Console) -> dict[str, A
                 for cell in plan
                 for side_by_side in cell.lanes[number : number + 1]
                 for lane in side_by_side
-            ]
+            ],
+            verbs=verbs,
         )
     composition = ["evaluate", "--cfg-path", COMPOSITION, "--options", f"model.toy_dir={folder}"]
-    call_verb(composition, num_ranks=2)
+    verbs.call(composition, num_ranks=2)
     results = {}
     for cell in plan:
         words = ["evaluate", "--cfg-path", cell.evaluation, "--options", *options[cell.name]]
-        call_verb([*words, *cell.eval_options], num_ranks=2)
+        verbs.call([*words, *cell.eval_options], num_ranks=2)
         evaluation = _runs_of(folder, cell) / f"eval_{Path(cell.evaluation).stem}"
         results[cell.name] = json.loads((evaluation / METRICS_NAME).read_text(encoding="utf-8"))
     path = folder / "experiments" / RESULTS

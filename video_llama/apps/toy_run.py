@@ -10,8 +10,6 @@ is finished is kept: a second call is quick, and a killed one goes on where it w
 from __future__ import annotations
 
 import json
-import resource
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,11 @@ from pathlib import Path
 from rich.console import Console
 
 from video_llama.apps.features_job import FeaturesJob
-from video_llama.apps.lanes import Job, call_verb, run_lanes
+from video_llama.apps.lanes import Job, run_lanes
 from video_llama.apps.loading import load_chat
 from video_llama.apps.report import write_report
 from video_llama.apps.run_progress import done_steps, kept_steps
+from video_llama.apps.verb_processes import Verbs
 from video_llama.common.config import load
 from video_llama.common.schema import Config
 from video_llama.conversation.chat import Chat
@@ -143,6 +142,7 @@ def run_toy(
     seed: int,
     train_clips: int | None,
     console: Console,
+    verbs: Verbs,
     options: Sequence[str] = (),
 ) -> None:
     """Run everything that is not there yet.
@@ -152,12 +152,12 @@ def run_toy(
         seed: of the training runs; the world keeps its own.
         train_clips: size of the world, None for the full one.
         console: what is said goes there.
+        verbs: runs them.
         options: further overrides of every recipe, e.g. for a rehearsal of a few steps.
 
     Raises:
         VideoLlamaError: a step failed; the end of its log is shown.
     """
-    start = time.perf_counter()
     world = folder / "world"
     write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     where = f"model.toy_dir={folder}"
@@ -174,17 +174,14 @@ def run_toy(
         ),
     ]
     stage_1, stage_2 = open_recipes(VISION, overrides)
-    run_lanes([[stage_1], beside])
+    run_lanes([[stage_1], beside], verbs=verbs)
     together = [stage_2, *open_recipes(JOINT, overrides)]
-    run_lanes([together], num_parallel=1, num_ranks=NUM_RANKS)
-    call_verb(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
+    run_lanes([together], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
+    verbs.call(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
     ask_about_fresh_clip(folder, options=(where,), console=console)
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
-    wall_s = time.perf_counter() - start
-    console.print(f"\n{report}\n{wall_s:.0f} s, {cpu_s:.0f} CPU seconds")
+    console.print(f"\n{report}")
 
 
 def open_recipes(

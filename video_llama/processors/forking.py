@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import pickle
@@ -22,14 +23,11 @@ from typing import NoReturn
 
 from video_llama.processors.wire import receive_message, send_message
 
-Target = Callable[[socket.socket], None]
-"""What a child does with its end of a socket; sent to it by pickle."""
+Target = Callable[[socket.socket], int | None]
+"""What a child does with its end of a socket, and its exit code; sent to it by pickle."""
 
 PR_SET_PDEATHSIG = 1
 """Of linux/prctl.h."""
-
-PRELOADED = "video_llama.processors.media"
-"""Imported by a fresh interpreter before it forks, so that its children need not."""
 
 STATUS = struct.Struct("<i")
 
@@ -39,7 +37,9 @@ def run_alone() -> NoReturn:
     parent = int(sys.argv[2])
     if parent:
         die_with(parent)
-    importlib.import_module(PRELOADED)
+    importlib.import_module(sys.argv[3])
+    # What is there by now is there for good: collections in children would only copy it.
+    gc.freeze()
     run(socket.socket(fileno=int(sys.argv[1])))
 
 
@@ -100,8 +100,7 @@ def _be_child(connection: socket.socket) -> NoReturn:
         die_with(os.getppid())
         target: Target = pickle.loads(receive_message(connection).content)
         send_message(connection, STATUS.pack(os.getpid()))
-        target(connection)
-        code = 0
+        code = target(connection) or 0
     except Exception:
         traceback.print_exc()
         raise

@@ -35,9 +35,12 @@ from video_llama.processors.forking import STATUS, Target, die_with, run
 from video_llama.processors.wire import receive_message, send_message
 
 PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
+    "import json, sys; sys.path[:] = json.loads(sys.argv[4]); "
     "from video_llama.processors.forking import run_alone; run_alone()"
 )
+PRELOADED = "video_llama.processors.media"
+"""Imported by a fresh interpreter before it forks, if nothing else is asked for."""
+
 START_S = 120.0
 """A nursery that is a fresh interpreter imports its libraries first, maybe from a slow disk."""
 
@@ -68,28 +71,45 @@ class Child:
         if self.socket.fileno() < 0:
             return ""
         _hang_up(self.socket)
-        ready = select.poll()
-        ready.register(self.status, select.POLLIN)
-        if not ready.poll(patience_s * 1000):
+        if not self.has_ended(patience_s=patience_s):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        report = os.read(self.status, STATUS.size) if ready.poll(REAP_S * 1000) else b""
+        report = os.read(self.status, STATUS.size) if self.has_ended(patience_s=REAP_S) else b""
         os.close(self.status)
         return _told(*STATUS.unpack(report)) if len(report) == STATUS.size else "killed"
 
+    def has_ended(self, *, patience_s: float | None) -> bool:
+        """Tell whether the child or its nursery has ended; None waits until it has."""
+        ready = select.poll()
+        ready.register(self.status, select.POLLIN)
+        return bool(ready.poll(None if patience_s is None else patience_s * 1000))
+
+    def exit_code(self) -> int:
+        """Let go of a child that has ended; return its exit code, or minus the signal's number."""
+        _hang_up(self.socket)
+        report = os.read(self.status, STATUS.size)
+        os.close(self.status)
+        return STATUS.unpack(report)[0] if len(report) == STATUS.size else -signal.SIGKILL
+
 
 class Nursery:
-    """Forks children for this process; see `nursery`."""
+    """Forks children for this process; see `nursery`.
 
-    def __init__(self) -> None:
+    Args:
+        preloaded: module that a fresh interpreter shall import before it forks; None forks this
+            process if it has one thread.
+    """
+
+    def __init__(self, preloaded: str | None = None) -> None:
         self._owner = os.getpid()
         self._control, theirs = socket.socketpair()
         self._program: subprocess.Popen[bytes] | None = None
         dies_with_us = threading.current_thread() is threading.main_thread()
-        if num_threads() == 1:
+        if preloaded is None and num_threads() == 1:
             self._pid = _fork(theirs, but_not=[self._control])
         else:
             words = [str(theirs.fileno()), str(os.getpid() if dies_with_us else 0)]
+            words.append(preloaded or PRELOADED)
             self._program = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-c", PROGRAM, *words, json.dumps(sys.path)],
                 pass_fds=[theirs.fileno()],
