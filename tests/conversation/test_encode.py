@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -367,6 +368,21 @@ def test_a_long_caption_loses_its_last_words_but_not_its_end_mark(
     assert cut.input_ids == whole.input_ids[: -num_end - 3] + whole.input_ids[-num_end:]
     assert cut.labels == whole.labels[: -num_end - 3] + whole.labels[-num_end:]
     assert len(cut.slots) == len(cut.input_ids)
+
+
+@pytest.mark.parametrize(("num_missing", "num_runs"), [(0, 1), (3, 2)])
+def test_a_caption_is_tokenised_again_only_if_it_is_cut(
+    tokenizer: Tokenizer, num_missing: int, num_runs: int
+) -> None:
+    item = MediaItem("video", "clip.mp4")
+    words = Sample("key", [Message("assistant", [item, "a red car and a boat"])], form="caption")
+    settings = {"template": get_template("vicuna_v0"), "num_slots": [2]}
+    whole = encode(words, **settings, tokenizer=tokenizer, max_len=100)
+    engine = Mock(wraps=tokenizer.engine)
+    counting = dataclasses.replace(tokenizer, engine=engine)
+    engine.scanned = tokenizer.engine.scanned
+    encode(words, **settings, tokenizer=counting, max_len=len(whole) - num_missing)
+    assert engine.encode.call_count == num_runs
 
 
 def test_a_caption_with_no_room_for_a_single_word_is_refused(tokenizer: Tokenizer) -> None:

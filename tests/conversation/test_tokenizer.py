@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from published import GOLDENS, golden
 
 from video_llama.common.errors import ConfigError
+from video_llama.conversation.engines import _characters
 from video_llama.conversation.tokenizer import Tokenizer, load_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<unk>", "<ImageHere>", "<AudioHere>")
@@ -49,6 +50,15 @@ def test_every_byte_of_a_spelled_out_character_has_its_span(tokenizer: Tokenizer
 
 def test_a_lone_dummy_prefix_has_an_empty_span_at_the_start(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_run("\u65e5").offsets == [(0, 0), (0, 1), (0, 1), (0, 1)]
+
+
+@given(st.text(st.characters(max_codepoint=127)), st.data())
+def test_in_ascii_a_span_of_bytes_is_the_same_span_of_characters(
+    text: str, data: st.DataObject
+) -> None:
+    places = st.integers(0, len(text))
+    span = tuple(sorted((data.draw(places), data.draw(places))))
+    assert _characters([span], text) == [span]
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "fast_tokenizer"])

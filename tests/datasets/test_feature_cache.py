@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 from video_llama.common.errors import ConfigError, VideoLlamaError
+from video_llama.common.media_specs import spec_identity
 from video_llama.common.types import MediaItem
 from video_llama.datasets import feature_cache
 from video_llama.datasets.feature_cache import FeatureCache
+from video_llama.processors.media import content_hash
 
 
 @pytest.fixture
@@ -178,6 +181,55 @@ def test_any_change_of_what_shaped_the_features_misses(tmp_path, clip, specs):
     keys = [c.look_up(i, s).key for c, i, s in variants]
     assert None not in keys
     assert len(set(keys)) == len(variants)
+
+
+def test_a_key_is_the_hash_of_all_it_depends_on_in_the_order_it_always_had(tmp_path, clip, specs):
+    key = FeatureCache(tmp_path, reader="r").look_up(MediaItem("video", str(clip)), specs["video"])
+    spec = specs["video"]
+    parts = {
+        "version": 2,
+        "content": content_hash(clip),
+        "kind": "video",
+        "span_s": [None, None],
+        "spec": ["VideoSpec", spec_identity(spec.spec)],
+        "reader": "r",
+        "augment": "none",
+        "frontier": [spec.frontier_id, dataclasses.asdict(spec.frontier)],
+    }
+    told = json.dumps(parts).encode()
+    assert key.key == hashlib.blake2b(told, digest_size=16).hexdigest()
+
+
+def test_the_way_a_path_is_written_makes_no_other_file(tmp_path, clip, specs, monkeypatch):
+    cache = FeatureCache(tmp_path / "cache")
+    (tmp_path / "beside").mkdir()
+    stamps = set()
+    for folder, path in [
+        (tmp_path, str(clip)),
+        (tmp_path, "clip.mp4"),
+        (tmp_path, "./clip.mp4"),
+        (tmp_path, f"{tmp_path}//clip.mp4"),
+        (tmp_path.parent, f"{tmp_path.name}/clip.mp4"),
+    ]:
+        monkeypatch.chdir(folder)
+        assert cache.look_up(MediaItem("video", path), specs["video"]).key
+        stamps |= cache._stamps.keys()
+    assert stamps == {str(clip)}
+    # Where "beside" is a link, the folder above it is another one.
+    cache.look_up(MediaItem("video", f"{tmp_path}/beside/../clip.mp4"), specs["video"])
+    assert cache._stamps.keys() == {str(clip), f"{tmp_path}/beside/../clip.mp4"}
+
+
+def test_a_relative_path_is_another_file_in_another_folder(tmp_path, media_dir, specs, monkeypatch):
+    cache = FeatureCache(tmp_path / "cache")
+    keys = []
+    for number in (0, 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        shutil.copy(media_dir / "page" / f"{number}.mp4", folder / "clip.mp4")
+        monkeypatch.chdir(folder)
+        keys.append(cache.look_up(MediaItem("video", "clip.mp4"), specs["video"]).key)
+    assert keys[0] != keys[1]
 
 
 def test_a_changed_file_misses(tmp_path, media_dir, clip, specs):

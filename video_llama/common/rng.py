@@ -31,15 +31,18 @@ def fold(*parts: int | str) -> int:
     Raises:
         TypeError: a part is neither an integer nor a string.
     """
-    digest = hashlib.blake2b(digest_size=8)
+    content = b""
     for part in parts:
-        if not isinstance(part, (int, str)):
-            raise TypeError(f"fold takes integers and strings, found {type(part).__name__}")
-        data = part.encode() if isinstance(part, str) else b"%d" % part
         # Type and length in front, or ("ab", "c") and ("a", "bc") would be the same bytes.
-        digest.update(b"%c%d:" % (b"s" if isinstance(part, str) else b"i", len(data)))
-        digest.update(data)
-    return int.from_bytes(digest.digest(), "big") >> 1
+        if isinstance(part, str):
+            data = part.encode()
+            content += b"s%d:%b" % (len(data), data)
+        elif isinstance(part, int):
+            data = b"%d" % part
+            content += b"i%d:%b" % (len(data), data)
+        else:
+            raise TypeError(f"fold takes integers and strings, found {type(part).__name__}")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
 
 
 def uniform(*parts: int | str) -> float:

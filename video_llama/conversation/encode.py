@@ -17,6 +17,7 @@ from typing import Literal
 
 from video_llama.common.errors import ContextOverflow, NothingToLearn
 from video_llama.common.types import IGNORE_INDEX, Message, Sample
+from video_llama.conversation.engines import Run
 from video_llama.conversation.layouts import Cut, Piece, Slot, Template, Text, Token, Word
 from video_llama.conversation.rendering import render
 from video_llama.conversation.tokenizer import Tokenizer
@@ -103,7 +104,7 @@ def encode(
             generation_prompt=generation_prompt,
         )
         encoded = _assemble(pieces, tokenizer=tokenizer, num_slots=num_slots)
-        if sample.form == "caption" and overflow == "drop_rounds":
+        if sample.form == "caption" and overflow == "drop_rounds" and len(encoded) > max_len:
             num_kept = 0 if template.cuts_caption_end else _end_mark_len(pieces, tokenizer)
             encoded = _cut_caption(encoded, num_kept=num_kept, max_len=max_len)
         encoded.dropped_rounds = num_rounds
@@ -146,18 +147,18 @@ def _assemble(
     """Encode each run once and put ids, labels and slots side by side."""
     encoded = Encoded()
 
-    def put(token_id: int, *, supervised: bool = False, slot: int = 0) -> None:
-        encoded.input_ids.append(token_id)
-        encoded.labels.append(token_id if supervised else IGNORE_INDEX)
-        encoded.slots.append(slot)
+    def put(ids: list[int], labels: list[int], *, slot: int = 0) -> None:
+        encoded.input_ids += ids
+        encoded.labels += labels
+        encoded.slots += [slot] * len(ids)
+
+    def put_special(token_id: int, *, supervised: bool) -> None:
+        put([token_id], [token_id if supervised else IGNORE_INDEX])
 
     def put_run(texts: list[Text]) -> None:
         texts = [text for text in texts if text.text]
-        ends = list(accumulate(len(text.text) for text in texts))
         run = tokenizer.encode_run("".join(text.text for text in texts))
-        for token_id, (start, _) in zip(run.ids, run.offsets, strict=True):
-            index = min(bisect.bisect_right(ends, start), len(texts) - 1)
-            put(token_id, supervised=texts[index].supervised)
+        put(run.ids, _labels(run, texts))
 
     run: list[Text] = []
     for given in pieces:
@@ -172,16 +173,32 @@ def _assemble(
         if isinstance(piece, Token):
             token_id = tokenizer.bos_id if piece.name == "bos" else tokenizer.eos_id
             if token_id is not None:
-                put(token_id, supervised=piece.supervised)
+                put_special(token_id, supervised=piece.supervised)
         elif isinstance(piece, Word):
             token_id = tokenizer.id_of(piece.text)
             assert token_id is not None
-            put(token_id, supervised=piece.supervised)
+            put_special(token_id, supervised=piece.supervised)
         elif not isinstance(piece, Cut):
-            for _ in range(num_slots[piece.item - 1]):
-                put(0, slot=piece.item)
+            num = num_slots[piece.item - 1]
+            put([0] * num, [IGNORE_INDEX] * num, slot=piece.item)
     put_run(run)
     return encoded
+
+
+def _labels(run: Run, texts: Sequence[Text]) -> list[int]:
+    """Return a label per token of a run, which is these texts, none of them empty."""
+    supervised = [text.supervised for text in texts]
+    if all(supervised):
+        return run.ids
+    if not any(supervised):
+        return [IGNORE_INDEX] * len(run.ids)
+    ends = list(accumulate(len(text.text) for text in texts))
+    # A token that starts behind the end of them all belongs to the last one.
+    supervised.append(supervised[-1])
+    return [
+        token_id if supervised[bisect.bisect_right(ends, start)] else IGNORE_INDEX
+        for token_id, (start, _) in zip(run.ids, run.offsets, strict=True)
+    ]
 
 
 def _end_mark_len(pieces: Sequence[Piece | Slot], tokenizer: Tokenizer) -> int:

@@ -77,15 +77,10 @@ class SentencePieceEngine:
 
         message = sentencepiece_pb2.SentencePieceText()  # type: ignore[attr-defined]
         message.ParseFromString(self._model.encode(text, out_type="serialized_proto"))
-        # The message counts bytes; `ends[i]` is the number of bytes up to character i's end.
-        ends = list(accumulate(len(char.encode()) for char in text))
-        ids = [piece.id for piece in message.pieces]
-        offsets = [
-            (bisect.bisect_right(ends, piece.begin), bisect.bisect_left(ends, piece.end) + 1)
-            if piece.end > piece.begin
-            else (bisect.bisect_right(ends, piece.begin),) * 2
-            for piece in message.pieces
-        ]
+        pieces = list(message.pieces)
+        ids = [piece.id for piece in pieces]
+        spans = [(piece.begin, piece.end) for piece in pieces]
+        offsets = spans if text.isascii() else _characters(spans, text)
         return Run(ids, self._whole_characters(ids, offsets))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -100,11 +95,23 @@ class SentencePieceEngine:
     def _whole_characters(self, ids: list[int], offsets: list[Span]) -> list[Span]:
         """Give the leading bytes of a character, which come without a span, that character's."""
         whole = list(offsets)
-        for i in reversed(range(len(ids) - 1)):
-            start, end = whole[i]
-            if start == end and self._model.is_byte(ids[i]):
+        empty = [i for i, (start, end) in enumerate(offsets[:-1]) if start == end]
+        for i in reversed(empty):
+            if self._model.is_byte(ids[i]):
                 whole[i] = whole[i + 1]
         return whole
+
+
+def _characters(spans: Sequence[Span], text: str) -> list[Span]:
+    """Return the characters of spans that were counted in bytes of UTF-8."""
+    # `ends[i]` is the number of bytes up to character i's end.
+    ends = list(accumulate(len(char.encode()) for char in text))
+    return [
+        (bisect.bisect_right(ends, begin), bisect.bisect_left(ends, end) + 1)
+        if end > begin
+        else (bisect.bisect_right(ends, begin),) * 2
+        for begin, end in spans
+    ]
 
 
 class FastEngine:

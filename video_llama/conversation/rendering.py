@@ -39,7 +39,7 @@ def render(
         NothingToLearn: a decoder's own template takes no such conversation to learn from.
     """
     marks = (*template.forgeable, *extra_marks)
-    if not sample.frame_times:
+    if template.frame_times and not sample.frame_times:
         template = dataclasses.replace(template, frame_times=False)
 
     def clean(text: str) -> str:

@@ -39,5 +39,5 @@ class StreamReader(AnnotationReader):
 
     def clip(self, name: str) -> list[MediaItem]:
         """Name a clip by its path below `media`: one item per stream."""
-        path = str(Path(self.config.media) / name)
+        path = str(Path(self.config.media, name))
         return [MediaItem(kind=kind, path=path) for kind in self.config.streams]

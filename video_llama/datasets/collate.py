@@ -9,7 +9,6 @@ Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, D wi
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
@@ -215,11 +214,11 @@ def collate(
 
 def _misplaced(sample: EncodedSample) -> Iterator[str]:
     """Say which items of a sample do not fill the places that its text has for them."""
-    places = Counter(sample.slots)
     for number, routed in enumerate(sample.media, start=1):
-        if places[number] != routed.num_slots:
+        num_places = sample.slots.count(number)
+        if num_places != routed.num_slots:
             yield (
-                f"{sample.key}: its text has {places[number]} places for item {number}, "
+                f"{sample.key}: its text has {num_places} places for item {number}, "
                 f"{routed.item.kind} {routed.item.path}, which takes {routed.num_slots} decoder "
                 f"positions in branch '{routed.branch}'; encode text and media for the same model"
             )

@@ -108,6 +108,7 @@ class FeatureCache:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._entries: dict[str, _Entry] = {}
         self._stamps: dict[str, FileStamp] = {}
+        self._of_branches: dict[str, tuple[BranchSpec, str]] = {}
         self._read_up_to: dict[str, int] = {}
         self._open: dict[str, int] = {}
         self._pending: dict[str, CachedFeatures] = {}
@@ -121,7 +122,7 @@ class FeatureCache:
 
     def __getstate__(self) -> dict[str, Any]:
         # Data workers may be started afresh; an open file means nothing to another process.
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}, "_of_branches": {}}
 
     def look_up(self, item: MediaItem, spec: BranchSpec) -> Lookup:
         """Say under which key an item's features go, and return them if they are there.
@@ -262,21 +263,20 @@ class FeatureCache:
         self._entries.setdefault(key, _Entry(**line))
 
     def _read(self, entry: _Entry) -> CachedFeatures:
-        path = self.directory / entry.shard
         data = bytearray()
-        if entry.shard not in self._open and path.exists():
+        if entry.shard not in self._open and (path := self.directory / entry.shard).exists():
             self._open[entry.shard] = os.open(path, os.O_RDONLY)
         if entry.shard in self._open:
             # pread has no position that forked workers would share.
             data += os.pread(self._open[entry.shard], entry.num_bytes, entry.offset)
         if len(data) != entry.num_bytes or zlib.crc32(data) != entry.checksum:
             raise ConfigError(
-                f"run.feature_cache: {path} is damaged or incomplete at byte {entry.offset}; "
-                f"remove the folder {self.directory}, it will be filled again"
+                f"run.feature_cache: {self.directory / entry.shard} is damaged or incomplete at "
+                f"byte {entry.offset}; remove the folder {self.directory}, it will be filled again"
             )
-        flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0).byte()
-        features = flat.view(getattr(torch, entry.dtype)).reshape(entry.shape)
-        return CachedFeatures(features, entry.times_s)
+        dtype = getattr(torch, entry.dtype)
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return CachedFeatures(flat.reshape(entry.shape), entry.times_s)
 
     def _writable_shard(self) -> Path:
         """Return the data file to append to, a new one if there is none or it is full."""
@@ -294,33 +294,36 @@ class FeatureCache:
 
     def _stamp_of(self, path: str) -> FileStamp | None:
         """Return a file's stamp, hashing its content only if it looks new; None without a file."""
-        file = Path(path).absolute()
-        known = self._stamps.get(str(file))
+        name = path if path.startswith("/") else f"{os.getcwd()}/{path}"  # noqa: PTH109
+        # Stamps go by absolute paths as pathlib writes them, so that what is found is one.
+        known = self._stamps.get(name) or self._stamps.get(name := str(Path(path).absolute()))
         try:
-            status = file.stat()
-        except (OSError, ValueError):
-            # ValueError: no file can have that name.
+            status = os.stat(name)  # noqa: PTH116
+        except (OSError, ValueError):  # ValueError: no file can have that name.
             return known
         if known and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return known
-        if not file.is_file():
+        if not Path(name).is_file():
             # A folder of pictures: its own time of change does not tell of a changed picture.
             return None
-        return FileStamp(str(file), status.st_size, status.st_mtime_ns, content_hash(file))
+        return FileStamp(name, status.st_size, status.st_mtime_ns, content_hash(name))
 
     def _key(self, item: MediaItem, spec: BranchSpec, *, digest: str) -> str:
         """Hash everything that shapes an item's features."""
-        parts = {
-            "version": KEY_VERSION,
-            "content": digest,
-            "kind": item.kind,
-            "span_s": [item.start_s, item.end_s],
-            "spec": [type(spec.spec).__name__, spec_identity(spec.spec)],
-            "reader": self.reader,
-            "augment": "none",
-            "frontier": [spec.frontier_id, dataclasses.asdict(spec.frontier)],
-        }
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+        known, of_branch = self._of_branches.get(spec.name, (None, ""))
+        if known is not spec:  # What all its items share is written out once.
+            shared = {
+                "spec": [type(spec.spec).__name__, spec_identity(spec.spec)],
+                "reader": self.reader,
+                "augment": "none",
+                "frontier": [spec.frontier_id, dataclasses.asdict(spec.frontier)],
+            }
+            of_branch = json.dumps(shared)
+            self._of_branches[spec.name] = (spec, of_branch)
+        span_s = [item.start_s, item.end_s]
+        own = {"version": KEY_VERSION, "content": digest, "kind": item.kind, "span_s": span_s}
+        parts = f"{json.dumps(own)[:-1]}, {of_branch[1:]}"
+        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def _write(file: BinaryIO, cached: CachedFeatures, *, shard: str) -> _Entry:

@@ -82,7 +82,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         skips = list(known)
         reader = self.readers[ref.dataset]
         for index in candidates(reader, ref, seed=self.seed, known=known):
-            candidate = replace(ref, index=index)
+            candidate = ref if index == ref.index else replace(ref, index=index)
             try:
                 sample = _with_targets(self.load(candidate))
             except (MediaError, ContextOverflow) as error:

@@ -28,9 +28,11 @@ class Padding:
     def rows(self, rows: Sequence[Sequence[int]], *, fill: int, dtype: torch.dtype) -> Tensor:
         """Return the rows as dtype[B, L], with `fill` on the padded side."""
         result = torch.full((len(rows), self.length), fill, dtype=dtype)
+        # The same memory; numpy takes lists in a tenth of the time.
+        values = result.numpy()
         for index, row in enumerate(rows):
             start = 0 if self.side == "right" else self.length - len(row)
-            result[index, start : start + len(row)] = torch.tensor(row, dtype=dtype)
+            values[index, start : start + len(row)] = row
         return result
 
 

@@ -8,12 +8,12 @@ from typing import Protocol
 
 from video_llama.common.errors import ConfigError, ContextOverflow
 from video_llama.common.rng import fold
-from video_llama.common.types import BranchSpec, MediaItem, Sample, VideoSpec
+from video_llama.common.types import BranchSpec, MediaItem, Message, Sample, VideoSpec
 from video_llama.conversation.encode import encode
 from video_llama.conversation.layouts import Template
 from video_llama.conversation.tokenizer import Tokenizer
 from video_llama.datasets.collate import EncodedSample, RoutedItem
-from video_llama.datasets.feature_cache import CachedFeatures, FeatureCache, FileStamp, Lookup
+from video_llama.datasets.feature_cache import FeatureCache, FileStamp, Lookup
 from video_llama.datasets.routing import branch_of, num_steps, route
 from video_llama.processors.media import Augment, Request
 
@@ -105,18 +105,23 @@ class SampleEncoder:
             MediaError: a file cannot be used.
             ConfigError: no branch takes an item.
         """
-        branches = [self.branch_of(item, dataset=sample.dataset) for item in sample.media]
-        found = [self._look_up(*pair) for pair in zip(sample.media, branches, strict=True)]
+        media = sample.media
+        branches = [self.branch_of(item, dataset=sample.dataset) for item in media]
+        found = [self._look_up(*pair) for pair in zip(media, branches, strict=True)]
         missing = [
             Request(named, branch, augment=augment, seed=fold(seed, index))
-            for index, (named, branch) in enumerate(zip(sample.media, branches, strict=True))
+            for index, (named, branch) in enumerate(zip(media, branches, strict=True))
             if found[index].hit is None
         ]
         read = iter(self.reader.load_all(missing))
         items = []
-        for named, branch, cached in zip(sample.media, branches, found, strict=True):
-            item = _from_cache(named, cached.hit) if cached.hit is not None else next(read)
-            item = replace(item, feature_key=cached.key)
+        for named, branch, cached in zip(media, branches, found, strict=True):
+            if (hit := cached.hit) is None:
+                item = replace(next(read), feature_key=cached.key)
+            else:
+                item = replace(
+                    named, feature_key=cached.key, features=hit.features, times_s=hit.times_s
+                )
             slots = self.specs[branch].slots(num_steps(item))
             items.append(RoutedItem(item=item, branch=branch, num_slots=slots))
         stamps = tuple(cached.stamp for cached in found if cached.stamp)
@@ -163,17 +168,13 @@ class SampleEncoder:
         return self.cache.look_up(item, self.specs[branch]) if self.cache is not None else Lookup()
 
 
-def _from_cache(named: MediaItem, hit: CachedFeatures) -> MediaItem:
-    return replace(named, features=hit.features, times_s=hit.times_s)
-
-
 def _with_media(sample: Sample, media: LoadedMedia) -> Sample:
     """Return a copy of the sample with its named media replaced by the loaded ones, in order."""
     loaded = iter(media.items)
     messages = [
-        replace(
-            message,
-            content=[
+        Message(
+            message.role,
+            [
                 next(loaded).item if isinstance(part, MediaItem) else part
                 for part in message.content
             ],

@@ -43,10 +43,11 @@ def neutralise(text: str, *, marks: Iterable[str]) -> str:
         marks: strings to break up, without white space.
     """
     marks = tuple(marks)
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    folded = unicodedata.normalize("NFKC", text)
-    if any(mark in folded and mark not in text for mark in marks):
-        text = folded
+    if not text.isascii():  # ASCII has neither half characters nor look-alikes.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        folded = unicodedata.normalize("NFKC", text)
+        if any(mark in folded and mark not in text for mark in marks):
+            text = folded
     # Inserting spaces cannot create a mark, so this ends; the loop is for "####".
     while any(mark in text for mark in marks):
         for mark in marks:
