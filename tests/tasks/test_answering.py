@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.tiny_model import build
 from seeing import TOKENIZER, SeeingModel, a_prompter, a_question
 
-from video_llama.common.errors import VideoLlamaError
+from video_llama.common.errors import ContextOverflow, VideoLlamaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.types import MediaItem, Message, Sample
 from video_llama.conversation.templates import get_template
@@ -49,6 +49,8 @@ PROMPTER = Prompter(
         reader=None,
     )
 )
+
+SHARING = dataclasses.replace(PROMPTER, shares_beginnings=True)
 
 
 def an_item(kind, *, seed):
@@ -91,6 +93,57 @@ def test_scores_are_those_of_reading_every_option_with_its_question(questions):
     assert_as_read_in_full([asked(*question, seed=i) for i, question in enumerate(questions)])
 
 
+def about_clips(options=()):
+    """Ask two things about one clip and its sound, one about another clip, one about nothing."""
+    form = "multiple_choice" if options else "open"
+    one, two = asked("what?", ("video", "audio"), [""], seed=1), asked("", ("video",), [""], seed=2)
+    texts = [(one, "is it red?"), (two, "a ball or a blue ball?"), (one, "and?"), (None, "what?")]
+    questions = []
+    for number, (clip, text) in enumerate(texts):
+        media = clip.sample.media if clip else []
+        sample = Sample(f"q{number}", [Message("user", [*media, text])], form="chat")
+        questions.append(Question(sample, "k", form, "", tuple(options)))
+    return questions
+
+
+@torch.no_grad()
+def test_scores_behind_shared_beginnings_are_those_of_reading_everything():
+    questions = about_clips(["red", "a blue ball"])
+    for question, answer in zip(
+        questions, weigh_options(MODEL, questions, prompter=SHARING), strict=True
+    ):
+        torch.testing.assert_close(list(answer.scores), read_in_full(question), atol=1e-5, rtol=0)
+
+
+def test_answers_behind_shared_beginnings_are_those_of_every_question_alone():
+    questions = about_clips()
+    batch = SHARING.collate([question.sample for question in questions])
+    assert batch.beginnings.rows == [0, 1, 0, 2]
+    assert not batch.items
+    settings = GenerationSettings(max_new_tokens=6)
+    alone = [
+        MODEL.generate(PROMPTER.collate([question.sample]), settings=settings)[0]
+        for question in questions
+    ]
+    assert MODEL.generate(batch, settings=settings) == alone
+
+
+def test_a_prompt_that_is_too_long_with_its_beginning_is_named():
+    questions = about_clips()
+    long = asked("a ball " * 600, (), [""])
+    sharing = dataclasses.replace(
+        SHARING,
+        encoder=SampleEncoder(
+            MODEL.branch_specs(),
+            text=dataclasses.replace(PROMPTER.encoder.text, max_len=4096),
+            reader=None,
+        ),
+    )
+    batch = sharing.collate([q.sample for q in (*questions, long)])
+    with pytest.raises(ContextOverflow, match="context holds 512"):
+        MODEL.generate(batch, settings=GenerationSettings(max_new_tokens=2))
+
+
 def test_an_option_that_begins_another_keeps_its_own_score():
     question = asked("what?", ("video",), ["a red", "a red ball", "a red ball"])
     assert_as_read_in_full([question])
@@ -125,6 +178,17 @@ def test_an_earlier_round_is_part_of_every_option():
     question = asked("what?", ("video",), ["red", "blue ball"])
     question.sample.messages += [Message("assistant", ["a ball"]), Message("user", ["its colour?"])]
     assert_as_read_in_full([question])
+
+
+def test_a_long_question_does_not_pad_the_short_ones():
+    prompter = a_prompter()
+    model = SeeingModel(prompter.encoder.text.tokenizer)
+    questions = [a_question(f"q{i}", "dark", streams=()) for i in range(4)]
+    questions[1].sample.messages[0] = Message("user", ["Which of these colours is it? " * 3])
+    settings = GenerationSettings()
+    answers = answer_questions(model, questions, prompter=prompter, settings=settings, batch_size=4)
+    assert model.batch_sizes == [3, 1]
+    assert [answer.text for answer in answers] == ["nothing"] * 4
 
 
 def test_each_question_is_read_once_and_a_batch_counts_its_options():

@@ -92,6 +92,15 @@ def test_a_clip_is_read_and_encoded_once_for_all_its_questions(tmp_path):
     assert model.num_encoded == 1
 
 
+def test_silence_is_encoded_once_for_all_clips(tmp_path):
+    prompter = a_prompter()
+    model = SeeingModel(prompter.encoder.text.tokenizer)
+    heard = [a_question(f"q{i}", f"dark {i}", streams=("video", "audio")) for i in range(3)]
+    ask(tmp_path, heard, model=model, prompter=prompter, probes=("sound_muted",))
+    # Three pictures, three sounds and silence.
+    assert model.num_encoded == 7
+
+
 def test_open_questions_are_asked_in_batches(tmp_path, clips):
     prompter = a_prompter()
     model = SeeingModel(prompter.encoder.text.tokenizer)
@@ -141,8 +150,12 @@ def test_a_finished_evaluation_asks_nothing(tmp_path, clips):
     assert model.batch_sizes == []
 
 
-@pytest.mark.parametrize("probe", ["frames_shuffled", "clip_swapped", "sound_muted"])
-def test_probes_give_the_same_with_cached_features(tmp_path, probe):
+@pytest.mark.parametrize(
+    ("probe", "num_altered", "num_read"),
+    # Pictures, but not their sounds; nothing; silence, which needs no file.
+    [("frames_shuffled", 6, 6), ("clip_swapped", 0, 0), ("sound_muted", 1, 0)],
+)
+def test_probes_give_the_same_with_cached_features(tmp_path, probe, num_altered, num_read):
     files = tmp_path / "clips"
     files.mkdir()
     questions = []
@@ -154,9 +167,12 @@ def test_probes_give_the_same_with_cached_features(tmp_path, probe):
         (files / f"{name}.mp4").write_text(name)
         questions.append(question)
 
+    readers = []
+
     def run(folder, directory):
         cache = FeatureCache(directory) if directory else None
         prompter = a_prompter(cache)
+        readers.append(prompter.encoder.reader)
         model = SeeingModel(prompter.encoder.text.tokenizer)
         return model, ask(
             tmp_path / folder, questions, model=model, prompter=prompter, probes=(probe,)
@@ -166,7 +182,8 @@ def test_probes_give_the_same_with_cached_features(tmp_path, probe):
     first, cold = run("cold", tmp_path / "cache")
     second, warm = run("warm", tmp_path / "cache")
     assert uncached == cold == warm
-    assert second.num_encoded < first.num_encoded
+    assert (first.num_encoded, second.num_encoded) == (12 + num_altered, num_altered)
+    assert readers[-1].num_read == num_read
 
 
 def test_settings_out_of_range_are_refused():

@@ -143,7 +143,10 @@ def build_prompter(config: Config, loaded: LoadedModel, *, rank: int = 0) -> Pro
     """
     specs = loaded.model.branch_specs(fingerprint=config.run.feature_cache is not None)
     text = TextSettings(loaded.template, loaded.tokenizer, max_len=config.model.max_txt_len)
-    return Prompter(open_encoder(config, specs=specs, text=text, rank=rank))
+    return Prompter(
+        open_encoder(config, specs=specs, text=text, rank=rank),
+        shares_beginnings=loaded.model.tolerates_gaps,
+    )
 
 
 def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[KindScore]:

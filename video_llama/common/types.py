@@ -205,6 +205,7 @@ class Batch:
         segments: int32[B, L] of packed samples; reserved.
         stage_text: text that a stage inside a branch reads, by stage; reserved.
         meta: `Sample.meta` per sample.
+        beginnings: what the rows go on from, if several begin alike and that is to be read once.
     """
 
     input_ids: Tensor
@@ -218,11 +219,25 @@ class Batch:
     segments: Tensor | None = None
     stage_text: Mapping[str, Tensor] | None = None
     meta: Sequence[Mapping[str, object]] = ()
+    beginnings: Beginnings | None = None
 
     @property
     def num_targets(self) -> int:
         """Supervised tokens; the first of a row has nothing to predict it."""
         return int((self.labels[:, 1:] != IGNORE_INDEX).sum())
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """What the rows of another batch go on from.
+
+    Attributes:
+        batch: padded on the left, with the media.
+        rows: of each row of the other batch, the row here that stands in front of it.
+    """
+
+    batch: Batch
+    rows: Sequence[int]
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,7 @@ def answer_prompts(
     if not prompts:
         return []
     states, num_shared = decoder.new_cache(), shared_positions(prompts)
-    if not all(type(layer) is DynamicLayer for layer in states.layers):
-        # The padding behind a shared beginning would count in a sliding window.
+    if not tolerates_gaps(states):
         num_shared = 0
     if num_shared:
         beginning = embed_prompt(decoder, prompts[0])[:, :num_shared]
@@ -194,6 +193,14 @@ def shared_positions(prompts: Sequence[Prompt]) -> int:
     first, *others = [places_of(prompt)[:-1] for prompt in prompts]
     num_shared = min((common_prefix(first, other) for other in others), default=0)
     return num_shared if num_shared >= WORTH_SHARING else 0
+
+
+def tolerates_gaps(states: Cache) -> bool:
+    """Tell whether padding behind a shared beginning changes nothing.
+
+    It would count in a sliding window, and move a running state.
+    """
+    return all(type(layer) is DynamicLayer for layer in states.layers)
 
 
 def most_new_ids(decoder: Decoder, *, length: int, settings: GenerationSettings) -> int:

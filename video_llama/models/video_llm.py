@@ -9,16 +9,24 @@ Shapes: B batch, L text, M rows of a branch, T time steps, N tokens a step, H de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from video_llama.common.errors import ContextOverflow
 from video_llama.common.generation import GenerationSettings, Prompt
 from video_llama.common.registry import registry
 from video_llama.common.schema import ModelConfig
-from video_llama.common.types import Batch, BranchInput, BranchSpec, LossOutput, MediaItem
-from video_llama.models.answers import answer_prompts, answer_rows, stream_answer
+from video_llama.common.types import (
+    Batch,
+    Beginnings,
+    BranchInput,
+    BranchSpec,
+    LossOutput,
+    MediaItem,
+)
+from video_llama.models.answers import answer_prompts, answer_rows, stream_answer, tolerates_gaps
+from video_llama.models.beginnings import check_length, read_beginnings
 from video_llama.models.branch import Branch, BranchOutput, build_branches, row_of, to_device
 from video_llama.models.branch_shapes import check_branches
 from video_llama.models.decoders.placement import Placement, build_decoder
@@ -59,6 +67,11 @@ class VideoLLM(Pretrained):
     def device(self) -> torch.device:
         """Where the decoder's weights are."""
         return next(self.decoder.parameters()).device
+
+    @property
+    def tolerates_gaps(self) -> bool:
+        """Whether prompts may go on from `Batch.beginnings`."""
+        return tolerates_gaps(self.decoder.new_cache())
 
     @property
     def max_context(self) -> int:
@@ -131,26 +144,20 @@ class VideoLLM(Pretrained):
             rows: of each continuation, the row of the prompt it belongs to.
 
         Returns:
-            What `forward` gives for prompts and continuations in one, sample by sample.
+            The losses that `forward` gives for prompts and continuations in one.
 
         Raises:
             ContextOverflow: a prompt and its continuation are longer than the decoder's context.
         """
-        outputs = self._run_branches(prompts.media)
-        index = torch.as_tensor(rows, device=self.device)
-        before = prompts.attention_mask.to(self.device)
-        mask = torch.cat([before[index], continuations.attention_mask.to(self.device)], dim=1)
-        self._check_length(int(mask.sum(dim=1).max()), keys=continuations.keys)
-        cache = self.decoder.new_cache()
-        self.decoder.step(self.embed(prompts, outputs), attention_mask=before, cache=cache)
-        cache.reorder_cache(index)  # type: ignore[arg-type]
+        rest = replace(continuations, beginnings=Beginnings(prompts, rows))
+        cache, mask = read_beginnings(self.decoder, rest, embed=self._embed_prompts)
         loss = self.decoder.loss(
             self.decoder.embed(continuations.input_ids.to(self.device)),
             attention_mask=mask,
             labels=continuations.labels.to(self.device),
             cache=cache,
         )
-        return sum_up(loss, size=len(rows), frontier=fresh_frontier(prompts, outputs))
+        return sum_up(loss, size=len(rows), frontier={})
 
     def embed(self, batch: Batch, outputs: Mapping[str, BranchOutput]) -> Tensor:
         """Embed the text and write every item's tokens into its slots.
@@ -162,7 +169,7 @@ class VideoLLM(Pretrained):
             ContextOverflow: the batch is longer than the decoder's context.
             ValueError: items, slots and tokens do not agree, see `placing`.
         """
-        self._check_length(batch.input_ids.shape[1], keys=batch.keys)
+        check_length(self.decoder, batch.input_ids.shape[1], keys=batch.keys)
         embeds = self.decoder.embed(batch.input_ids.to(self.device))
         return place_tokens(embeds, batch, {name: o.features for name, o in outputs.items()})
 
@@ -186,12 +193,14 @@ class VideoLLM(Pretrained):
         """
         if settings.num_beams > 1:
             raise ValueError("beams answer one prompt at a time; use `stream_prompt`")
+        cache, mask = read_beginnings(self.decoder, batch, embed=self._embed_prompts)
         return answer_rows(
             self.decoder,
-            self.embed(batch, self._run_branches(batch.media)),
-            attention_mask=batch.attention_mask.to(self.device),
+            self._embed_prompts(batch),
+            attention_mask=mask.to(self.device),
             settings=settings,
             stop=stop,
+            cache=cache,
         )
 
     @torch.no_grad()
@@ -271,13 +280,9 @@ class VideoLLM(Pretrained):
         """
         return answer_prompts(self.decoder, prompts, settings=settings, stop=stop)
 
-    def _check_length(self, length: int, *, keys: Sequence[str]) -> None:
-        """Refuse what the decoder's context does not hold."""
-        if length > self.decoder.max_context:
-            raise ContextOverflow(
-                f"{', '.join(keys)}: {length} positions, the decoder's context holds "
-                f"{self.decoder.max_context}; use fewer frames or shorten the text"
-            )
+    def _embed_prompts(self, batch: Batch) -> Tensor:
+        """Embed prompts, or parts of them; without media no branch has to run."""
+        return self.embed(batch, self._run_branches(batch.media) if batch.items else {})
 
     def _run_branches(self, media: Mapping[str, BranchInput]) -> dict[str, BranchOutput]:
         """Run every branch of the step's plan."""

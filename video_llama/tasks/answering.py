@@ -10,8 +10,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import TypeVar
+
+from torch import Tensor
 
 from video_llama.common.errors import VideoLlamaError
 from video_llama.common.generation import GenerationSettings
@@ -21,6 +23,9 @@ from video_llama.tasks.prompting import Prompter
 from video_llama.tasks.questions import Question
 
 T = TypeVar("T")
+
+ABOUT_EQUAL = 48
+"""Characters by which questions may differ without much padding for the shorter."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Answer:
 
 
 class MediaEncoder:
-    """Turns raw media into features at the cache frontier, each item once.
+    """Turns raw media into features at the cache frontier, equal tensors once.
 
     Args:
         model: in evaluation mode.
@@ -49,22 +54,27 @@ class MediaEncoder:
         self._model = model
         self._prompter = prompter
         self._batch_size = batch_size
-        # By identity: an item altered by a probe is another item. The raw item is kept with its
-        # features, because the identity of a dead object may be given to a new one.
-        self._encoded: dict[int, tuple[MediaItem, MediaItem]] = {}
+        # By identity: what a probe alters is another tensor. It is kept with its features, because
+        # the identity of a dead object may be given to a new one.
+        self._encoded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def encode(self, items: Sequence[MediaItem | None]) -> list[MediaItem | None]:
         """Return the items with features in place of pixels and mels, places of None kept."""
         fresh = {
-            id(item): item
+            id(_raw(item)): item
             for item in items
-            if item is not None and item.features is None and id(item) not in self._encoded
+            if item is not None and item.features is None and id(_raw(item)) not in self._encoded
         }
         for group in batched(fresh.values(), self._batch_size):
             self._encode_group(group)
-        return [
-            None if item is None else self._encoded.get(id(item), (item, item))[1] for item in items
-        ]
+        return [None if item is None else self._with_features(item) for item in items]
+
+    def _with_features(self, item: MediaItem) -> MediaItem:
+        """Return an item that was encoded, or came with features."""
+        if item.features is not None:
+            return item
+        _, features = self._encoded[id(_raw(item))]
+        return dataclasses.replace(item, pixels=None, mel=None, features=features, feature_key=None)
 
     def _encode_group(self, group: Sequence[MediaItem]) -> None:
         """Run one forward pass; the text is only there because a decoder must read something."""
@@ -81,10 +91,7 @@ class MediaEncoder:
         for key, item in zip(keys, group, strict=True):
             features = frontier[key].cpu()
             self._prompter.keep(item, features)
-            encoded = dataclasses.replace(
-                item, pixels=None, mel=None, features=features, feature_key=None
-            )
-            self._encoded[id(item)] = (item, encoded)
+            self._encoded[id(_raw(item))] = (_raw(item), features)
 
 
 def answer_questions(
@@ -110,7 +117,7 @@ def answer_questions(
     answers: dict[int, Answer] = {}
     choices = [i for i, question in enumerate(questions) if question.form == "multiple_choice"]
     others = [i for i, question in enumerate(questions) if question.form != "multiple_choice"]
-    for group in batched(others, batch_size):
+    for group in _alike(others, questions, size=batch_size):
         batch = prompter.collate([questions[i].sample for i in group])
         rows = model.generate(batch, settings=settings, stop=prompter.stop_rule)
         for i, ids in zip(group, rows, strict=True):
@@ -120,6 +127,18 @@ def answer_questions(
         chosen = weigh_options(model, [questions[i] for i in group], prompter=prompter)
         answers.update(zip(group, chosen, strict=True))
     return [answers[i] for i in range(len(questions))]
+
+
+def _alike(
+    indices: Iterable[int], questions: Sequence[Question], *, size: int
+) -> Iterator[list[int]]:
+    """Cut questions into batches of about equal length; otherwise clips stay together."""
+
+    def length(index: int) -> int:
+        return len(questions[index].text) // ABOUT_EQUAL
+
+    for _, group in groupby(sorted(indices, key=length), key=length):
+        yield from batched(group, size)
 
 
 def weigh_options(
@@ -154,6 +173,13 @@ def weigh_options(
         best = max(range(len(scores)), key=scores.__getitem__)
         answers.append(Answer(question.candidates[best], scores))
     return answers
+
+
+def _raw(item: MediaItem) -> Tensor:
+    """Return the pixels or the mel of an item."""
+    raw = item.pixels if item.pixels is not None else item.mel
+    assert raw is not None, f"{item.path} was not loaded"
+    return raw
 
 
 def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -18,8 +18,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.registry import unknown_name
@@ -189,9 +191,15 @@ def _mute(item: MediaItem, alteration: Alteration) -> MediaItem:
     """Play digital silence of the same length."""
     spec = alteration.audio_spec
     assert spec is not None, "a deaf model has no audio items"
-    silence = torch.zeros(int(spec.clip_s * spec.sample_rate_hz))
-    mel = log_mel(silence, spec, starts=[Fraction(0)] * num_steps(item))
+    mel = _silence(spec, num_steps=num_steps(item))
     return dataclasses.replace(item, mel=mel, features=None, feature_key=None, content_hash=None)
+
+
+@lru_cache(maxsize=8)
+def _silence(spec: AudioSpec, *, num_steps: int) -> Tensor:
+    """Return the mel of silence, the same object for all sounds of a length: encoded once."""
+    silence = torch.zeros(int(spec.clip_s * spec.sample_rate_hz))
+    return log_mel(silence, spec, starts=[Fraction(0)] * num_steps)
 
 
 PROBES = {

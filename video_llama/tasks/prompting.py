@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Literal
 
 from torch import Tensor
 
-from video_llama.common.types import IGNORE_INDEX, AudioSpec, Batch, MediaItem, Sample
+from video_llama.common.types import AudioSpec, Batch, Beginnings, MediaItem, Sample
 from video_llama.conversation.stopping import StopRule, answer_text
 from video_llama.datasets.collate import EncodedSample, RoutedItem, collate
 from video_llama.datasets.routing import num_steps
 from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
+from video_llama.tasks.beginnings import cut, shared_length, split_prompts
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,12 @@ class Prompter:
 
     Attributes:
         encoder: reads media, or finds their features, and tokenises.
+        shares_beginnings: whether what prompts about one clip begin with is read once for all of
+            them; the model must tolerate gaps.
     """
 
     encoder: SampleEncoder
+    shares_beginnings: bool = False
 
     @property
     def audio_spec(self) -> AudioSpec | None:
@@ -99,8 +102,10 @@ class Prompter:
         Args:
             samples: with loaded or encoded media, all of them prompts or none.
         """
-        is_prompt = samples[0].messages[-1].role == "user"
-        return self._pad(self._encode(samples), side="left" if is_prompt else "right")
+        encoded = self._encode(samples)
+        if samples[0].messages[-1].role == "user":
+            return self._pad_prompts(encoded)
+        return self._pad(encoded, side="right")
 
     def collate_forks(self, groups: Sequence[Sequence[Sample]]) -> Forks:
         """Make the batches in which samples that begin alike are read once up to their answers.
@@ -114,10 +119,10 @@ class Prompter:
             # The last token in common goes with the answers, whose first token it predicts.
             end = shared_length(encoded) - 1
             assert end >= 1, f"{group[0].key}: nothing stands before the answers"
-            prompts.append(_cut(encoded[0], slice(end)))
-            continuations += [replace(_cut(s, slice(end, None)), media=()) for s in encoded]
+            prompts.append(cut(encoded[0], slice(end)))
+            continuations += [replace(cut(s, slice(end, None)), media=()) for s in encoded]
             rows += [row] * len(encoded)
-        return Forks(self._pad(prompts, side="left"), self._pad(continuations, side="right"), rows)
+        return Forks(self._pad_prompts(prompts), self._pad(continuations, side="right"), rows)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return generated ids as the answer a person reads."""
@@ -127,6 +132,14 @@ class Prompter:
     def _encode(self, samples: Sequence[Sample]) -> list[EncodedSample]:
         """Tokenise samples with loaded or encoded media."""
         return [self.encoder.encode(sample, self._route(sample)) for sample in samples]
+
+    def _pad_prompts(self, prompts: Sequence[EncodedSample]) -> Batch:
+        """Put prompts side by side, and apart from them what they begin with alike."""
+        split = split_prompts(prompts) if self.shares_beginnings else None
+        if split is None:
+            return self._pad(prompts, side="left")
+        beginnings = Beginnings(self._pad(split.beginnings, side="left"), split.rows)
+        return replace(self._pad(split.endings, side="left"), beginnings=beginnings)
 
     def _pad(self, encoded: Sequence[EncodedSample], *, side: Literal["left", "right"]) -> Batch:
         """Put encoded samples side by side."""
@@ -141,21 +154,3 @@ class Prompter:
             slots = self.encoder.specs[branch].slots(num_steps(item))
             items.append(RoutedItem(item=item, branch=branch, num_slots=slots))
         return LoadedMedia(items=tuple(items))
-
-
-def shared_length(samples: Sequence[EncodedSample]) -> int:
-    """Count the positions from the beginning that are equal in all samples and not supervised."""
-    rows = [zip(s.input_ids, s.slots, s.labels, strict=True) for s in samples]
-    columns = (set(column) for column in zip(*rows, strict=False))
-    is_shared = (len(c) == 1 and next(iter(c))[2] == IGNORE_INDEX for c in columns)
-    return sum(takewhile(bool, is_shared))
-
-
-def _cut(sample: EncodedSample, part: slice) -> EncodedSample:
-    """Return a part of the text; the media stay."""
-    return replace(
-        sample,
-        input_ids=sample.input_ids[part],
-        labels=sample.labels[part],
-        slots=sample.slots[part],
-    )

@@ -19,7 +19,7 @@ from video_llama.common.errors import MediaError
 from video_llama.common.generation import GenerationSettings
 from video_llama.common.logger import get_logger
 from video_llama.common.registry import registry
-from video_llama.common.types import MediaItem
+from video_llama.common.types import MediaItem, Sample
 from video_llama.tasks.answering import Answer, MediaEncoder, answer_questions
 from video_llama.tasks.answers import is_correct
 from video_llama.tasks.base import Model
@@ -140,7 +140,10 @@ class QuestionAnswering:
                 and (probe is None or _concerns(probe, question, other))
             ]
             clips = dict.fromkeys(question.shown for question in asked)
-            raw = self._raw(asked, loaded) if probe is not None and probe.needs_pixels else loaded
+            raw = loaded
+            if probe is not None and probe.needs_pixels:
+                samples = {question.shown: question.sample for question in asked}
+                raw = {c: self._raw(s, loaded[c], probe=probe) for c, s in samples.items()}
             altered = {clip: self._alter(clip, probe, raw, other) for clip in clips}
             # All clips together first, for full batches; then each clip finds its own.
             encoder.encode([item for items in altered.values() for item in items])
@@ -167,15 +170,12 @@ class QuestionAnswering:
                 get_logger().warning("left out: %s", error)
         return loaded, broken
 
-    def _raw(self, questions: Sequence[Question], loaded: Media) -> Media:
-        """Return clips with their pixels, read again if only their features were at hand."""
-        samples = {question.shown: question.sample for question in questions}
-        return {
-            clip: self.prompter.load_raw(sample)
-            if any(item.features is not None for item in loaded[clip])
-            else loaded[clip]
-            for clip, sample in samples.items()
-        }
+    def _raw(self, sample: Sample, items: Sequence[MediaItem], *, probe: Probe) -> list[MediaItem]:
+        """Read again what a probe alters and only features are at hand of."""
+        wanted = [item.features is not None and item.kind in probe.alters for item in items]
+        named = [n if want else None for n, want in zip(sample.media, wanted, strict=True)]
+        read = iter(self.prompter.load_raw(with_media(sample, named)))
+        return [next(read) if want else item for item, want in zip(items, wanted, strict=True)]
 
     def _answer(
         self,
