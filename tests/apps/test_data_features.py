@@ -1,12 +1,14 @@
 """`video-llama data features` on small clips with the shipped toy encoders."""
 
 import json
+import signal
 
 import pytest
 import torch
 import yaml
 from tiny_project import break_clips, write_clips, write_project
 
+from video_llama.apps import data_features
 from video_llama.apps.main import main
 from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.models.decoders.causal_lm import CausalLM
@@ -64,6 +66,25 @@ def test_what_is_there_is_not_computed_again(project):
     assert compute(project)[1]["num_computed"] == 8
     again = compute(project)[1]
     assert (again["num_computed"], again["num_found"], again["num_done"]) == (0, 8, 8)
+
+
+def test_what_was_computed_before_a_stop_is_kept(project, monkeypatch):
+    done = []
+
+    def keep(loaded, **parts):
+        done.append(loaded)
+        original(loaded, **parts)
+        if len(done) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    original = data_features._keep
+    monkeypatch.setattr(data_features, "_keep", keep)
+    code, report = compute(project)
+    assert code == 130
+    assert report["num_done"] == 3
+    code, report = compute(project)
+    assert code == 0
+    assert (report["num_found"], report["num_computed"]) == (3, 5)
 
 
 def test_files_that_cannot_be_used_are_named_and_the_others_kept(project, capsys):

@@ -95,6 +95,20 @@ def test_a_lane_ends_with_its_first_failure(tmp_path):
     assert not (tmp_path / "never.done").exists()
 
 
+def test_spare_jobs_fill_the_time_until_the_lanes_are_done(tmp_path):
+    started = "open('{}', 'w').write('x'); import time; time.sleep(600)"
+    waits = (
+        f"import os, time\nwhile not os.path.exists('{tmp_path}/long.done'): time.sleep(0.02)\n"
+        + WRITE
+    )
+    lanes_ = [[Line("slow", tmp_path, waits)], [Line("quick", tmp_path)]]
+    spare = [Line("first", tmp_path), Line("long", tmp_path, started), Line("never", tmp_path)]
+    run_lanes(lanes_, verbs=AFRESH, spare=spare)
+    assert (tmp_path / "slow.done").exists()
+    assert (tmp_path / "first.done").exists()
+    assert not (tmp_path / "never.done").exists()
+
+
 def test_jobs_at_the_same_time_are_in_places_of_their_own(tmp_path):
     tell = "import os, time; time.sleep(0.3); open('{}', 'w').write(os.environ['PLACE'])"
     tasks = [task(Line(name, tmp_path, tell)) for name in ("a", "b", "c")]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -111,6 +112,8 @@ def main(args: argparse.Namespace) -> int:
         work = compute_features(config, names=names, report=args.report)
         if is_main():
             show_work(work)
+        if work.num_done < work.num_files:
+            return 128 + signal.SIGINT
         return 1 if work.broken else 0
     if args.every < 1 or (args.limit is not None and args.limit < 1):
         raise ConfigError("--every, --limit: must be at least 1")

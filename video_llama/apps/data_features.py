@@ -36,7 +36,7 @@ from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
 from video_llama.models.branch import Branch
 from video_llama.models.loading import load_heads
 from video_llama.runners.data import open_encoder
-from video_llama.runners.signals import leave_signals_to_parent
+from video_llama.runners.signals import StopRequest, leave_signals_to_parent
 
 SAVE_S = 2.0
 """How often the report says how far the work is."""
@@ -172,14 +172,16 @@ def _fill(
     )
     saved_s = 0.0
     try:
-        for loaded in _shown(loader, total=len(media), world=world):
-            if isinstance(loaded, MediaError):
-                work.broken[loaded.path or ""] = loaded.reason
-                continue
-            _keep(loaded, heads=heads, cache=cache, work=work)
-            if report is not None and is_main() and time.monotonic() - saved_s > SAVE_S:
-                _write(report, work)
-                saved_s = time.monotonic()
+        with StopRequest() as request:
+            shown = _shown(loader, total=len(media), world=world)
+            for loaded in request.until_asked(shown):
+                if isinstance(loaded, MediaError):
+                    work.broken[loaded.path or ""] = loaded.reason
+                    continue
+                _keep(loaded, heads=heads, cache=cache, work=work)
+                if report is not None and is_main() and time.monotonic() - saved_s > SAVE_S:
+                    _write(report, work)
+                    saved_s = time.monotonic()
     finally:
         cache.flush()
     return work

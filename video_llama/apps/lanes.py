@@ -67,12 +67,14 @@ class Task:
         bar: name of its bar; several tasks may share one.
         after: positions of the tasks that must be done before.
         fine: exit codes that are no failure.
+        is_spare: asked to stop, or never started, once nothing else is left to do.
     """
 
     job: Job
     bar: str
     after: tuple[int, ...] = ()
     fine: tuple[int, ...] = (0,)
+    is_spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,26 @@ class _State:
     done: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def left(self) -> list[int]:
+        """Tasks that wait or run."""
+        return [*self.waiting, *(position for position, _ in self.running.values())]
+
 
 def run_lanes(
-    lanes: Sequence[Sequence[Job]], *, verbs: Verbs, num_parallel: int = 2, num_ranks: int = 1
+    lanes: Sequence[Sequence[Job]],
+    *,
+    verbs: Verbs,
+    spare: Sequence[Job] = (),
+    num_parallel: int = 2,
+    num_ranks: int = 1,
 ) -> None:
     """Run several chains of jobs, as many side by side as there shall be.
 
     Args:
         lanes: each lane's jobs go one after the other; those that are finished are left out.
         verbs: starts them.
+        spare: jobs behind the last lane that only fill the time until all lanes are done.
         num_parallel: jobs at the same time.
         num_ranks: processes of a job, one thread each.
 
@@ -116,11 +129,12 @@ def run_lanes(
         VideoLlamaError: a job failed, or was stopped from outside.
     """
     tasks: list[Task] = []
-    for lane in lanes:
-        before: tuple[int, ...] = ()
-        for job in lane:
+    before: tuple[int, ...] = ()
+    for jobs, is_spare in [*((lane, False) for lane in lanes), (spare, True)]:
+        before = before if is_spare else ()
+        for job in jobs:
             if job.kept() < job.size:
-                tasks.append(Task(job, bar=job.name, after=before))
+                tasks.append(Task(job, bar=job.name, after=before, is_spare=is_spare))
                 before = (len(tasks) - 1,)
     run_tasks(tasks, slots=Slots([{}] * num_parallel, num_ranks=num_ranks), verbs=verbs)
 
@@ -153,7 +167,7 @@ def run_tasks(
     state = _State(waiting=list(range(len(tasks))))
     with _stoppable(), Board([task.bar for task in tasks]) as board:
         try:
-            while state.waiting or state.running:
+            while any(not tasks[position].is_spare for position in state.left):
                 _leave_out(state, tasks, board=board)
                 for slot in range(len(slots.environments)):
                     position = _next(state, tasks) if slot not in state.running else None

@@ -162,19 +162,17 @@ def run_toy(
     write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
-    beside: list[Job] = [
-        *open_recipes(AUDIO, overrides),
-        HeldOutClips(world, train_clips),
-        FeaturesJob(
-            "features of held-out clips",
-            folder / "features",
-            EVALUATION,
-            (where,),
-            report="held_out.json",
-        ),
-    ]
+    beside: list[Job] = [*open_recipes(AUDIO, overrides), HeldOutClips(world, train_clips)]
+    # What is left of them when the lanes are done, the evaluation computes on both cores.
+    ahead = FeaturesJob(
+        "features of held-out clips",
+        folder / "features",
+        EVALUATION,
+        (where,),
+        report="held_out.json",
+    )
     stage_1, stage_2 = open_recipes(VISION, overrides)
-    run_lanes([[stage_1], beside], verbs=verbs)
+    run_lanes([[stage_1], beside], verbs=verbs, spare=[ahead])
     together = [stage_2, *open_recipes(JOINT, overrides)]
     run_lanes([together], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     verbs.call(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)

@@ -255,7 +255,7 @@ def build_optimizer(
     GPU; on the CPU one kernel for a parameter takes a sixth of the time.
     """
     groups = param_groups(model, weight_decay=run.weight_decay, scales=scales)
-    kinds = {parameter.device.type for group in groups for parameter in group["params"]}
+    kinds = {p.device.type for p in model.parameters() if p.requires_grad}
     fused = True if kinds == {"cpu"} else None
     return torch.optim.AdamW(groups, lr=run.init_lr, betas=(0.9, run.beta2), fused=fused)
 

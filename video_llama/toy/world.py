@@ -110,13 +110,16 @@ def write_world(
     clips = {split: plan.clips(split, counts=counts, seed=seed) for split in CLIP_SPLITS}
     stills = {s: plan.still_scenes(s, counts=counts, seed=seed) for s in LEARNED_SPLITS}
     voices = plan.voices(counts=counts, seed=seed)
-    if not (folder / SCENES).exists():
-        for split in QUESTION_SPLITS:
-            _write_questions(folder / "questions" / split, clips=clips[split], seed=seed)
-        _write_annotations(folder, clips=clips, stills=stills, voices=voices)
+
+    def write_texts() -> None:
+        if not (folder / SCENES).exists():
+            for split in QUESTION_SPLITS:
+                _write_questions(folder / "questions" / split, clips=clips[split], seed=seed)
+            _write_annotations(folder, clips=clips, stills=stills, voices=voices)
+
     now = {split: group for split, group in clips.items() if split not in later}
     jobs = list(_media_jobs(folder, clips=now, stills=stills, voices=voices))
-    _run(jobs, num_workers=num_workers)
+    _run(jobs, num_workers=num_workers, meanwhile=write_texts)
     _write_json(manifest, {**arguments, "finished": not later})
     get_logger().info("%s: %d clips are there", folder, sum(map(len, now.values())))
     return World(folder, seed, counts)
@@ -193,14 +196,21 @@ def _write_questions(folder: Path, *, clips: Sequence[Clip], seed: int) -> None:
             _write_json(folder / streams / "ceilings.json", ceilings)
 
 
-def _run(jobs: Sequence[_Job], *, num_workers: int) -> None:
-    """Do the jobs whose target is missing, in several processes, and show how far they are."""
+def _run(jobs: Sequence[_Job], *, num_workers: int, meanwhile: Callable[[], None]) -> None:
+    """Do the jobs whose target is missing, in several processes, and show how far they are.
+
+    Args:
+        jobs: of this call.
+        num_workers: processes beside this one; 1 works in this one.
+        meanwhile: is done here while the others work.
+    """
     missing = [job for job in jobs if not job.target.exists()]
     columns = (TextColumn("toy world"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("files", total=sum(job.size for job in jobs))
         progress.advance(bar, sum(job.size for job in jobs if job.target.exists()))
         if num_workers == 1:
+            meanwhile()
             for job in missing:
                 job.write()
                 progress.advance(bar, job.size)
@@ -209,6 +219,7 @@ def _run(jobs: Sequence[_Job], *, num_workers: int) -> None:
         with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
             sizes = {pool.submit(job.write): job.size for job in missing}
             try:
+                meanwhile()
                 for future in as_completed(sizes):
                     future.result()
                     progress.advance(bar, sizes[future])
