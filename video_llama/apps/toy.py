@@ -83,13 +83,11 @@ def main(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    start = time.perf_counter()
+    from video_llama.apps.toy_run import run_toy
     from video_llama.apps.verb_processes import Verbs
 
-    start = time.perf_counter()
     with Verbs() as verbs:
-        # Imported while the other process imports: seconds, one core each.
-        from video_llama.apps.toy_run import run_toy
-
         run_toy(
             args.out,
             seed=args.seed,

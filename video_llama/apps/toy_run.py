@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,10 @@ from rich.console import Console
 
 from video_llama.apps.features_job import FeaturesJob
 from video_llama.apps.lanes import Job, run_lanes
-from video_llama.apps.loading import load_chat
-from video_llama.apps.report import write_report
 from video_llama.apps.run_progress import done_steps, kept_steps
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.config import load
 from video_llama.common.schema import Config
-from video_llama.conversation.chat import Chat
 from video_llama.runners.epochs import num_steps
 from video_llama.toy import questions
 from video_llama.toy.codec import encode_mp4
@@ -159,10 +157,13 @@ def run_toy(
         VideoLlamaError: a step failed; the end of its log is shown.
     """
     world = folder / "world"
-    write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
-    beside: list[Job] = [*open_recipes(AUDIO, overrides), HeldOutClips(world, train_clips)]
+    with ThreadPoolExecutor(1) as thread:
+        # The first recipe that is opened imports every part there is; other processes draw clips.
+        opening = thread.submit(open_recipes, (*AUDIO, *VISION, *JOINT), overrides)
+        write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
+    audio_1, audio_2, vision_1, vision_2, joint = opening.result()
     # What is left of them when the lanes are done, the evaluation computes on both cores.
     ahead = FeaturesJob(
         "features of held-out clips",
@@ -171,11 +172,12 @@ def run_toy(
         (where,),
         report="held_out.json",
     )
-    stage_1, stage_2 = open_recipes(VISION, overrides)
-    run_lanes([[stage_1], beside], verbs=verbs, spare=[ahead])
-    together = [stage_2, *open_recipes(JOINT, overrides)]
-    run_lanes([together], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
+    beside: list[Job] = [audio_1, audio_2, HeldOutClips(world, train_clips)]
+    run_lanes([[vision_1], beside], verbs=verbs, spare=[ahead])
+    run_lanes([[vision_2, joint]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     verbs.call(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
+    from video_llama.apps.report import write_report  # late: the world needs none of it
+
     report = folder / "report.html"
     write_report([folder], out=report, title="The toy world")
     ask_about_fresh_clip(folder, options=(where,), console=console)
@@ -205,13 +207,16 @@ def open_recipes(
 
 def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Console) -> None:
     """Write a clip that is in no data set, and ask the trained model three questions about it."""
+    from video_llama.apps.loading import load_chat  # likewise
+
     scene = fresh_scene()
     path = folder / "fresh.mp4"
     clip = encode_mp4(
         render_clip(scene), frames_per_s=FRAMES_PER_S, waveform=synthesize(scene.sound)
     )
     path.write_bytes(clip)
-    chat: Chat = load_chat(EVALUATION, options=options)
+    # The file is our own: nothing has to be decoded in a process apart.
+    chat = load_chat(EVALUATION, options=(*options, "run.decode_timeout_s=null"))
     console.print(f"\nA clip nobody has seen: {path}")
     for question in questions.ask(scene):
         if question.kind in FRESH_KINDS:
