@@ -95,3 +95,10 @@ def test_what_was_forked_does_not_outlive_its_verbs(tmp_path, monkeypatch):
     while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+def test_verbs_are_started_afresh_when_what_they_are_forked_from_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(verb_processes, "PRELOADED", "video_llama.apps.no_such_module")
+    with Verbs(warm=True) as verbs:
+        assert run(verbs, "--version", log=tmp_path / "log")[0] == 0
+        assert run(verbs, "--version", log=tmp_path / "log")[0] == 0

@@ -25,6 +25,7 @@ from typing import Protocol
 from video_llama.apps.devices import available_devices
 from video_llama.apps.main import main
 from video_llama.common.errors import VideoLlamaError
+from video_llama.common.logger import get_logger
 from video_llama.processors.nursery import Child, Nursery
 
 PRELOADED = "video_llama.apps.preloaded"
@@ -152,13 +153,15 @@ class Verbs:
         """Start a verb in a session of its own.
 
         Ctrl-C then reaches this process alone, which asks every verb once.
-
-        Raises:
-            OSError: it cannot be started.
         """
         if self._nursery is not None:
-            # Files need not be kept open: what a nursery forks dies with this process.
-            return _Forked(self._nursery.start(call))
+            try:
+                # Files need not be kept open: what a nursery forks dies with this process.
+                return _Forked(self._nursery.start(call))
+            except OSError as error:
+                get_logger().warning("verbs are started afresh from here on: %s", error)
+                self._nursery.kill()
+                self._nursery = None
         return _start_afresh(call)
 
     def call(self, words: Sequence[str], *, num_ranks: int = 1) -> None:
