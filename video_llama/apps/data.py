@@ -112,9 +112,9 @@ def main(args: argparse.Namespace) -> int:
         work = compute_features(config, names=names, report=args.report)
         if is_main():
             show_work(work)
-        if work.num_done < work.num_files:
+        if work.is_stopped:
             return 128 + signal.SIGINT
-        return 1 if work.broken else 0
+        return 1 if work.num_broken else 0
     if args.every < 1 or (args.limit is not None and args.limit < 1):
         raise ConfigError("--every, --limit: must be at least 1")
     if args.jobs is not None and args.jobs < 0:

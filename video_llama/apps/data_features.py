@@ -50,18 +50,22 @@ class Work:
         num_files: pictures, clips and sounds, each span of a file once.
         num_computed: now.
         num_found: in the cache before.
-        broken: why the others cannot be used, by path.
+        num_broken: cannot be used.
+        broken: why, by path.
+        is_stopped: it was asked to stop before all were done.
     """
 
     num_files: int = 0
     num_computed: int = 0
     num_found: int = 0
+    num_broken: int = 0
+    is_stopped: bool = False
     broken: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_done(self) -> int:
         """Files that need no more work."""
-        return self.num_computed + self.num_found + len(self.broken)
+        return self.num_computed + self.num_found + self.num_broken
 
 
 def compute_features(config: Config, *, names: Sequence[str], report: Path | None = None) -> Work:
@@ -98,6 +102,8 @@ def compute_features(config: Config, *, names: Sequence[str], report: Path | Non
     for part in parts:
         total.num_computed += part.num_computed
         total.num_found += part.num_found
+        total.num_broken += part.num_broken
+        total.is_stopped |= part.is_stopped
         total.broken |= part.broken
     if is_main() and report is not None:
         _write(report, total)
@@ -174,14 +180,18 @@ def _fill(
     try:
         with StopRequest() as request:
             shown = _shown(loader, total=len(media), world=world)
-            for loaded in request.until_asked(shown):
+            for loaded in shown:
                 if isinstance(loaded, MediaError):
+                    work.num_broken += 1
                     work.broken[loaded.path or ""] = loaded.reason
-                    continue
-                _keep(loaded, heads=heads, cache=cache, work=work)
+                else:
+                    _keep(loaded, heads=heads, cache=cache, work=work)
                 if report is not None and is_main() and time.monotonic() - saved_s > SAVE_S:
                     _write(report, work)
                     saved_s = time.monotonic()
+                if request.received is not None:
+                    work.is_stopped = work.num_done < len(media)
+                    break
     finally:
         cache.flush()
     return work
@@ -249,5 +259,5 @@ def show_work(work: Work) -> None:
         console.print(f"{path}: {reason}", highlight=False, soft_wrap=True)
     console.print(
         f"{work.num_files:,} files: {work.num_computed:,} computed, {work.num_found:,} were there, "
-        f"{len(work.broken):,} cannot be used"
+        f"{work.num_broken:,} cannot be used"
     )

@@ -107,17 +107,18 @@ def main(args: argparse.Namespace) -> int:
         environments = open_slots(
             kinds=_device_kinds(opened), num_parallel=args.parallel, num_ranks=args.ranks
         )
-        slots = Slots(environments, num_ranks=args.ranks, kept_open=(lock,))
-        return _run(opened, only=only, slots=slots, console=console)
+        slots = Slots(environments, num_ranks=args.ranks)
+        return _run(opened, only=only, slots=slots, lock=lock, console=console)
 
 
-def _run(opened: Opened, *, only: set[str], slots: Slots, console: Console) -> int:
+def _run(opened: Opened, *, only: set[str], slots: Slots, lock: int, console: Console) -> int:
     """Do what is left of some cells and report on all."""
     text = yaml.safe_dump(_plain(opened.experiment), sort_keys=False, allow_unicode=True)
     (opened.out / RESOLVED_FILE).write_text(text, encoding="utf-8")
     wanted = [chain for chain in opened.chains if chain.cell.name in only]
     work = plan_work(wanted, facts=opened.facts, logs=opened.out / "logs")
-    failed = do_work(work, wanted, slots=slots, keeps_all=opened.experiment.keep == "all")
+    keeps_all = opened.experiment.keep == "all"
+    failed = do_work(work, wanted, slots=slots, keeps_all=keeps_all, lock=lock)
     is_whole = report(opened, only=only, failed=failed, console=console)
     return 0 if is_whole else 1
 

@@ -78,7 +78,7 @@ def plan_work(chains: Sequence[Chain], *, facts: FactsOf, logs: Path) -> Work:
 
 
 def do_work(
-    work: Work, chains: Sequence[Chain], *, slots: Slots, keeps_all: bool
+    work: Work, chains: Sequence[Chain], *, slots: Slots, keeps_all: bool, lock: int
 ) -> dict[Path, str]:
     """Do what is left; what fails takes only those that need it with it.
 
@@ -87,6 +87,7 @@ def do_work(
         chains: those it is of.
         slots: where runs compute.
         keeps_all: else a run keeps one checkpoint once its chain is done.
+        lock: file that stays open as long as any run.
 
     Returns:
         Why runs failed or were left out, by their folder.
@@ -106,7 +107,7 @@ def do_work(
             if not keeps_all:
                 _prune([chain for chain in chains if run in chain.runs])
 
-    with Verbs() as verbs:
+    with Verbs(warm=None if work.tasks else False, kept_open=(lock,)) as verbs:
         failed = run_tasks(
             work.tasks,
             slots=slots,

@@ -7,19 +7,15 @@ can save; asked a second time, the jobs are killed.
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 from video_llama.apps.lanes_board import Board
-from video_llama.apps.verb_processes import Call, VerbProcess, Verbs
+from video_llama.apps.stopping import VerbProcess, stop, stoppable
+from video_llama.apps.verb_processes import Call, Verbs
 from video_llama.common.errors import VideoLlamaError
 
 POLL_S = 0.2
@@ -67,7 +63,8 @@ class Task:
         bar: name of its bar; several tasks may share one.
         after: positions of the tasks that must be done before.
         fine: exit codes that are no failure.
-        is_spare: asked to stop, or never started, once nothing else is left to do.
+        is_spare: asked to stop, or never started, once nothing else is left to do; that it fails
+            ends nothing else.
     """
 
     job: Job
@@ -84,12 +81,10 @@ class Slots:
     Attributes:
         environments: one for every task that may run at the same time; added to this process's.
         num_ranks: processes of a task, one thread each.
-        kept_open: files that live as long as any task, e.g. a lock.
     """
 
     environments: Sequence[Mapping[str, str]]
     num_ranks: int = 1
-    kept_open: tuple[int, ...] = ()
 
 
 @dataclass
@@ -165,7 +160,7 @@ def run_tasks(
         VideoLlamaError: a task failed and the others were not to go on.
     """
     state = _State(waiting=list(range(len(tasks))))
-    with _stoppable(), Board([task.bar for task in tasks]) as board:
+    with stoppable(), Board([task.bar for task in tasks]) as board:
         try:
             while any(not tasks[position].is_spare for position in state.left):
                 _leave_out(state, tasks, board=board)
@@ -188,13 +183,13 @@ def run_tasks(
                         state.done.add(position)
                         on_done(position)
                         board.finish(position)
-                    elif keeps_going:
+                    elif keeps_going or tasks[position].is_spare:
                         state.failed[position] = failure
                         board.fail(position, failure)
                     else:
                         raise VideoLlamaError(failure)
         finally:
-            _stop([process for _, process in state.running.values()])
+            stop([process for _, process in state.running.values()])
     return state.failed
 
 
@@ -215,55 +210,6 @@ def _leave_out(state: _State, tasks: Sequence[Task], *, board: Board) -> None:
             board.fail(position, state.failed[position])
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C, so that what was started is stopped too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(processes: Sequence[VerbProcess]) -> None:
-    """Ask processes to save and end, and wait for them."""
-    for process in processes:
-        process.terminate()
-    try:
-        for process in processes:
-            process.wait()
-    except KeyboardInterrupt:
-        running = [process.pid for process in processes if process.poll() is None]
-        everyone = _with_descendants(running)
-        for kill, pids in ((os.killpg, running), (os.kill, everyone)):  # a job leads a group
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    kill(pid, signal.SIGKILL)
-        for process in processes:
-            process.wait()
-        raise
-
-
-def _with_descendants(pids: list[int]) -> list[int]:
-    """Return processes and all below them; torchrun gives every rank a session of its own.
-
-    Where the kernel does not list children (it is Linux that does), the processes alone.
-    """
-    found = list(pids)
-    for pid in found:  # grows while it is walked
-        for file in Path(f"/proc/{pid}/task").glob("*/children"):
-            with suppress(OSError):
-                found.extend(map(int, file.read_text().split()))
-    return found
-
-
 def _start(job: Job, *, slots: Slots, slot: int, verbs: Verbs) -> VerbProcess:
     """Start a job; what it says goes into its folder's console.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +219,6 @@ def _start(job: Job, *, slots: Slots, slot: int, verbs: Verbs) -> VerbProcess:
             num_ranks=slots.num_ranks,
             log=job.folder / CONSOLE_LOG,
             environment=slots.environments[slot],
-            kept_open=slots.kept_open,
         )
     )
 
@@ -285,5 +230,6 @@ def _failure(task: Task, process: VerbProcess) -> str | None:
     if code in task.fine and job.kept() >= job.size:
         return None
     log = job.folder / CONSOLE_LOG
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:])
+    said = log.read_text(errors="replace") if log.exists() else ""
+    tail = "\n".join(said.splitlines()[-NUM_LOG_LINES:])
     return f"{job.name}: exit code {code}; the end of {log}:\n{tail}"

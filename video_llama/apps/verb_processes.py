@@ -3,7 +3,7 @@
 A fresh interpreter needs seconds to import torch and transformers, more than many a verb then
 works. `Verbs` imports them once, in a nursery, and forks a process for every verb. What computes
 on a GPU is started afresh, as by hand: a driver that anything has asked for a device while it was
-imported does not survive a fork.
+imported does not survive a fork. So is everything where the system is not Linux.
 """
 
 from __future__ import annotations
@@ -13,41 +13,24 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
-from types import TracebackType
-from typing import Protocol
+from types import FrameType, TracebackType
 
 from video_llama.apps.devices import available_devices
 from video_llama.apps.main import main
+from video_llama.apps.stopping import VerbProcess, stop, stoppable
 from video_llama.common.errors import VideoLlamaError
 from video_llama.common.logger import get_logger
 from video_llama.processors.nursery import Child, Nursery
 
 PRELOADED = "video_llama.apps.preloaded"
-TAKEN_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that a nursery ignores and a verb does not."""
-
-
-class VerbProcess(Protocol):
-    """A running verb; `subprocess.Popen` is one."""
-
-    @property
-    def pid(self) -> int:
-        """Of the process, which leads a group."""
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs; minus the number of a signal."""
-
-    def wait(self) -> int:
-        """Return the exit code once there is one."""
-
-    def terminate(self) -> None:
-        """Ask it to save and end."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +39,23 @@ class Call:
 
     Attributes:
         words: of its command line.
-        num_ranks: more than one are started by torchrun.
+        num_ranks: processes that make one run.
         log: file that all it says is added to; None for this console.
-        environment: added to this process's.
-        kept_open: files that live as long as the process, e.g. a lock.
+        environment: added to that of this process when its `Verbs` were made.
     """
 
     words: Sequence[str]
     num_ranks: int = 1
     log: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    kept_open: tuple[int, ...] = ()
+
+    def prepare(self) -> None:
+        """Be asked to stop like any process; in a child of a nursery, before it is known of."""
+        os.setsid()
+        _take_signals()
 
     def __call__(self, connection: socket) -> int:
         """Run the verb in a child of a nursery; return its exit code."""
-        os.setsid()
-        for number in TAKEN_BACK:
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(self.environment)
         if self.log is not None:
             with self.log.open("ab") as log:
@@ -81,61 +63,89 @@ class Call:
                     os.dup2(log.fileno(), stream.fileno())
         sys.argv = ["video-llama", *self.words]
         try:
-            code = main(self.words) if self.num_ranks == 1 else self._run_ranks()
+            return main(self.words) if self.num_ranks == 1 else self._run_ranks()
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        # Data workers end here, and what is still to be said is said; a nursery's child would not.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        return code
+            return end.code if isinstance(end.code, int) else 1
+        finally:
+            # As at the end of an interpreter, which a nursery's child never comes to.
+            for thread in threading.enumerate():
+                if thread is not threading.main_thread() and not thread.daemon:
+                    thread.join()
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
 
     def _run_ranks(self) -> int:
-        """Run ranks as torchrun does, but forked from this process."""
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+        """Run the ranks of one machine; the first that fails ends the others."""
+        from torch.distributed.elastic.utils.distributed import get_free_port
+        from torch.multiprocessing.spawn import (
+            ProcessExitedException,
+            ProcessRaisedException,
+            start_processes,
+        )
 
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=self.num_ranks,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
+        ranks = start_processes(
+            _be_rank,
+            args=(self, get_free_port()),
+            nprocs=self.num_ranks,
+            join=False,
             start_method="fork",
         )
+
+        def hand_on(number: int, frame: FrameType | None) -> None:
+            for process in ranks.processes:
+                process.terminate()
+
+        signal.signal(signal.SIGTERM, hand_on)
         try:
-            elastic_launch(config, _be_rank)(self.words)
-        except ChildFailedError as error:
+            while not ranks.join():
+                pass
+        except (ProcessExitedException, ProcessRaisedException) as error:
             print(error, file=sys.stderr)
             return 1
         return 0
 
 
-def _be_rank(words: Sequence[str]) -> None:
-    """Run a verb in one of several ranks; a rank that fails ends the others."""
-    for number in TAKEN_BACK:
-        # Those of the process that started the ranks are no affair of theirs.
-        signal.signal(number, signal.SIG_DFL)
-    code = main(words)
+def _be_rank(rank: int, call: Call, port: int) -> None:
+    """Be one of several ranks; what torchrun tells a process stands in its environment.
+
+    Args:
+        rank: this one.
+        call: what all do.
+        port: that rank zero listens at.
+    """
+    _take_signals()
+    size = str(call.num_ranks)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    code = main(call.words)
     sys.stdout.flush()
     if code:
         sys.exit(code)
 
 
+def _take_signals() -> None:
+    """Let signals do what they do to a process nobody has told otherwise."""
+    for number in ASKING:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Verbs:
-    """Starts verbs; used as a context, it imports what they need once.
+    """Starts verbs; used as a context, whatever it forked ends with it.
 
     Args:
         warm: fork them from a process that has imported everything; else they are started afresh.
-            None decides by whether there is anything but a CPU.
+            None forks on Linux without a GPU.
+        kept_open: files that live as long as any of them, e.g. a lock.
     """
 
-    def __init__(self, *, warm: bool | None = None) -> None:
+    def __init__(self, *, warm: bool | None = None, kept_open: tuple[int, ...] = ()) -> None:
         if warm is None:
-            warm = set(available_devices()) <= {"cpu"}
-        self._nursery = Nursery(PRELOADED) if warm else None
+            warm = sys.platform.startswith("linux") and set(available_devices()) <= {"cpu"}
+        self._kept_open = kept_open
+        self._nursery = Nursery(PRELOADED, kept_open=kept_open) if warm else None
+        self._forks = warm
 
     def __enter__(self) -> Verbs:
         return self
@@ -147,22 +157,22 @@ class Verbs:
         where: TracebackType | None,
     ) -> None:
         if self._nursery is not None:
-            self._nursery.close()
+            # It may not listen yet, importing; it has nothing to save.
+            self._nursery.kill()
 
     def start(self, call: Call) -> VerbProcess:
         """Start a verb in a session of its own.
 
         Ctrl-C then reaches this process alone, which asks every verb once.
         """
-        if self._nursery is not None:
+        if self._nursery is not None and self._forks:
             try:
-                # Files need not be kept open: what a nursery forks dies with this process.
                 return _Forked(self._nursery.start(call))
             except OSError as error:
+                # The nursery stays: it may still have children.
                 get_logger().warning("verbs are started afresh from here on: %s", error)
-                self._nursery.kill()
-                self._nursery = None
-        return _start_afresh(call)
+                self._forks = False
+        return self._start_afresh(call)
 
     def call(self, words: Sequence[str], *, num_ranks: int = 1) -> None:
         """Run a verb on this console.
@@ -170,15 +180,28 @@ class Verbs:
         Raises:
             VideoLlamaError: it failed.
         """
-        process = self.start(Call(words, num_ranks=num_ranks))
-        try:
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+        with stoppable():
+            process = self.start(Call(words, num_ranks=num_ranks))
+            try:
+                code = process.wait()
+            finally:
+                stop([process])
         if code:
             raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
+
+    def _start_afresh(self, call: Call) -> VerbProcess:
+        """Start a verb in a fresh interpreter that keeps to one core."""
+        environment = {**os.environ, **call.environment, "OMP_NUM_THREADS": "1"}
+        command = command_line(call.words, num_ranks=call.num_ranks)
+        with (call.log or Path(os.devnull)).open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdout=None if call.log is None else log,
+                stderr=None if call.log is None else subprocess.STDOUT,
+                env=environment,
+                pass_fds=self._kept_open,
+                start_new_session=True,
+            )
 
 
 class _Forked:
@@ -207,25 +230,6 @@ class _Forked:
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
-
-
-def _start_afresh(call: Call) -> VerbProcess:
-    """Start a verb in a fresh interpreter that keeps to one core."""
-    environment = {**os.environ, **call.environment, "OMP_NUM_THREADS": "1"}
-    command = command_line(call.words, num_ranks=call.num_ranks)
-    if call.log is None:
-        return subprocess.Popen(
-            command, env=environment, pass_fds=call.kept_open, start_new_session=True
-        )
-    with call.log.open("ab") as log:
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=call.kept_open,
-            start_new_session=True,
-        )
 
 
 def command_line(words: Sequence[str], *, num_ranks: int) -> list[str]:

@@ -124,6 +124,7 @@ class VideoLLM(Pretrained):
         Returns:
             Cross entropy summed over supervised tokens, with the counts to normalise by.
         """
+        assert batch.beginnings is None, "beginnings are for `generate` and `score`"
         outputs = self._run_branches(batch.media)
         embeds = self.embed(batch, outputs)
         loss = self.decoder.loss(

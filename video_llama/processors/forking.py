@@ -24,7 +24,10 @@ from typing import NoReturn
 from video_llama.processors.wire import receive_message, send_message
 
 Target = Callable[[socket.socket], int | None]
-"""What a child does with its end of a socket, and its exit code; sent to it by pickle."""
+"""What a child does with its end of a socket, and its exit code; sent to it by pickle.
+
+If it has a method `prepare`, that is called before anybody knows of the child.
+"""
 
 PR_SET_PDEATHSIG = 1
 """Of linux/prctl.h."""
@@ -68,7 +71,14 @@ def run(control: socket.socket) -> NoReturn:
                     os.kill(pid, signal.SIGKILL)
                 os._exit(0)
             theirs, status = descriptors
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:
+                # No room for another process: those that are there go on.
+                traceback.print_exc()
+                os.close(theirs)
+                os.close(status)
+                continue
             if pid == 0:
                 for descriptor in (control.fileno(), woken, wake, status, *statuses.values()):
                     os.close(descriptor)
@@ -99,6 +109,7 @@ def _be_child(connection: socket.socket) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         die_with(os.getppid())
         target: Target = pickle.loads(receive_message(connection).content)
+        getattr(target, "prepare", lambda: None)()
         send_message(connection, STATUS.pack(os.getpid()))
         code = target(connection) or 0
     except Exception:

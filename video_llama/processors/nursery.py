@@ -98,9 +98,10 @@ class Nursery:
     Args:
         preloaded: module that a fresh interpreter shall import before it forks; None forks this
             process if it has one thread.
+        kept_open: files that a fresh interpreter and all it forks keep open.
     """
 
-    def __init__(self, preloaded: str | None = None) -> None:
+    def __init__(self, preloaded: str | None = None, *, kept_open: Sequence[int] = ()) -> None:
         self._owner = os.getpid()
         self._control, theirs = socket.socketpair()
         self._program: subprocess.Popen[bytes] | None = None
@@ -112,7 +113,7 @@ class Nursery:
             words.append(preloaded or PRELOADED)
             self._program = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-c", PROGRAM, *words, json.dumps(sys.path)],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *kept_open],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
