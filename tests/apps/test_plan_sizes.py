@@ -200,7 +200,7 @@ def test_a_small_run_fits_and_its_costs_are_shown(capsys):
     assert main(["plan", *words]) == 0
     said = capsys.readouterr().out
     assert "fits" in said
-    assert "2,000 optimizer steps" in said
+    assert "1,760 optimizer steps" in said
     assert "not measured" in said
 
 
