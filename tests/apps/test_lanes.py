@@ -109,21 +109,6 @@ def test_spare_jobs_fill_the_time_until_the_lanes_are_done(tmp_path):
     assert not (tmp_path / "never.done").exists()
 
 
-def test_behind_an_empty_lane_spare_jobs_run_beside_ranks_with_the_lowest_priority(tmp_path):
-    waits = (
-        f"import os, time\nwhile not os.path.exists('{tmp_path}/beside.done'): time.sleep(0.02)\n"
-        + WRITE
-    )
-    tell = (
-        "import os, time\n"
-        "while not os.getpriority(os.PRIO_PROCESS, 0): time.sleep(0.02)\n"
-        "open('{}', 'w').write(str(os.getpriority(os.PRIO_PROCESS, 0)))"
-    )
-    beside = Line("beside", tmp_path, tell)
-    run_lanes([[Line("ranks", tmp_path, waits)], []], verbs=AFRESH, spare=[beside], num_ranks=2)
-    assert beside.file.read_text() == "19"
-
-
 def test_jobs_at_the_same_time_are_in_places_of_their_own(tmp_path):
     tell = "import os, time; time.sleep(0.3); open('{}', 'w').write(os.environ['PLACE'])"
     tasks = [task(Line(name, tmp_path, tell)) for name in ("a", "b", "c")]

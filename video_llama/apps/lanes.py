@@ -7,10 +7,8 @@ can save; asked a second time, the jobs are killed.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +21,6 @@ from video_llama.common.errors import VideoLlamaError
 POLL_S = 0.2
 NUM_LOG_LINES = 15
 CONSOLE_LOG = "console.log"
-LOWEST_PRIORITY = 19
 
 
 class Job(Protocol):
@@ -66,8 +63,8 @@ class Task:
         bar: name of its bar; several tasks may share one.
         after: positions of the tasks that must be done before.
         fine: exit codes that are no failure.
-        is_spare: one process of the lowest priority; asked to stop, or never started, once nothing
-            else is left to do. That it fails ends nothing else.
+        is_spare: asked to stop, or never started, once nothing else is left to do; that it fails
+            ends nothing else.
     """
 
     job: Job
@@ -119,8 +116,7 @@ def run_lanes(
     Args:
         lanes: each lane's jobs go one after the other; those that are finished are left out.
         verbs: starts them.
-        spare: jobs behind the last lane, which may be empty, that only fill the time until all
-            lanes are done.
+        spare: jobs behind the last lane that only fill the time until all lanes are done.
         num_parallel: jobs at the same time.
         num_ranks: processes of a job, one thread each.
 
@@ -173,7 +169,7 @@ def run_tasks(
                     if position is not None:
                         on_start(position)
                         state.waiting.remove(position)
-                        process = _start(tasks[position], slots=slots, slot=slot, verbs=verbs)
+                        process = _start(tasks[position].job, slots=slots, slot=slot, verbs=verbs)
                         state.running[slot] = (position, process)
                 time.sleep(POLL_S)
                 for slot, (position, process) in list(state.running.items()):
@@ -214,22 +210,17 @@ def _leave_out(state: _State, tasks: Sequence[Task], *, board: Board) -> None:
             board.fail(position, state.failed[position])
 
 
-def _start(task: Task, *, slots: Slots, slot: int, verbs: Verbs) -> VerbProcess:
-    """Start a task; what it says goes into its folder's console.log."""
-    job, num_ranks = task.job, 1 if task.is_spare else slots.num_ranks
+def _start(job: Job, *, slots: Slots, slot: int, verbs: Verbs) -> VerbProcess:
+    """Start a job; what it says goes into its folder's console.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    process = verbs.start(
+    return verbs.start(
         Call(
-            job.words(num_ranks=num_ranks),
-            num_ranks=num_ranks,
+            job.words(num_ranks=slots.num_ranks),
+            num_ranks=slots.num_ranks,
             log=job.folder / CONSOLE_LOG,
             environment=slots.environments[slot],
         )
     )
-    if task.is_spare:
-        with suppress(ProcessLookupError):  # it may have ended
-            os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST_PRIORITY)
-    return process
 
 
 def _failure(task: Task, process: VerbProcess) -> str | None:

@@ -164,8 +164,7 @@ def run_toy(
         opening = thread.submit(open_recipes, (*AUDIO, *VISION, *JOINT), overrides)
         write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     audio_1, audio_2, vision_1, vision_2, joint = opening.result()
-    # While a core is idle, which it also is when one rank waits for the other; the evaluation
-    # computes what is left.
+    # What is left of them when the lanes are done, the evaluation computes on both cores.
     ahead = FeaturesJob(
         "features of held-out clips",
         folder / "features",
@@ -175,7 +174,7 @@ def run_toy(
     )
     beside: list[Job] = [audio_1, audio_2, HeldOutClips(world, train_clips)]
     run_lanes([[vision_1], beside], verbs=verbs, spare=[ahead])
-    run_lanes([[vision_2, joint], []], verbs=verbs, spare=[ahead], num_ranks=NUM_RANKS)
+    run_lanes([[vision_2, joint]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     verbs.call(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
     from video_llama.apps.report import write_report  # late: the world needs none of it
 
