@@ -3,8 +3,8 @@
 Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
 held-out clips, writes the report, and asks three questions about a clip nobody has seen. Captions
 of the vision branch are learnt beside the whole audio branch, one core each, with what can be done
-of the held-out clips behind the latter; what comes after takes two ranks under torchrun. Whatever
-is finished is kept: a second call is quick, and a killed one goes on where it was.
+of the held-out clips behind the latter; what comes after takes two ranks. Whatever is finished is
+kept: a second call is quick, and a killed one goes on where it was.
 """
 
 from __future__ import annotations
