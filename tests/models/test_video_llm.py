@@ -246,6 +246,7 @@ def test_scores_behind_prompts_are_the_losses_of_both_in_one(rows):
     )
     assert scored.sample_targets.tolist() == [3] * len(rows)
     torch.testing.assert_close(scored.loss_sum, scored.sample_loss.sum())
+    assert scored.frontier.keys() == expected.frontier.keys()
 
 
 def test_only_a_prompt_with_its_own_continuation_must_fit_the_context():

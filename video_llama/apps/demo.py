@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from video_llama.apps.generation_flags import add_generation_arguments, with_arguments
 from video_llama.apps.opening import open_config
+from video_llama.apps.stopping import stoppable
 from video_llama.apps.talk import add_talk_arguments, open_chat
 from video_llama.apps.votes import VoteLog
 from video_llama.common.errors import ConfigError
@@ -73,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     name = model_name(args)
     chat = open_chat(args, limits=limits_of(args), decode_timeout_s=args.decode_timeout_s)
     chat.settings = with_arguments(chat.settings, args)
-    with served(chat, model=name, votes=votes) as page, ended_by_sigterm():
+    with served(chat, model=name, votes=votes) as page, stoppable():
         try:
             launch(
                 page, host=args.host, port=args.port, share=args.share,
@@ -212,17 +211,3 @@ def launch(
         ssr_mode=False,
     )
     return str(url)
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let the signal that service managers send end us like Ctrl-C, so that files are removed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

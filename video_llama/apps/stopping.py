@@ -31,7 +31,7 @@ class VerbProcess(Protocol):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C, so that what was started is stopped too."""
+    """Take SIGTERM for Ctrl-C, so that what was started is stopped and files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

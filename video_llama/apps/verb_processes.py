@@ -216,14 +216,16 @@ class _Forked:
         return self._child.pid
 
     def poll(self) -> int | None:
-        if self._exit_code is None and self._child.has_ended(patience_s=0.0):
-            self._exit_code = self._child.exit_code()
-        return self._exit_code
+        return self._poll(patience_s=0.0)
 
     def wait(self) -> int:
-        if self._exit_code is None and self._child.has_ended(patience_s=None):
+        code = self._poll(patience_s=None)
+        assert code is not None
+        return code
+
+    def _poll(self, *, patience_s: float | None) -> int | None:
+        if self._exit_code is None and self._child.has_ended(patience_s=patience_s):
             self._exit_code = self._child.exit_code()
-        assert self._exit_code is not None
         return self._exit_code
 
     def terminate(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -145,20 +146,22 @@ class VideoLLM(Pretrained):
             rows: of each continuation, the row of the prompt it belongs to.
 
         Returns:
-            The losses that `forward` gives for prompts and continuations in one.
+            What `forward` gives for prompts and continuations in one, sample by sample.
 
         Raises:
             ContextOverflow: a prompt and its continuation are longer than the decoder's context.
         """
+        frontier: dict[str, Tensor] = {}
         rest = replace(continuations, beginnings=Beginnings(prompts, rows))
-        cache, mask = read_beginnings(self.decoder, rest, embed=self._embed_prompts)
+        embed = partial(self._embed_prompts, frontier=frontier)
+        cache, mask = read_beginnings(self.decoder, rest, embed=embed)
         loss = self.decoder.loss(
             self.decoder.embed(continuations.input_ids.to(self.device)),
             attention_mask=mask,
             labels=continuations.labels.to(self.device),
             cache=cache,
         )
-        return sum_up(loss, size=len(rows), frontier={})
+        return sum_up(loss, size=len(rows), frontier=frontier)
 
     def embed(self, batch: Batch, outputs: Mapping[str, BranchOutput]) -> Tensor:
         """Embed the text and write every item's tokens into its slots.
@@ -215,12 +218,9 @@ class VideoLLM(Pretrained):
             Per item float[S, H], S decoder positions.
         """
         takers = {kind: b for b in self._branches().values() for kind in b.config.media}
-        tokens = []
-        for item in items:
-            row = to_device(row_of(item), self.device)
-            features = takers[item.kind](row).features
-            tokens.append(features.tokens[features.mask])
-        return tokens
+        rows = ((item.kind, to_device(row_of(item), self.device)) for item in items)
+        features = (takers[kind](row).features for kind, row in rows)
+        return [one.tokens[one.mask] for one in features]
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -281,9 +281,12 @@ class VideoLLM(Pretrained):
         """
         return answer_prompts(self.decoder, prompts, settings=settings, stop=stop)
 
-    def _embed_prompts(self, batch: Batch) -> Tensor:
-        """Embed prompts, or parts of them; without media no branch has to run."""
-        return self.embed(batch, self._run_branches(batch.media) if batch.items else {})
+    def _embed_prompts(self, batch: Batch, *, frontier: dict[str, Tensor] | None = None) -> Tensor:
+        """Embed prompts or parts of them; fresh features, if there are media, go to `frontier`."""
+        outputs = self._run_branches(batch.media) if batch.items else {}
+        if frontier is not None:
+            frontier.update(fresh_frontier(batch, outputs))
+        return self.embed(batch, outputs)
 
     def _run_branches(self, media: Mapping[str, BranchInput]) -> dict[str, BranchOutput]:
         """Run every branch of the step's plan."""

@@ -74,9 +74,8 @@ class Child:
         if not self.has_ended(patience_s=patience_s):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        report = os.read(self.status, STATUS.size) if self.has_ended(patience_s=REAP_S) else b""
-        os.close(self.status)
-        return _told(*STATUS.unpack(report)) if len(report) == STATUS.size else "killed"
+        code = self._reported(patience_s=REAP_S)
+        return "killed" if code is None else _told(code)
 
     def has_ended(self, *, patience_s: float | None) -> bool:
         """Tell whether the child or its nursery has ended; None waits until it has."""
@@ -87,9 +86,14 @@ class Child:
     def exit_code(self) -> int:
         """Let go of a child that has ended; return its exit code, or minus the signal's number."""
         _hang_up(self.socket)
-        report = os.read(self.status, STATUS.size)
+        code = self._reported(patience_s=0.0)
+        return -signal.SIGKILL if code is None else code
+
+    def _reported(self, *, patience_s: float) -> int | None:
+        """Return the exit code, None if the nursery does not tell it."""
+        told = os.read(self.status, STATUS.size) if self.has_ended(patience_s=patience_s) else b""
         os.close(self.status)
-        return STATUS.unpack(report)[0] if len(report) == STATUS.size else -signal.SIGKILL
+        return int(STATUS.unpack(told)[0]) if len(told) == STATUS.size else None
 
 
 class Nursery:

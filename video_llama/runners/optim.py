@@ -252,7 +252,7 @@ def build_optimizer(
     """Build AdamW over the model's trainable parameters; `scales` as for `param_groups`.
 
     Torch's default is many kernels for a parameter on the CPU, many parameters for a kernel on a
-    GPU; on the CPU one kernel for a parameter takes a sixth of the time.
+    GPU; on the CPU one kernel for a parameter is faster.
     """
     groups = param_groups(model, weight_decay=run.weight_decay, scales=scales)
     kinds = {p.device.type for p in model.parameters() if p.requires_grad}
