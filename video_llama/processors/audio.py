@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from video_llama.common.errors import MediaError
 from video_llama.common.types import AudioSpec
@@ -218,18 +219,19 @@ def log_mel(
         # The next clip's mean will be taken from the same memory.
         clips.append(heard.clone() if mean_removal == "in_place" else heard)
     mels = _fbank(clips, sample_rate_hz=spec.sample_rate_hz, num_mel_bins=spec.num_mel_bins)
-    pictures = [
-        functional.pad(mel, (0, 0, 0, max(0, spec.num_mel_frames - len(mel))))
-        for mel in (mel[: spec.num_mel_frames] for mel in mels)
-    ]
-    return (torch.stack(pictures).transpose(1, 2).unsqueeze(1) - spec.mean) / spec.std
+    mels_SWF = pad_sequence([mel[: spec.num_mel_frames] for mel in mels], batch_first=True)
+    mels_SWF = functional.pad(mels_SWF, (0, 0, 0, spec.num_mel_frames - mels_SWF.shape[1]))
+    return (mels_SWF.transpose(1, 2).unsqueeze(1) - spec.mean) / spec.std
 
 
 def _cut(waveform: Tensor, start_s: Fraction, spec: AudioSpec) -> Tensor:
     """Return the part of a waveform that a clip is; no copy."""
-    first = int(start_s * spec.sample_rate_hz)
-    last = int((start_s + Fraction(spec.clip_s)) * spec.sample_rate_hz)
-    return waveform[..., first:last]
+    # In whole numbers: arithmetic of fractions costs more than the rest.
+    start, parts = start_s.as_integer_ratio()
+    length, clip_parts = spec.clip_s.as_integer_ratio()
+    first = start * spec.sample_rate_hz // parts
+    end = start * clip_parts + length * parts
+    return waveform[..., first : end * spec.sample_rate_hz // (parts * clip_parts)]
 
 
 def _fbank(clips: Sequence[Tensor], *, sample_rate_hz: int, num_mel_bins: int) -> list[Tensor]:
@@ -241,17 +243,18 @@ def _fbank(clips: Sequence[Tensor], *, sample_rate_hz: int, num_mel_bins: int) -
         functional.pad(clip, (0, max(0, window_size - len(clip)))).unfold(0, window_size, shift)
         for clip in clips
     ]
+    # Joined is copied; from here on in place, as fresh memory costs more than the arithmetic.
     frames = torch.cat(windows)
-    frames = frames - frames.mean(dim=1, keepdim=True)
+    frames.sub_(frames.mean(dim=1, keepdim=True))
     previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-    frames = (frames - PRE_EMPHASIS * previous) * _window(window_size)
-    power = torch.fft.rfft(frames, n=fft_size).abs().pow(2)
+    frames.sub_(previous.mul_(PRE_EMPHASIS)).mul_(_window(window_size))
+    power = torch.fft.rfft(frames, n=fft_size).abs().square_()
     bank = _mel_bank(num_mel_bins, fft_size, sample_rate_hz).T
     # Clip by clip: a product's last bits may depend on its number of rows.
     num_frames = [len(rows) for rows in windows]
     energies = torch.cat([rows @ bank for rows in torch.split(power, num_frames)])
     floor = torch.finfo(torch.float32).eps
-    return list(torch.split(energies.clamp_min(floor).log(), num_frames))
+    return list(torch.split(energies.clamp_min_(floor).log_(), num_frames))
 
 
 @lru_cache(maxsize=8)

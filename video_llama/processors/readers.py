@@ -90,7 +90,9 @@ class PyavReader:
             self._index_decoded()
         if not self._pts:
             raise MediaError("no frame could be decoded", path=media.name)
-        self.times_s = [float((pts - self._pts[0]) * tick) for pts in self._pts]
+        # A quotient of integers is rounded as a fraction is, for less.
+        num, denominator, first = tick.numerator, tick.denominator, self._pts[0]
+        self.times_s = [(pts - first) * num / denominator for pts in self._pts]
         span_s = self.times_s[-1]
         header_fps = float(rate) if rate else 0.0
         self.fps = header_fps or ((len(self._pts) - 1) / span_s if span_s > 0 else 1.0)

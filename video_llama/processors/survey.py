@@ -54,8 +54,9 @@ class Survey:
             self.marks.append(Mark(packet.pts, packet.is_keyframe))
             if packet.pts is not None:
                 self.last_pts = max(self.last_pts or 0, packet.pts + (packet.duration or 0))
-        elif kind == "audio" and packet.duration and packet.time_base is not None:
-            self.sound_s += float(packet.duration * packet.time_base)
+        elif kind == "audio" and packet.duration and (tick := packet.time_base) is not None:
+            # The product as a fraction, rounded, is the same number and costs more than reading.
+            self.sound_s += packet.duration * tick.numerator / tick.denominator
         self._num_bytes[kind] += packet.size + PACKET_BYTES
         if self._num_bytes[kind] > KEPT_BYTES:
             self.kept.pop(kind, None)

@@ -56,9 +56,11 @@ class Track:
 
     def begins_before(self, frame: AudioFrame, end_s: float | None) -> bool:
         """Whether a block begins before a second of the file; one without a time stamp does."""
-        if end_s is None or frame.pts is None or frame.time_base is None:
+        if end_s is None or (at := self._ticks_of(frame)) is None:
             return True
-        return frame.pts * frame.time_base - self._zero_s < end_s
+        ticks, ticks_per_s = at
+        end, parts = end_s.as_integer_ratio()
+        return ticks * parts < end * ticks_per_s
 
     def append(self, frame: AudioFrame) -> None:
         """Add a decoded block; one without a time stamp follows the last."""
@@ -88,11 +90,18 @@ class Track:
 
     def _place_of(self, frame: AudioFrame) -> int | None:
         """Return which sample of the file a block begins with, None if nothing tells."""
+        if (at := self._ticks_of(frame)) is None:
+            return None
+        ticks, ticks_per_s = at
+        return _rounded(ticks * self.rate_hz, ticks_per_s)
+
+    def _ticks_of(self, frame: AudioFrame) -> tuple[int, int] | None:
+        """Return when a block begins, and how many of these units make a second of the file."""
         tick, zero = frame.time_base, self._zero_s
         if frame.pts is None or tick is None:
             return None
         ticks = frame.pts * tick.numerator * zero.denominator - zero.numerator * tick.denominator
-        return _rounded(ticks * self.rate_hz, tick.denominator * zero.denominator)
+        return ticks, tick.denominator * zero.denominator
 
     def cut_padding(self, end_s: Fraction, *, frame_size: int) -> None:
         """Shorten to the container's length if what is beyond is the codec's padding."""
@@ -118,7 +127,7 @@ class Track:
 
 def _block_of(frame: AudioFrame, channels: Channels) -> NDArray[np.float32]:
     """Return a block's samples as float32[C, n], -1..1; a mix has one channel."""
-    num_channels = len(frame.layout.channels)
+    num_channels = frame.layout.nb_channels
     if frame.format.name == "fltp" and num_channels == 1:
         # What every common codec gives; the general way costs more than decoding.
         return np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples)[np.newaxis]
