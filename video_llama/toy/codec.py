@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "x264-params": "rc-lookahead=0:mbtree=0"}
 AUDIO_OPTIONS = {"aac_coder": "fast", "aac_tns": "0"}
 AUDIO_BITS_PER_S = 32_000
-AAC_FRAME_SIZE = 1024
 
 
 def encode_mp4(
@@ -110,10 +109,12 @@ def _mux_sound(
     container: OutputContainer, track: AudioStream, *, waveform: NDArray[np.float32]
 ) -> None:
     """Encode a waveform into its track."""
-    for start in range(0, len(waveform), AAC_FRAME_SIZE):
-        piece = np.ascontiguousarray(waveform[None, start : start + AAC_FRAME_SIZE])
-        sound = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
-        sound.sample_rate, sound.pts = track.rate, start
+    # PyAV cuts a sound into the codec's frames, for less than a call for each costs; it takes no
+    # sound of no length.
+    if len(waveform):
+        samples = np.ascontiguousarray(waveform[None])
+        sound = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = track.rate, 0
         sound.time_base = Fraction(1, track.rate)
         container.mux(track.encode(sound))
     container.mux(track.encode())

@@ -90,7 +90,11 @@ def synthesize(sound: Sound) -> NDArray[np.float32]:
         wave = 0.4 * rng.standard_normal(NUM_SAMPLES).clip(-2.5, 2.5)
     else:
         track = track_of(sound)
-        wave = track.gate * _tone(track.frequency_hz, start=drawn.start)
+        # Sines are dear, and a shut gate lets none through.
+        opened = track.gate > 0
+        wave = np.zeros(NUM_SAMPLES)
+        phase = _phase(track.frequency_hz, start=drawn.start)
+        wave[opened] = track.gate[opened] * _tone(phase[opened])
     return (drawn.loudness * wave + hiss).astype(np.float32)
 
 
@@ -109,7 +113,7 @@ def voice(*, shape: str, colour: str, seed: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     time_s = np.arange(NUM_SAMPLES) / SAMPLE_RATE_HZ
     pitch_hz = np.full(NUM_SAMPLES, VOICE_HZ[colour] * rng.uniform(0.98, 1.02))
-    wave = _tone(pitch_hz, start=drawn.start, partials=VOICE_PARTIALS[shape])
+    wave = _tone(_phase(pitch_hz, start=drawn.start), partials=VOICE_PARTIALS[shape])
     tremolo = 1 - 0.2 * (1 + np.sin(2 * np.pi * (rng.uniform(1, 3) * time_s + rng.random())))
     hiss = _FLOOR * rng.standard_normal(NUM_SAMPLES)
     return (drawn.loudness * tremolo * wave + hiss).astype(np.float32)
@@ -135,14 +139,14 @@ def _glide_hz(time_s: Floats, *, falling: bool) -> Floats:
     return low * (high / low) ** (1 - way if falling else way)
 
 
-def _tone(
-    frequency_hz: Floats,
-    *,
-    start: float,
-    partials: tuple[tuple[float, float], ...] = _PLAIN_PARTIALS,
-) -> Floats:
-    """Sum partials of a tone with a running phase; the parts' strengths sum to one."""
-    phase = 2 * np.pi * (start + np.cumsum(frequency_hz) / SAMPLE_RATE_HZ)
+def _phase(frequency_hz: Floats, *, start: float) -> Floats:
+    """Return the running phase of a tone; `start` is the place in its period it starts at."""
+    phase: Floats = 2 * np.pi * (start + np.cumsum(frequency_hz) / SAMPLE_RATE_HZ)
+    return phase
+
+
+def _tone(phase: Floats, *, partials: tuple[tuple[float, float], ...] = _PLAIN_PARTIALS) -> Floats:
+    """Sum partials of a tone; the parts' strengths sum to one."""
     total = sum(strength for _, strength in partials)
     wave = np.zeros_like(phase)
     for multiple, strength in partials:
