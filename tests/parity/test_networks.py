@@ -121,7 +121,14 @@ class TestImageBind:
             "feature": encoder.norm,
         }
         output, found = outputs_of(modules, lambda: encoder(steps, everything(*steps.shape[:2])))
-        return output.tokens[:, :, 0], found
+        # The encoder asks its last block for the class token alone.
+        hidden = found["stem"]
+        with torch.no_grad():
+            for block in encoder.blocks:
+                hidden = block(hidden)
+        kind = f"ImageBind, {encoder.config.trunk} trunk"
+        assert_close(found["trunk"], hidden[:, :1], kind=kind)
+        return output.tokens[:, :, 0], found | {"trunk": hidden}
 
     def test_sound_gives_the_published_numbers_at_every_stage(self, tensors):
         expected = tensors("models/imagebind")

@@ -224,9 +224,12 @@ class ImageBind(nn.Module):
         patches_KND = self.stem(steps)
         cls_K1D = self.cls_token.expand(len(patches_KND), -1, -1)
         hidden_KND = self.pre_norm(torch.cat([cls_K1D, patches_KND], dim=1) + self.positions)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             hidden_KND = block(hidden_KND)
-        joint_K1D = functional.normalize(self.head(self.norm(hidden_KND[:, :1])), dim=-1)
+        # What leaves the trunk is the class token; the last block need not compute the others.
+        cls_K1D = last(hidden_KND, num_kept=1)
+        joint_K1D = functional.normalize(self.head(self.norm(cls_K1D)), dim=-1)
         if self.config.trunk == "audio" and self.config.audio_scale == "released":
             return joint_K1D * self.log_scale.exp().clamp(max=MAX_SCALE)
         return joint_K1D
@@ -284,10 +287,11 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden_width=MLP_RATIO * width)
         self.norm_2 = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map float[K, N, D]."""
+    def forward(self, hidden: Tensor, num_kept: int | None = None) -> Tensor:
+        """Map float[K, N, D] to its first `num_kept` tokens, by default all of them."""
         normed = self.norm_1(hidden)
-        hidden = hidden + self.attn(normed, normed, normed, need_weights=False)[0]
+        mixed = self.attn(normed[:, :num_kept], normed, normed, need_weights=False)[0]
+        hidden = hidden[:, :num_kept] + mixed
         return hidden + self.mlp(self.norm_2(hidden))
 
 
