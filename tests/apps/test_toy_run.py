@@ -4,12 +4,15 @@ import json
 
 import pytest
 
+from video_llama.apps.data_features import compute_features
 from video_llama.apps.lanes import run_lanes
 from video_llama.apps.main import main
-from video_llama.apps.toy_run import FRESH_KINDS, fresh_scene, open_recipes
+from video_llama.apps.toy_run import AUDIO, FRESH_KINDS, JOINT, VISION, fresh_scene, open_recipes
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import VideoLlamaError
 from video_llama.toy import questions
+from video_llama.toy.plan import Counts
+from video_llama.toy.world import write_world
 
 REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=3", "run.batch_size_train=4"]
 
@@ -25,6 +28,24 @@ def test_a_recipe_that_fails_shows_the_end_of_its_log(tmp_path):
         run_lanes([recipes], verbs=Verbs(warm=False))
 
 
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory):
+    """A folder with a world of four training clips below it."""
+    folder = tmp_path_factory.mktemp("toy")
+    counts = Counts(4, 2, test=2, composition=2, train_pictures=2, valid_pictures=1, voices=1)
+    write_world(folder / "world", counts=counts, num_workers=1)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", [*VISION, *AUDIO])
+def test_features_of_the_joint_recipe_serve_those_of_one_branch(recipe, small_world, tmp_path):
+    options = [f"model.toy_dir={small_world}", f"run.feature_cache={tmp_path}"]
+    joint, single = open_recipes([*JOINT, recipe], options)
+    assert compute_features(joint.config, names=["webvid"]).num_computed == 4
+    work = compute_features(single.config, names=["webvid"])
+    assert (work.num_found, work.num_computed) == (4, 0)
+
+
 @pytest.mark.slow
 def test_a_rehearsal_ends_with_answers_and_a_second_one_trains_nothing(tmp_path, capfd):
     words = ["toy", "run", "--out", str(tmp_path / "toy"), "--clips", "12", "--options", *REHEARSAL]
@@ -34,6 +55,8 @@ def test_a_rehearsal_ends_with_answers_and_a_second_one_trains_nothing(tmp_path,
     assert (tmp_path / "toy" / "report.html").stat().st_size > 10_000
     metrics = json.loads((tmp_path / "toy" / "eval_withaudio" / "metrics.json").read_text())
     assert set(metrics) == {"test"}
+    ahead = json.loads((tmp_path / "toy" / "features" / "training.json").read_text())
+    assert ahead["num_computed"] == ahead["num_files"] >= 12
     logs = [path.read_text() for path in (tmp_path / "toy").rglob("log.txt")]
     assert logs
     assert not any("no better than guessing" in log for log in logs)

@@ -113,6 +113,7 @@ def _audio_on_pictures(world: Path) -> Cell:
         evaluation=VOICES,
         train_options=(
             "model.audio_branch_media=video",
+            "run.iters_per_epoch=150",  # sounds take half of it or less
             f"datasets.webvid.annotations={world}/{CAPTIONS}",
         ),
         own_options={

@@ -1,10 +1,11 @@
 """`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
 
-Makes the world, trains the five recipes through the same `train` verb as any run, evaluates on
-held-out clips, writes the report, and asks three questions about a clip nobody has seen. Captions
-of the vision branch are learnt beside the whole audio branch, one core each, with what can be done
-of the held-out clips behind the latter; what comes after takes two ranks. Whatever is finished is
-kept: a second call is quick, and a killed one goes on where it was.
+Makes the world, computes what the frozen encoders make of its clips, trains the five recipes
+through the same `train` verb as any run, evaluates on held-out clips, writes the report, and asks
+three questions about a clip nobody has seen. Captions of the vision branch are learnt beside the
+whole audio branch, one core each, with what can be done of the held-out clips behind the latter;
+all else takes two ranks. Whatever is finished is kept: a second call is quick, and a killed one
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -163,15 +164,14 @@ def run_toy(
         # The first recipe that is opened imports every part there is; other processes draw clips.
         opening = thread.submit(open_recipes, (*AUDIO, *VISION, *JOINT), overrides)
         write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
-    audio_1, audio_2, vision_1, vision_2, joint = opening.result()
+    recipes = opening.result()
+    audio_1, audio_2, vision_1, vision_2, joint = recipes
+    if any(recipe.kept() < recipe.size for recipe in recipes):
+        # Of the recipe that sees and hears: each file is opened once for both branches.
+        learned = _features("training", joint.path, folder=folder, options=joint.options)
+        run_lanes([[learned]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     # What is left of them when the lanes are done, the evaluation computes on both cores.
-    ahead = FeaturesJob(
-        "features of held-out clips",
-        folder / "features",
-        EVALUATION,
-        (where,),
-        report="held_out.json",
-    )
+    ahead = _features("held-out", EVALUATION, folder=folder, options=(where,))
     beside: list[Job] = [audio_1, audio_2, HeldOutClips(world, train_clips)]
     run_lanes([[vision_1], beside], verbs=verbs, spare=[ahead])
     run_lanes([[vision_2, joint]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
@@ -224,6 +224,14 @@ def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Conso
             chat.upload(path)
             answer = chat.ask(question.question)
             console.print(f"  {question.question}  [bold]{answer}[/]  (truth: {question.answer})")
+
+
+def _features(clips: str, file: str, *, folder: Path, options: tuple[str, ...]) -> FeaturesJob:
+    """Return the job that computes what frozen encoders make of the clips of a run file."""
+    report = f"{clips.replace('-', '_')}.json"
+    return FeaturesJob(
+        f"features of {clips} clips", folder / "features", file, options, report=report
+    )
 
 
 def _counts(train_clips: int | None) -> Counts:
