@@ -95,6 +95,12 @@ def test_a_lane_ends_with_its_first_failure(tmp_path):
     assert not (tmp_path / "never.done").exists()
 
 
+def test_an_exit_code_that_is_fine_ends_no_lane(tmp_path):
+    lane = [Line("partly", tmp_path, WRITE + "; raise SystemExit(1)"), Line("next", tmp_path)]
+    run_lanes([lane], verbs=AFRESH, fine=(0, 1))
+    assert (tmp_path / "next.done").exists()
+
+
 def test_spare_jobs_fill_the_time_until_the_lanes_are_done(tmp_path):
     started = "open('{}', 'w').write('x'); import time; time.sleep(600)"
     waits = (

@@ -110,6 +110,7 @@ def run_lanes(
     spare: Sequence[Job] = (),
     num_parallel: int = 2,
     num_ranks: int = 1,
+    fine: tuple[int, ...] = (0,),
 ) -> None:
     """Run several chains of jobs, as many side by side as there shall be.
 
@@ -119,6 +120,7 @@ def run_lanes(
         spare: jobs behind the last lane that only fill the time until all lanes are done.
         num_parallel: jobs at the same time.
         num_ranks: processes of a job, one thread each.
+        fine: exit codes that are no failure.
 
     Raises:
         VideoLlamaError: a job failed, or was stopped from outside.
@@ -129,7 +131,7 @@ def run_lanes(
         before = before if is_spare else ()
         for job in jobs:
             if job.kept() < job.size:
-                tasks.append(Task(job, bar=job.name, after=before, is_spare=is_spare))
+                tasks.append(Task(job, job.name, before, fine, is_spare=is_spare))
                 before = (len(tasks) - 1,)
     run_tasks(tasks, slots=Slots([{}] * num_parallel, num_ranks=num_ranks), verbs=verbs)
 

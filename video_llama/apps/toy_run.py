@@ -169,7 +169,8 @@ def run_toy(
     if any(recipe.kept() < recipe.size for recipe in recipes):
         # Of the recipe that sees and hears: each file is opened once for both branches.
         learned = _features("training", joint.path, folder=folder, options=joint.options)
-        run_lanes([[learned]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
+        # 1: a clip cannot be used; training counts it, and goes on or ends as its run file says.
+        run_lanes([[learned]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS, fine=(0, 1))
     # What is left of them when the lanes are done, the evaluation computes on both cores.
     ahead = _features("held-out", EVALUATION, folder=folder, options=(where,))
     beside: list[Job] = [audio_1, audio_2, HeldOutClips(world, train_clips)]
