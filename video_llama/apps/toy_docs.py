@@ -119,7 +119,7 @@ def plot_curves(runs: Mapping[str, Path], *, path: Path) -> None:
                     linewidth=width,
                     label=label,
                 )
-    axes.set_xlabel("optimizer steps of 32 samples")
+    axes.set_xlabel("optimizer steps")
     axes.set_ylabel("nats per supervised token (dashed: validation)")
     axes.set_yscale("log")
     axes.legend(frameon=False)
