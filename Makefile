@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= output/toy
 SEED   ?= 42
+# Whole files go to one worker, so that what the tests of a file share is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-all lint types house experiments examples clean
@@ -18,11 +20,11 @@ demo: $(VENV)/.installed
 	$(BIN)/video-llama toy run --out $(OUT) --seed $(SEED)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not browser and not gxx and not gpu'
+	$(PYTEST) -m 'not slow and not browser and not gxx and not gpu'
 	@$(BIN)/python tests/left_out.py 'slow or browser or gxx or gpu'
 
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 	@$(BIN)/python tests/left_out.py 'gpu'
 
 lint: $(VENV)/.installed

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +48,24 @@ def test_every_byte_of_a_spelled_out_character_has_its_span(tokenizer: Tokenizer
     # "na" + two bytes of i-diaeresis + "ve" + space + three bytes of a kanji, counted by hand.
     run = tokenizer.encode_run("na\u00efve \u65e5")
     assert run.offsets == [(0, 1), (1, 2), (2, 3), (2, 3), (3, 5), (5, 6), (6, 7), (6, 7), (6, 7)]
+
+
+def test_a_run_that_comes_back_is_not_tokenised_again(tokenizer: Tokenizer) -> None:
+    engine = Mock(wraps=tokenizer.engine)
+    counting = dataclasses.replace(tokenizer, engine=engine)
+    first, second = (counting.encode_run("a red car") for _ in range(2))
+    assert (engine.encode.call_count, first) == (1, second)
+
+
+def test_few_runs_are_remembered_however_many_there_are(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("video_llama.conversation.tokenizer.MAX_KEPT_RUNS", 2)
+    engine = Mock(wraps=tokenizer.engine)
+    counting = dataclasses.replace(tokenizer, engine=engine)
+    for text in ("one", "two", "three", "one"):
+        counting.encode_run(text)
+    assert engine.encode.call_count == 4
 
 
 def test_a_lone_dummy_prefix_has_an_empty_span_at_the_start(tokenizer: Tokenizer) -> None:

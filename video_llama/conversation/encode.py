@@ -98,7 +98,7 @@ def encode(
     def encoded_without(num_rounds: int) -> Encoded:
         messages = shorten(sample.messages, num_rounds=num_rounds)
         pieces = render(
-            dataclasses.replace(sample, messages=messages),
+            dataclasses.replace(sample, messages=messages) if num_rounds else sample,
             template=template,
             extra_marks=tokenizer.special_texts,
             generation_prompt=generation_prompt,

@@ -24,6 +24,9 @@ from video_llama.conversation.engines import (
 
 CHAT_FILE = "chat_template.jinja"
 
+MAX_KEPT_RUNS = 4096
+"""Runs whose ids are kept: the words of a template come back in every sample."""
+
 
 @dataclass(frozen=True)
 class ChatSource:
@@ -70,6 +73,7 @@ class Tokenizer:
     special_texts: tuple[str, ...]
     added: Mapping[str, int] = field(default_factory=dict)
     chat: ChatSource | None = None
+    _runs: dict[str, Run] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def id_of(self, text: str) -> int | None:
         """Return the id of a special or added token by its text; None if there is none."""
@@ -107,9 +111,16 @@ class Tokenizer:
             text: any text; a vocabulary with a dummy prefix puts one in front of each run.
 
         Returns:
-            The ids and their character spans; both empty for an empty text.
+            The ids and their character spans, to be read only; both empty for an empty text.
         """
-        return self.engine.encode(text) if text else Run([], [])
+        if not text:
+            return Run([], [])
+        run = self._runs.get(text)
+        if run is None:
+            if len(self._runs) >= MAX_KEPT_RUNS:
+                self._runs.clear()
+            run = self._runs[text] = self.engine.encode(text)
+        return run
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text, leaving special tokens and ids without a meaning out.

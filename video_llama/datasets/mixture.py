@@ -66,6 +66,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         self.seed = seed
         self.augment = augment or {}
         self.record = record or {}
+        self._seeds: dict[tuple[str, int], int] = {}
         self._check()
 
     def __getitem__(self, ref: SampleRef) -> EncodedSample:
@@ -121,7 +122,10 @@ class MixtureDataset(Dataset[EncodedSample]):
 
     def _seed_of(self, ref: SampleRef) -> int:
         """Return what draws between readings of a sample; another one in every pass."""
-        return fold(self.seed, "sample", ref.dataset, ref.pass_index)
+        place = (ref.dataset, ref.pass_index)
+        if place not in self._seeds:
+            self._seeds[place] = fold(self.seed, "sample", *place)
+        return self._seeds[place]
 
     def _skip(self, ref: SampleRef, error: MediaError | ContextOverflow) -> Skip:
         """Describe a sample that could not be used."""
