@@ -68,6 +68,14 @@ def test_few_runs_are_remembered_however_many_there_are(
     assert engine.encode.call_count == 4
 
 
+def test_a_long_run_is_not_remembered(tokenizer: Tokenizer) -> None:
+    engine = Mock(wraps=tokenizer.engine)
+    counting = dataclasses.replace(tokenizer, engine=engine)
+    for _ in range(2):
+        counting.encode_run("a" * 401)
+    assert engine.encode.call_count == 2
+
+
 def test_a_lone_dummy_prefix_has_an_empty_span_at_the_start(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_run("\u65e5").offsets == [(0, 0), (0, 1), (0, 1), (0, 1)]
 

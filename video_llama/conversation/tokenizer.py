@@ -24,8 +24,9 @@ from video_llama.conversation.engines import (
 
 CHAT_FILE = "chat_template.jinja"
 
-MAX_KEPT_RUNS = 4096
-"""Runs whose ids are kept: the words of a template come back in every sample."""
+MAX_KEPT_RUNS, MAX_KEPT_CHARACTERS = 1024, 400
+"""How many runs are kept with their ids, of what length at most: the words of a template come back
+in every sample; long texts do not, and would fill the memory of every data worker."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,11 @@ class Tokenizer:
             return Run([], [])
         run = self._runs.get(text)
         if run is None:
-            if len(self._runs) >= MAX_KEPT_RUNS:
-                self._runs.clear()
-            run = self._runs[text] = self.engine.encode(text)
+            run = self.engine.encode(text)
+            if len(text) <= MAX_KEPT_CHARACTERS:
+                if len(self._runs) >= MAX_KEPT_RUNS:
+                    self._runs.clear()
+                self._runs[text] = run
         return run
 
     def decode(self, ids: Sequence[int]) -> str:
