@@ -80,7 +80,6 @@ class SampleEncoder:
         self.reader = reader
         self.cache = cache
         self.routes = route(specs)
-        self._num_slots: dict[tuple[str, int], int] = {}
         if cache is not None:
             _refuse_random_frames(specs)
 
@@ -123,7 +122,7 @@ class SampleEncoder:
                 item = replace(
                     named, feature_key=cached.key, features=hit.features, times_s=hit.times_s
                 )
-            slots = self._slots_of(branch, num_steps(item))
+            slots = self.specs[branch].slots(num_steps(item))
             items.append(RoutedItem(item=item, branch=branch, num_slots=slots))
         stamps = tuple(cached.stamp for cached in found if cached.stamp)
         return LoadedMedia(items=tuple(items), stamps=stamps)
@@ -163,12 +162,6 @@ class SampleEncoder:
             meta=sample.meta,
             stamps=media.stamps,
         )
-
-    def _slots_of(self, branch: str, steps: int) -> int:
-        """Return the decoder positions of an item; the shapes of all parts are asked once."""
-        if (branch, steps) not in self._num_slots:
-            self._num_slots[branch, steps] = self.specs[branch].slots(steps)
-        return self._num_slots[branch, steps]
 
     def _look_up(self, item: MediaItem, branch: str) -> Lookup:
         """Ask the cache, if there is one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.schema import BranchConfig, ModelConfig
@@ -15,10 +15,13 @@ class SlotCount:
     """Number of decoder positions of an item, from configs alone; can travel to data workers."""
 
     config: BranchConfig
+    _known: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, num_steps: int) -> int:
         """Return the slots of an item of `num_steps` frames or sound clips."""
-        return fold_shapes(self.config, num_steps)[-1].num_slots
+        if num_steps not in self._known:  # Asked for every sample; few numbers ever come.
+            self._known[num_steps] = fold_shapes(self.config, num_steps)[-1].num_slots
+        return self._known[num_steps]
 
 
 def fold_shapes(config: BranchConfig, num_steps: int) -> list[Shape]:
