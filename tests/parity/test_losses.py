@@ -107,11 +107,10 @@ def run(learners, tokenizer, tensors):
         encoder = SampleEncoder(model.branch_specs(), text=text, reader=None)
         batch = Prompter(encoder).collate(samples_of(name, case, golden))
         fed = []
-        handle = model.decoder.model.get_decoder().register_forward_pre_hook(
-            lambda _module, _args, kwargs: fed.append(kwargs["inputs_embeds"]), with_kwargs=True
-        )
+        loss = model.decoder.loss
+        model.decoder.loss = lambda embeds, **rest: fed.append(embeds) or loss(embeds, **rest)
         output = model(batch)
-        handle.remove()
+        del model.decoder.loss
         runs[name] = Run(model, batch, fed[0], output.loss_sum / output.num_targets)
         return runs[name]
 

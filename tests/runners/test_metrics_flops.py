@@ -35,13 +35,14 @@ def meter():
     return CostMeter(model, precision="fp32")
 
 
-def batch(**media):
+def batch(*, num_real=LENGTH, **media):
     labels = torch.full((ROWS, LENGTH), -100)
     labels.view(-1)[1 : 1 + TARGETS] = 0
     # The label of a row's first position is predicted by nothing.
     labels[:, 0] = -100
     empty = torch.zeros(ROWS, LENGTH)
-    return Batch(empty, empty, labels, empty, [], media, ["a"] * ROWS)
+    mask = (torch.arange(LENGTH) < num_real).expand(ROWS, -1)
+    return Batch(empty, mask, labels, empty, [], media, ["a"] * ROWS)
 
 
 def test_a_batch_of_text_costs_what_the_decoder_does(rate, meter):
@@ -49,6 +50,14 @@ def test_a_batch_of_text_costs_what_the_decoder_does(rate, meter):
     targets = int((text.labels != -100).sum())
     counted = meter.decoder(rows=ROWS, length=LENGTH, targets=targets).total_flops
     assert rate.flops(text) == pytest.approx(counted, rel=1e-6)
+
+
+def test_padding_costs_what_attention_does_with_it(rate, meter):
+    short = meter.decoder(rows=ROWS, length=60, targets=TARGETS).total_flops
+    pairs = ROWS * (LENGTH**2 - 60**2) * rate.per_pair
+    targets = int((batch().labels != -100).sum()) - TARGETS
+    counted = short + pairs + targets * rate.per_target
+    assert rate.flops(batch(num_real=60)) == pytest.approx(counted, rel=1e-6)
 
 
 def test_cached_rows_cost_nothing_before_the_frontier(rate, meter):

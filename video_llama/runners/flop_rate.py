@@ -31,11 +31,13 @@ class BranchFlops:
     """Operations of one branch, forward and backward.
 
     Attributes:
+        once: whatever the number of rows, if there is any.
         per_row: behind the frontier.
         per_raw_row: before it, steps apart.
         per_step: of a real step of a raw row.
     """
 
+    once: float
     per_row: float
     per_raw_row: float
     per_step: float
@@ -43,7 +45,7 @@ class BranchFlops:
     def __call__(self, media: BranchInput) -> float:
         """Return the operations of M rows."""
         raw = len(media.raw_rows) * self.per_raw_row + int(media.raw_mask.sum()) * self.per_step
-        return media.num_rows * self.per_row + raw
+        return raw + media.num_rows * self.per_row + (self.once if media.num_rows else 0.0)
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,10 @@ class FlopRate:
     Attributes:
         peak: operations per second of one GPU at best.
         branches: by name.
-        per_position: of the decoder, B * L times.
+        per_position: of the decoder, B * L times, or once for each that is real.
         per_pair: of its attention, B * L * L times.
         per_target: of predicting a word, S times.
+        skips_padding: whether the decoder computes real positions alone, but for attention.
     """
 
     peak: float
@@ -63,11 +66,13 @@ class FlopRate:
     per_position: float
     per_pair: float
     per_target: float
+    skips_padding: bool = False
 
     def flops(self, batch: Batch) -> float:
         """Return the operations of one batch, forward and backward."""
         rows, length = batch.input_ids.shape
-        decoder = rows * length * (self.per_position + length * self.per_pair)
+        num_read = int(batch.attention_mask.sum()) if self.skips_padding else rows * length
+        decoder = num_read * self.per_position + rows * length * length * self.per_pair
         branches = sum(self.branches[name](media) for name, media in batch.media.items())
         return decoder + batch.num_targets * self.per_target + branches
 
@@ -106,7 +111,7 @@ def peak_flops(run: RunConfig, *, device: str) -> float | None:
 
 
 def _measure(model: VideoLLM, *, precision: Precision, peak: float) -> FlopRate:
-    """Measure the decoder at three sizes and every branch at two, which tells the rest."""
+    """Measure the decoder at three sizes and every branch at some, which tells the rest."""
     meter = CostMeter(model, precision=precision)
     meter.recompute("nowhere")
     short, long, wordy = (
@@ -122,16 +127,26 @@ def _measure(model: VideoLLM, *, precision: Precision, peak: float) -> FlopRate:
         per_position=short / SHORT - SHORT * per_pair,
         per_pair=per_pair,
         per_target=per_target,
+        skips_padding=getattr(model.decoder, "skips_padding", False),
     )
 
 
 def _measure_branch(meter: CostMeter, name: str) -> BranchFlops:
     most = meter.num_steps(name)
+    one, two, all_steps = (
+        meter.branch(name, raw=rows, steps=steps).total_flops
+        for rows, steps in ((1, 1), (2, 1), (1, most))
+    )
     per_row = 0.0
     if meter.has_frontier(name):
-        per_row = meter.branch(name, raw=0, cached=1).total_flops
-    one, all_steps = (
-        meter.branch(name, raw=1, steps=steps).total_flops - per_row for steps in (1, most)
-    )
+        cached, cached_twice = (
+            meter.branch(name, raw=0, cached=rows).total_flops for rows in (1, 2)
+        )
+        per_row = cached_twice - cached
     per_step = (all_steps - one) / max(most - 1, 1)
-    return BranchFlops(per_row, per_raw_row=one - per_step, per_step=per_step)
+    return BranchFlops(
+        once=2 * one - two,
+        per_row=per_row,
+        per_raw_row=two - one - per_row - per_step,
+        per_step=per_step,
+    )

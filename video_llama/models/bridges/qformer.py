@@ -151,7 +151,9 @@ class QFormer(nn.Module):
         is_real_R = mask_RS.any(dim=1)
         # A row without any real token would divide by zero; its result is masked anyway.
         visible_RS = mask_RS | ~is_real_R[:, None]
-        hidden_RQW = self.dropout(self.norm(self.queries).expand(len(source_RSD), -1, -1))
+        # Without dropout all rows are alike until they have read something.
+        num_apart = len(source_RSD) if self.training and self.config.dropout else 1
+        hidden_RQW = self.dropout(self.norm(self.queries).expand(num_apart, -1, -1))
         for layer in self.layers:
             hidden_RQW = layer(hidden_RQW, source_RSD, mask=visible_RS)
         steps_out = num_steps if self.config.over == "step" else 1
@@ -200,7 +202,7 @@ class QFormerLayer(nn.Module):
         self.ffn = FeedForward(width, hidden_width=ffn_width, dropout=dropout)
 
     def forward(self, hidden: Tensor, source: Tensor, *, mask: Tensor) -> Tensor:
-        """Map float[R, Q, W], reading float[R, S, D] where bool[R, S] is true."""
+        """Map float[R or 1, Q, W] to float[R, Q, W], reading float[R, S, D] where bool[R, S]."""
         hidden = self.self_attention(hidden, hidden)
         if self.cross_attention is not None:
             hidden = self.cross_attention(hidden, source, mask=mask)
@@ -221,9 +223,9 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, source: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Map float[R, Q, W], reading float[R, S, D] where bool[R, S] is true."""
+        """Map float[R or 1, Q, W] to float[R, Q, W], reading float[R, S, D] where bool[R, S]."""
         attended = functional.scaled_dot_product_attention(
-            self._split(self.query(hidden)),
+            self._split(self.query(hidden)).expand(len(source), -1, -1, -1),
             self._split(self.key(source)),
             self._split(self.value(source)),
             attn_mask=None if mask is None else mask[:, None, None],
@@ -234,8 +236,7 @@ class Attention(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         """Give every head its slice: float[R, S, W] to float[R, heads, S, W / heads]."""
-        head_width = tokens.shape[2] // self.num_heads
-        return tokens.reshape(*tokens.shape[:2], self.num_heads, head_width).transpose(1, 2)
+        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):

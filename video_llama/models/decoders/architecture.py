@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from video_llama.common.errors import CheckpointMismatch, ConfigError
 from video_llama.common.hub import local_path
@@ -96,3 +96,12 @@ def _read(wanted: dict[str, Any], weights: str | None) -> PretrainedConfig:
             "set model.decoder.weights to a Hugging Face directory"
         )
     return AutoConfig.for_model(**wanted)
+
+
+def end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """Return the ids that end an answer, from generation_config.json or config.json."""
+    settings = model.generation_config or model.config
+    ids = settings.eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset([ids] if isinstance(ids, int) else ids)

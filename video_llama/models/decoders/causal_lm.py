@@ -27,7 +27,7 @@ from video_llama.common.registry import registry
 from video_llama.common.schema import LowResource, PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.common.weights import LoadReport, read_state
-from video_llama.models.decoders.architecture import max_context, read_architecture
+from video_llama.models.decoders.architecture import end_ids, max_context, read_architecture
 from video_llama.models.decoders.attention import AttentionName, require_attention
 from video_llama.models.decoders.base import TokenLosses
 from video_llama.models.decoders.composite import read_composite, select_decoder
@@ -51,6 +51,7 @@ from video_llama.models.decoders.placement import (
     check_spread,
     map_errors,
 )
+from video_llama.models.decoders.unpadded import find_places, skip_padding
 from video_llama.models.precision import own_dtype
 
 
@@ -125,10 +126,11 @@ class CausalLM(nn.Module):
             self.load_report = self._load(local_path(part.file), architecture, dtype=dtype)
         keep_gradients(self.model)
         self.model.eval()
+        self.skips_padding = skip_padding(self.model)
         self.width: int = architecture.hidden_size
         self.vocab_size: int = architecture.vocab_size
         self.max_context = max_context(architecture, wanted=config.max_context)
-        self.end_ids = _end_ids(self.model)
+        self.end_ids = end_ids(self.model)
         self.silent_ids: frozenset[int] = frozenset()
         if config.lora is not None:
             add_lora(self.model, config.lora)
@@ -208,15 +210,13 @@ class CausalLM(nn.Module):
         if attention_mask is not None:
             mask = attention_mask.long()
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        cached = {"past_key_values": cache, "use_cache": cache is not None}
+        return self._run(inputs_embeds, attention_mask=mask, position_ids=positions, **cached)
+
+    def _run(self, inputs_embeds: Tensor, **others: Any) -> Tensor:  # noqa: ANN401 - its own
         with own_dtype(self.model):
-            output = self.model.get_decoder()(
-                inputs_embeds=inputs_embeds.to(self.model.dtype),
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
-        hidden: Tensor = output.last_hidden_state
+            embeds = inputs_embeds.to(self.model.dtype)
+            hidden: Tensor = self.model.get_decoder()(inputs_embeds=embeds, **others)[0]
         return hidden.to(inputs_embeds.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -245,11 +245,18 @@ class CausalLM(nn.Module):
         Returns:
             One float32 loss for every supervised position.
         """
-        hidden = self(inputs_embeds, attention_mask=attention_mask, cache=cache)
         targets = labels[:, 1:]
         is_supervised = targets != IGNORE_INDEX
-        logits_SV = self.logits(hidden[:, :-1][is_supervised])
-        token_loss = functional.cross_entropy(logits_SV, targets[is_supervised], reduction="none")
+        if self.skips_padding and cache is None and not attention_mask.all():
+            places = find_places(attention_mask)
+            real = inputs_embeds.flatten(0, 1).index_select(0, places.source)[None]
+            hidden_TH = self._run(real, **places.arguments())[0]
+            hidden_SH = hidden_TH[places.index_BL[:, :-1][is_supervised]]
+        else:
+            hidden = self(inputs_embeds, attention_mask=attention_mask, cache=cache)
+            hidden_SH = hidden[:, :-1][is_supervised]
+        targets_S = targets[is_supervised]
+        token_loss = functional.cross_entropy(self.logits(hidden_SH), targets_S, reduction="none")
         return TokenLosses(token_loss, sample_index=is_supervised.nonzero()[:, 0])
 
     def merge_adapters(self) -> list[str]:
@@ -287,12 +294,3 @@ class CausalLM(nn.Module):
         """
         hidden = self(inputs_embeds, attention_mask=attention_mask, cache=cache)
         return self.logits(hidden[:, -1])
-
-
-def _end_ids(model: PreTrainedModel) -> frozenset[int]:
-    """Return the ids that end an answer, from generation_config.json or config.json."""
-    settings = model.generation_config or model.config
-    ids = settings.eos_token_id
-    if ids is None:
-        return frozenset()
-    return frozenset([ids] if isinstance(ids, int) else ids)
