@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from video_llama.common.types import IGNORE_INDEX, MediaItem
 from video_llama.datasets.collate import EncodedSample, RoutedItem
-from video_llama.tasks.beginnings import split_prompts
+from video_llama.tasks.beginnings import shared_length, split_prompts
 
 CLIP, OTHER = (MediaItem("video", f"{name}.mp4") for name in ("a", "b"))
 
@@ -50,3 +52,14 @@ def test_prompts_about_different_clips_share_nothing():
 def test_media_behind_the_words_that_differ_are_read_with_every_prompt():
     assert split_prompts([a_prompt("15vv9", CLIP), a_prompt("16vv9", CLIP)]) is None
     assert split_prompts([a_prompt("5"), a_prompt("6")]) is None
+
+
+def test_what_is_supervised_is_not_shared():
+    prompt = a_prompt("1vv56")
+    answered = replace(prompt, labels=[*prompt.labels[:4], 6])
+    assert shared_length([prompt, prompt]) == 5
+    assert shared_length([answered, answered]) == shared_length([prompt, answered]) == 4
+
+
+def test_a_place_of_media_and_a_token_of_text_differ():
+    assert shared_length([a_prompt("1v5"), a_prompt("105")]) == 1

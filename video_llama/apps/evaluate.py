@@ -41,7 +41,7 @@ from video_llama.datasets.sample_encoder import TextSettings
 from video_llama.models.fidelity import fidelity_of
 from video_llama.models.precision import autocast
 from video_llama.runners.data import open_encoder
-from video_llama.tasks.predictions import PredictionStore
+from video_llama.tasks.predictions import Prediction, PredictionStore
 from video_llama.tasks.probes import get_probes
 from video_llama.tasks.prompting import Prompter
 from video_llama.tasks.question_answering import QuestionAnswering
@@ -108,25 +108,15 @@ def evaluate(config: Config) -> dict[str, list[KindScore]]:
         if device == "cpu":
             keep_freed_memory()
         sets = [_open_set(config, reader, settings=settings) for reader in readers.values()]
-        if not all(asked.store.is_complete() for asked in sets):
-            # Parts that start from random weights are the same on every rank and in every start.
-            torch.manual_seed(config.run.seed)
-            loaded = load_model(config, device=device)
-            prompter = build_prompter(config, loaded, rank=world.rank)
-            task = QuestionAnswering(settings, prompter=prompter)
-            for asked in sets:
-                with (
-                    progress_bar(asked.name) as show,
-                    autocast(config.run.precision, device=device),
-                ):
-                    task.evaluate(
-                        loaded.model, asked.questions, store=asked.store, on_progress=show
-                    )
+        if all(asked.store.is_complete() for asked in sets):
+            predictions = [asked.store.collect() for asked in sets]
+        else:
+            predictions = _ask(config, sets, device=device, rank=world.rank)
         # Before any rank leaves, a finished set must be one for all.
         barrier()
         tables = {
-            asked.name: report_set(config, asked, position=position)
-            for position, asked in enumerate(sets)
+            asked.name: report_set(config, asked, predictions=told, position=position)
+            for position, (asked, told) in enumerate(zip(sets, predictions, strict=True))
         }
         if is_main():
             _write_summary(Path(config.run.output_dir), sets)
@@ -149,18 +139,20 @@ def build_prompter(config: Config, loaded: LoadedModel, *, rank: int = 0) -> Pro
     )
 
 
-def report_set(config: Config, asked: QuestionSet, *, position: int) -> list[KindScore]:
+def report_set(
+    config: Config, asked: QuestionSet, *, predictions: Sequence[Prediction], position: int
+) -> list[KindScore]:
     """Score a finished set; rank zero writes `metrics.json` and prints the table.
 
     Args:
         config: the typed run file.
-        asked: the set, all of whose questions were asked.
+        asked: the set.
+        predictions: all of its questions'.
         position: of the set in the run file, so that a report keeps the order.
 
     Raises:
         MediaError: too large a share of the questions could not be asked.
     """
-    predictions = asked.store.collect()
     folder = asked.annotations if asked.annotations.is_dir() else asked.annotations.parent
     rows = score(predictions, ceilings=read_ceilings(folder), bars=config.run.bars)
     metrics = {
@@ -276,6 +268,24 @@ def _open_set(
     identity = identity_of(config, reader=reader, settings=settings)
     store = PredictionStore(Path(config.run.output_dir) / reader.name, identity=identity)
     return QuestionSet(reader.name, Path(reader.sources[0]), questions, unreadable, store)
+
+
+def _ask(
+    config: Config, sets: Sequence[QuestionSet], *, device: str, rank: int
+) -> list[list[Prediction]]:
+    """Load the model and ask every set what it was not asked before."""
+    # Parts that start from random weights are the same on every rank and in every start.
+    torch.manual_seed(config.run.seed)
+    loaded = load_model(config, device=device)
+    prompter = build_prompter(config, loaded, rank=rank)
+    task = QuestionAnswering(asking_settings(config), prompter=prompter)
+    predictions = []
+    for asked in sets:
+        with progress_bar(asked.name) as show, autocast(config.run.precision, device=device):
+            predictions.append(
+                task.evaluate(loaded.model, asked.questions, store=asked.store, on_progress=show)
+            )
+    return predictions
 
 
 def _check_skips(asked: QuestionSet, *, metrics: dict[str, Any], max_skip_rate: float) -> None:

@@ -133,11 +133,8 @@ def _alike(
     indices: Iterable[int], questions: Sequence[Question], *, size: int
 ) -> Iterator[list[int]]:
     """Cut questions into batches of about equal length; otherwise clips stay together."""
-
-    def length(index: int) -> int:
-        return len(questions[index].text) // ABOUT_EQUAL
-
-    for _, group in groupby(sorted(indices, key=length), key=length):
+    lengths = {index: len(questions[index].text) // ABOUT_EQUAL for index in indices}
+    for _, group in groupby(sorted(lengths, key=lengths.__getitem__), key=lengths.__getitem__):
         yield from batched(group, size)
 
 

@@ -11,11 +11,15 @@ import re
 import string
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 STOP_MARK = "###"
 """Ends a turn in the Vicuna-v0 style templates; whatever follows is not part of the answer."""
 
 YES_NO = ("yes", "no")
+
+NUM_REMEMBERED = 4096
+"""Texts whose verdict is not sought again: right answers and options are few and come often."""
 
 _ARTICLES = re.compile(r"^(?:(?:a|an|the)\s+)+(?=\S)")
 _EVIDENCE_COLON = re.compile(r"(?<!\d):|:(?!\d)|\uff1a")
@@ -45,6 +49,7 @@ def normalise(text: str) -> str:
     return _ARTICLES.sub("", _without_edges(words))
 
 
+@lru_cache(maxsize=NUM_REMEMBERED)
 def verdict(text: str) -> str:
     """Return the normalised part of an evidence-first answer that decides.
 
@@ -123,8 +128,12 @@ def _stands_in(option: str, answer: str) -> bool:
 
 def _without_edges(text: str) -> str:
     """Take white space and punctuation of any script off both ends."""
-    kept = [index for index, char in enumerate(text) if not _is_edge(char)]
-    return text[kept[0] : kept[-1] + 1] if kept else ""
+    start, end = 0, len(text)
+    while start < end and _is_edge(text[start]):
+        start += 1
+    while start < end and _is_edge(text[end - 1]):
+        end -= 1
+    return text[start:end]
 
 
 def _is_edge(char: str) -> bool:

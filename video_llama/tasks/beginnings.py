@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from operator import eq
 
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.datasets.collate import EncodedSample
@@ -49,15 +50,17 @@ def split_prompts(prompts: Sequence[EncodedSample]) -> Split | None:
     if len(groups) == len(prompts):
         return None
     # At one length where possible, so that no beginning is padded to that of a lone long prompt.
-    shortest = min(map(_most_shared, groups))
+    limits = list(map(_most_shared, groups))
+    shortest = min(limits)
     beginnings, endings, rows = [], list(prompts), [0] * len(prompts)
-    for row, (members, group) in enumerate(zip(by_media.values(), groups, strict=True)):
-        end = max(shortest, _media_end(group[0]))
-        if not 1 <= end <= _most_shared(group):
+    for row, members in enumerate(by_media.values()):
+        first = groups[row][0]
+        end = max(shortest, _media_end(first))
+        if not 1 <= end <= limits[row]:
             return None
-        beginnings.append(cut(group[0], slice(end)))
+        beginnings.append(beginning(first, end))
         for index in members:
-            endings[index] = replace(cut(prompts[index], slice(end, None)), media=())
+            endings[index] = ending(prompts[index], end)
             rows[index] = row
     return Split(beginnings, endings, rows)
 
@@ -74,17 +77,37 @@ def _media_end(prompt: EncodedSample) -> int:
 
 def shared_length(samples: Sequence[EncodedSample]) -> int:
     """Count the positions from the beginning that are equal in all samples and not supervised."""
-    rows = [zip(s.input_ids, s.slots, s.labels, strict=True) for s in samples]
-    columns = (set(column) for column in zip(*rows, strict=False))
-    is_shared = (len(c) == 1 and next(iter(c))[2] == IGNORE_INDEX for c in columns)
-    return sum(takewhile(bool, is_shared))
+    first = samples[0]
+    length = len(first.input_ids)
+    unsupervised = [IGNORE_INDEX] * length
+    for sample in samples:
+        length = _num_equal(sample.input_ids[:length], first.input_ids[:length])
+        length = _num_equal(sample.slots[:length], first.slots[:length])
+        length = _num_equal(sample.labels[:length], unsupervised[:length])
+    return length
 
 
-def cut(sample: EncodedSample, part: slice) -> EncodedSample:
-    """Return a part of the text; the media stay."""
+def _num_equal(values: list[int], others: list[int]) -> int:
+    """Count the values from the beginning that are equal in both."""
+    return len(values) if values == others else sum(takewhile(bool, map(eq, values, others)))
+
+
+def beginning(sample: EncodedSample, end: int) -> EncodedSample:
+    """Return the text up to a position, with the media."""
     return replace(
         sample,
-        input_ids=sample.input_ids[part],
-        labels=sample.labels[part],
-        slots=sample.slots[part],
+        input_ids=sample.input_ids[:end],
+        labels=sample.labels[:end],
+        slots=sample.slots[:end],
+    )
+
+
+def ending(sample: EncodedSample, start: int) -> EncodedSample:
+    """Return the text from a position on, without the media."""
+    return replace(
+        sample,
+        input_ids=sample.input_ids[start:],
+        labels=sample.labels[start:],
+        slots=sample.slots[start:],
+        media=(),
     )

@@ -5,7 +5,6 @@ Does not know what a question or a model is.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ class PredictionStore:
 
     def add(self, chunk: int, predictions: Sequence[Prediction]) -> None:
         """Keep the predictions of one chunk; they survive a kill from here on."""
-        self._results.add({chunk: [dataclasses.asdict(p) for p in predictions]})
+        self._results.add({chunk: [_plain(prediction) for prediction in predictions]})
 
     def collect(self) -> list[Prediction]:
         """Wait for all ranks, write the final file once, and return every prediction."""
@@ -124,6 +123,11 @@ def read_predictions(path: Path) -> list[Prediction]:
                 "line: copy it again, or remove its folder and evaluate again"
             ) from error
     return predictions
+
+
+def _plain(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction as plain values; nothing is copied."""
+    return {**vars(prediction), "media": [vars(shown) for shown in prediction.media]}
 
 
 def _parse(node: dict[str, Any]) -> Prediction:

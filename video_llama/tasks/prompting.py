@@ -17,7 +17,7 @@ from video_llama.conversation.stopping import StopRule, answer_text
 from video_llama.datasets.collate import EncodedSample, RoutedItem, collate
 from video_llama.datasets.routing import num_steps
 from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
-from video_llama.tasks.beginnings import cut, shared_length, split_prompts
+from video_llama.tasks.beginnings import beginning, ending, shared_length, split_prompts
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Prompter:
             # The last token in common goes with the answers, whose first token it predicts.
             end = shared_length(encoded) - 1
             assert end >= 1, f"{group[0].key}: nothing stands before the answers"
-            prompts.append(cut(encoded[0], slice(end)))
-            continuations += [replace(cut(s, slice(end, None)), media=()) for s in encoded]
+            prompts.append(beginning(encoded[0], end))
+            continuations += [ending(sample, end) for sample in encoded]
             rows += [row] * len(encoded)
         return Forks(self._pad_prompts(prompts), self._pad(continuations, side="right"), rows)
 

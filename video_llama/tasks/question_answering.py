@@ -135,8 +135,8 @@ class QuestionAnswering:
             asked = [
                 question
                 for question in questions
-                if question.shown in loaded
-                and (probe is None or question.sample.key in probed)
+                if (probe is None or question.sample.key in probed)
+                and question.shown in loaded
                 and (probe is None or _concerns(probe, question, other))
             ]
             clips = dict.fromkeys(question.shown for question in asked)

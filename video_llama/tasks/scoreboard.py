@@ -131,11 +131,15 @@ def score(
         One row per kind, in the order of first appearance, then one per pool.
     """
     asked = [prediction for prediction in predictions if prediction.error is None]
-    kinds = list(dict.fromkeys(prediction.kind for prediction in asked))
+    by_kind: dict[str, list[Prediction]] = defaultdict(list)
+    for prediction in asked:
+        by_kind[prediction.kind].append(prediction)
     pools = [pattern for pattern in bars or {} if is_pool(pattern)]
     rows = []
-    for pattern in (*kinds, *pools):
-        members = [p for p in asked if fnmatchcase(p.kind, pattern)]
+    for pattern in (*by_kind, *pools):
+        pooled = {kind for kind in by_kind if fnmatchcase(kind, pattern)}
+        is_alone = pooled == {pattern}
+        members = by_kind[pattern] if is_alone else [p for p in asked if p.kind in pooled]
         if members:
             known = _mean_ceilings(members, ceilings or {})
             rows.append(
@@ -208,10 +212,11 @@ def to_metrics(rows: Sequence[KindScore], *, predictions: Sequence[Prediction]) 
 
 def _read_loosely(prediction: Prediction) -> Prediction:
     """Count a free answer as right if the right one stands anywhere in it."""
-    if prediction.form == "multiple_choice" or prediction.error is not None:
+    is_free = prediction.form != "multiple_choice" and prediction.error is None
+    if prediction.correct or not is_free:
         return prediction
     found = mentions(prediction.prediction, prediction.answer)
-    return dataclasses.replace(prediction, correct=prediction.correct or found)
+    return dataclasses.replace(prediction, correct=found)
 
 
 def _means(rows: Sequence[KindScore]) -> dict[str, Any]:
