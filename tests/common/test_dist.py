@@ -7,6 +7,7 @@ from video_llama.common.dist import (
     gather_objects,
     process_group,
     read_world,
+    sum_counts,
     sum_over_ranks,
 )
 from video_llama.common.errors import ConfigError
@@ -84,3 +85,4 @@ def test_the_first_machine_of_a_slurm_list(nodes, first):
 def test_a_single_process_gathers_and_sums_its_own():
     assert gather_objects("a") == ["a"]
     assert sum_over_ranks(torch.tensor([2.0])).item() == 2.0
+    assert sum_counts([3, 0]) == [3, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 from promises.launch import LIMIT_S, as_torchrun, finish, run_ranks, start_ranks
 from promises.small_project import write_project
-from promises.unlucky import train
+from promises.unlucky import add_up_and_stop, notes, train
 from safetensors.torch import load_file
 
 from video_llama.runners.checkpoint import read_state
@@ -140,6 +141,27 @@ def test_a_rank_that_waits_for_data_takes_the_others_along(tmp_path):
     os.kill(ranks[1].pid, signal.SIGUSR1)
     assert finish(ranks) == [0, 0]
     assert time.monotonic() - started_s < GRACE_S
+
+
+def test_a_rank_leaves_no_step_in_which_another_has_begun_to_compute(whole, tmp_path):
+    """In its second forward pass DDP waits for the other ranks, which may be gone."""
+    # The first batch with it is in rank 1's second step.
+    work = partial(train, tmp_path, changes=TWO_RANKS, stuck_on="talks-1", only_rank=1)
+    ranks = start_ranks(work, worlds=two(), logs=tmp_path / "1")
+    wait_for(tmp_path / "stuck", ranks)
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    assert finish(ranks) == [0, 0]
+    assert saved_step(tmp_path) == 1
+    assert [len(notes(tmp_path, rank)) for rank in (0, 1)] == [2, 2]
+    run_ranks(partial(train, tmp_path, changes=TWO_RANKS), worlds=two(), logs=tmp_path / "2")
+    assert_same_run(tmp_path, whole[2])
+
+
+def test_ranks_add_up_whole_numbers_exactly_until_one_is_asked_to_stop(tmp_path):
+    run_ranks(partial(add_up_and_stop, tmp_path), worlds=two(), logs=tmp_path / "logs")
+    sums = [json.loads((tmp_path / f"sums_{rank}.json").read_text()) for rank in (0, 1)]
+    # Beyond what float64 holds.
+    assert sums == [[2**61 + 1, None]] * 2
 
 
 def test_a_request_that_comes_twice_is_one(tmp_path):

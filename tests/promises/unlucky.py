@@ -112,6 +112,16 @@ def train(out, *, changes, trigger=None, only_rank=None, stuck_on=None, repeat_s
         build(config, world, task=task, dataset=dataset).train()
 
 
+def add_up_and_stop(out):
+    """Add up numbers of two ranks, and again when the second was asked to stop."""
+    with process_group("cpu") as world, signals.StopRequest() as request:
+        sums = [request.sum_unless_asked(2**60 + world.rank)]
+        if world.rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+        sums.append(request.sum_unless_asked(2**60))
+        (out / f"sums_{world.rank}.json").write_text(json.dumps(sums))
+
+
 def notes(out, rank=0):
     """Return what a rank wrote down; the last line may be cut off."""
     lines = (Path(out) / f"notes_{rank}.jsonl").read_text().splitlines()

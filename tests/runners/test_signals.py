@@ -36,3 +36,11 @@ def test_an_error_of_a_wait_that_nobody_asked_to_stop_is_one():
 
     with StopRequest() as request, pytest.raises(RuntimeError, match="out of memory"):
         request.wait_for(fail)
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_a_number_is_added_up_as_long_as_nobody_asked(count):
+    with StopRequest() as request:
+        assert request.sum_unless_asked(count) == count
+        signal.raise_signal(signal.SIGTERM)
+        assert request.sum_unless_asked(count) is None

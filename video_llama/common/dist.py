@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -180,6 +180,22 @@ def any_rank(flag: bool) -> bool:
     flags = torch.tensor([int(flag)])
     dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     return bool(flags)
+
+
+def sum_counts(counts: Sequence[int]) -> list[int]:
+    """Return the sums of whole numbers over all ranks, exactly; waits for no GPU.
+
+    Args:
+        counts: as many on every rank.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not _joined():
+        return list(counts)
+    sums = torch.tensor(counts, dtype=torch.int64)
+    dist.all_reduce(sums)
+    return sums.tolist()
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

@@ -68,6 +68,18 @@ class StopRequest:
         """Whether any rank was asked; every rank must ask this at the same time."""
         return dist.any_rank(self.received is not None)
 
+    def sum_unless_asked(self, count: int) -> int | None:
+        """Add a number up over all ranks, at the cost of `on_any_rank` alone.
+
+        Args:
+            count: of this rank; every rank must call this at the same time.
+
+        Returns:
+            None on all ranks if any was asked to stop.
+        """
+        total, num_asked = dist.sum_counts([count, int(self.received is not None)])
+        return None if num_asked else total
+
     def wait_for(self, wait: Callable[[], T]) -> T | None:
         """Return what a function returns, None as soon as this process is asked to stop.
 

@@ -138,11 +138,13 @@ class StepMaker:
         loaded = request.wait_for(lambda: list(islice(batches, self.run.accum_grad_iters)))
         data_wait_s = time.perf_counter() - asked_s
         self.heartbeat.beat("computing", step=step)
-        if request.on_any_rank or loaded is None:
+        num_targets = [item.batch.num_targets for item in loaded or ()]
+        # All ranks know before any begins a forward pass, which may wait for the others: ZeRO-3
+        # gathers weights in it, and DDP agrees on its buckets in the second.
+        total = request.sum_unless_asked(sum(num_targets))
+        if total is None or loaded is None:
             return None
         assert len(loaded) == self.run.accum_grad_iters, "the plan ended before the run"
-        num_targets = [item.batch.num_targets for item in loaded]
-        total = int(dist.sum_over_ranks(self._on_device([sum(num_targets)]))[0])
         outputs: list[LossOutput] = []
         for index, item in enumerate(loaded):
             self.heartbeat.beat("computing", step=step, part=index + 1)
