@@ -1,4 +1,4 @@
-"""The trained-blind cell sees clips that do not belong to their text."""
+"""What the cells are shown, and that the clips they are asked about are there first."""
 
 import csv
 import io
@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from video_llama.apps.toy_experiments import cells, swap_clips
+from video_llama.apps.toy_experiments import cells, run_experiments, swap_clips
 from video_llama.apps.toy_run import open_recipes
+from video_llama.apps.verb_processes import Verbs
+from video_llama.common.errors import ConfigError, VideoLlamaError
+from video_llama.toy.plan import Counts
+from video_llama.toy.world import HELD_OUT_SPLITS, write_world
 
+COUNTS = Counts(4, 2, test=2, composition=2, train_pictures=2, valid_pictures=1, voices=1)
 CELLS = cells(Path("output/toy"), seed=42)
 
 
@@ -39,6 +45,51 @@ def test_the_audio_branch_on_pictures_hears_nothing_while_it_learns():
     for config in configs(cell):
         assert config.model.branches["audio"].media == ("video", "image")
         assert all(entry.config.streams == ("video",) for entry in config.datasets.values())
+
+
+class NoVerbs(Verbs):
+    """Refuses to start anything."""
+
+    def __init__(self):
+        super().__init__(warm=False)
+
+    def start(self, call):
+        raise VideoLlamaError("started")
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """A folder with results, and no world yet."""
+    (tmp_path / "eval_withaudio").mkdir()
+    (tmp_path / "eval_withaudio" / "metrics.json").write_text("{}")
+    return tmp_path
+
+
+def experiment(folder, message):
+    with pytest.raises(VideoLlamaError, match=message):
+        run_experiments(folder, seed=42, console=Console(quiet=True), verbs=NoVerbs())
+
+
+@pytest.mark.parametrize("later", [("composition",), HELD_OUT_SPLITS])
+def test_the_clips_a_run_left_for_later_are_written_before_anything_is_started(demo, later):
+    write_world(demo / "world", counts=COUNTS, num_workers=1, later=later)
+    experiment(demo, "started")
+    assert len(list((demo / "world" / "videos" / "composition_000").glob("*.mp4"))) == 2
+    assert json.loads((demo / "world" / "world.json").read_text())["finished"]
+
+
+def test_a_world_that_has_everything_is_left_as_it_is(demo):
+    write_world(demo / "world", counts=COUNTS, num_workers=1)
+    files = [path for path in (demo / "world").rglob("*") if path.is_file()]
+    before = [path.stat().st_mtime_ns for path in files]
+    experiment(demo, "started")
+    assert [path for path in (demo / "world").rglob("*") if path.is_file()] == files
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_experiments_on_a_world_that_is_gone_are_refused(demo):
+    with pytest.raises(ConfigError, match=r"there is no .*world\.json; run .*toy run --out"):
+        run_experiments(demo, seed=42, console=Console(quiet=True), verbs=NoVerbs())
 
 
 def test_every_row_of_a_csv_gets_the_clip_of_another_and_keeps_its_text():

@@ -7,12 +7,21 @@ import pytest
 from video_llama.apps.data_features import compute_features
 from video_llama.apps.lanes import run_lanes
 from video_llama.apps.main import main
-from video_llama.apps.toy_run import AUDIO, FRESH_KINDS, JOINT, VISION, fresh_scene, open_recipes
+from video_llama.apps.toy_run import (
+    AUDIO,
+    FRESH_KINDS,
+    JOINT,
+    OWN_FILES,
+    VISION,
+    HeldOutClips,
+    fresh_scene,
+    open_recipes,
+)
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import VideoLlamaError
 from video_llama.toy import questions
 from video_llama.toy.plan import Counts
-from video_llama.toy.world import write_world
+from video_llama.toy.world import HELD_OUT_SPLITS, write_world
 
 REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=3", "run.batch_size_train=4"]
 
@@ -40,10 +49,42 @@ def small_world(tmp_path_factory):
 @pytest.mark.parametrize("recipe", [*VISION, *AUDIO])
 def test_features_of_the_joint_recipe_serve_those_of_one_branch(recipe, small_world, tmp_path):
     options = [f"model.toy_dir={small_world}", f"run.feature_cache={tmp_path}"]
-    joint, single = open_recipes([*JOINT, recipe], options)
+    # Computed ahead in one process, found by a recipe that decodes in a process apart.
+    joint, single = open_recipes([*JOINT, recipe], options, own_options={JOINT[0]: [OWN_FILES]})
+    assert joint.config.run.decode_timeout_s is None
+    assert single.config.run.decode_timeout_s is not None
     assert compute_features(joint.config, names=["webvid"]).num_computed == 4
     work = compute_features(single.config, names=["webvid"])
     assert (work.num_found, work.num_computed) == (4, 0)
+
+
+def test_a_finished_run_and_its_own_clips_may_lack_the_composition_clips(tmp_path):
+    held_out = HeldOutClips(tmp_path / "world", 12)
+    write_world(held_out.world, counts=Counts.scaled_to(12), num_workers=1, later=HELD_OUT_SPLITS)
+    assert (held_out.size, held_out.kept()) == (8, 0)
+    assert main(held_out.words(num_ranks=1)) == 0
+    assert held_out.kept() == held_out.done() == held_out.size
+    pages = {path.name for path in (held_out.world / "videos").iterdir()}
+    assert pages == {"train_000", "valid_000", "test_000"}
+
+
+def test_a_folder_of_clips_that_is_being_written_is_not_kept(tmp_path):
+    held_out = HeldOutClips(tmp_path, 300)
+    assert held_out.size == 180
+    for page, kept in (("test_001", 100), ("test_000.part", 100), ("test_000", 180)):
+        (tmp_path / "videos" / page).mkdir(parents=True)
+        assert held_out.kept() == kept
+
+
+def test_the_world_verb_counts_the_clips_it_was_asked_for(tmp_path, capsys):
+    words = ["toy", "world", "--out", str(tmp_path / "w"), "--clips", "4", "--workers", "1"]
+    for more, said in (
+        (["--later", "composition"], "is ready: 4 training, 4 validation and 8 test clips"),
+        ([], "is ready: 4 training, 4 validation, 8 test and 4 composition clips"),
+        ([], "was there already: 4 training, 4 validation, 8 test and 4 composition clips"),
+    ):
+        assert main([*words, *more]) == 0
+        assert said in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -57,6 +98,8 @@ def test_a_rehearsal_ends_with_answers_and_a_second_one_trains_nothing(tmp_path,
     assert set(metrics) == {"test"}
     ahead = json.loads((tmp_path / "toy" / "features" / "training.json").read_text())
     assert ahead["num_computed"] == ahead["num_files"] >= 12
+    pages = {path.name for path in (tmp_path / "toy" / "world" / "videos").iterdir()}
+    assert pages == {"train_000", "valid_000", "test_000"}
     logs = [path.read_text() for path in (tmp_path / "toy").rglob("log.txt")]
     assert logs
     assert not any("no better than guessing" in log for log in logs)

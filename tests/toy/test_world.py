@@ -177,6 +177,49 @@ def test_clips_left_for_later_are_written_by_the_next_call(world: World, tmp_pat
     assert clips[0] == clips[1]
 
 
+@pytest.mark.parametrize(
+    ("calls", "lacking"),
+    [
+        ([("test", "composition")], ["test", "composition"]),
+        ([("test", "composition"), ("composition",)], ["composition"]),
+        ([("test",), ("composition",)], None),
+        ([("composition",), ()], None),
+    ],
+)
+def test_the_manifest_names_the_splits_that_were_left_for_later(
+    calls: list[tuple[str, ...]], lacking: list[str] | None, tmp_path: Path, world: World
+):
+    for later in calls:
+        write_world(tmp_path / "w", seed=SEED, counts=COUNTS, num_workers=1, later=later)
+    manifest = json.loads((tmp_path / "w" / "world.json").read_text())
+    assert (manifest["finished"], manifest.get("later")) == (lacking is None, lacking)
+    if lacking is None:
+        assert texts_of(tmp_path / "w") == texts_of(world.folder)
+
+
+def test_what_may_be_left_for_later_is_not_missed(world: World, tmp_path: Path):
+    folder = tmp_path / "w"
+    for _ in range(2):
+        again = write_world(folder, seed=SEED, counts=COUNTS, num_workers=1, later=["composition"])
+    assert again.was_there
+    whole = write_world(
+        world.folder, seed=SEED, counts=COUNTS, num_workers=1, later=["composition"]
+    )
+    assert whole.was_there
+
+
+def test_a_run_killed_amid_clips_left_for_later_goes_on(world: World, tmp_path: Path):
+    folder = tmp_path / "w"
+    write_world(folder, seed=SEED, counts=COUNTS, num_workers=1, later=["test", "composition"])
+    shutil.copytree(world.folder / "videos/test_000", folder / "videos/test_000")
+    (folder / "videos/composition_000.part").mkdir()
+    before = (folder / "videos/test_000").stat().st_mtime_ns
+    write_world(folder, seed=SEED, counts=COUNTS, num_workers=1)
+    assert (folder / "videos/test_000").stat().st_mtime_ns == before
+    pages = [sorted(path.name for path in (w / "videos").iterdir()) for w in (folder, world.folder)]
+    assert pages[0] == pages[1]
+
+
 def test_the_folder_of_another_world_is_refused_with_the_difference(world: World):
     with pytest.raises(ConfigError, match="seed: the folder has 3, asked for is 4"):
         write_world(world.folder, seed=4, counts=COUNTS, num_workers=1)

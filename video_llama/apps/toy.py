@@ -21,6 +21,9 @@ from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
 from video_llama.toy.plan import FULL_TRAIN_CLIPS
 
+CLIPS = {"train": "training", "valid": "validation", "test": "test", "composition": "composition"}
+"""What the clips of a split are called."""
+
 PART_NAMES = ("vision", "audio", "towers", "decoder")
 
 
@@ -52,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training clips; the other sets shrink in proportion (default: %(default)s)",
     )
     world.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    world.add_argument(
+        "--later",
+        nargs="+",
+        choices=["test", "composition"],
+        default=[],
+        metavar="SPLIT",
+        help="clips left to another call: test, composition",
+    )
     verbs.add_parser("ceilings", help="compute the shipped ceilings of the questions anew")
     foundations = verbs.add_parser(
         "foundations", help="pretrain the small encoders and the small decoder, on one core"
@@ -130,12 +141,13 @@ def _world(args: argparse.Namespace) -> int:
         if value < 1:
             raise ConfigError(f"{flag}: found {value}, at least 1 is needed")
     counts = Counts.scaled_to(args.clips)
-    world = write_world(args.out, seed=args.seed, counts=counts, num_workers=args.workers)
-    state = "was there already" if world.was_there else "is ready"
-    print(
-        f"{world.folder} {state}: {counts.train} training, {counts.valid} validation, "
-        f"{counts.test} test and {counts.composition} composition clips"
+    world = write_world(
+        args.out, seed=args.seed, counts=counts, num_workers=args.workers, later=args.later
     )
+    state = "was there already" if world.was_there else "is ready"
+    asked = [split for split in CLIPS if split not in args.later]
+    *most, last = [f"{getattr(counts, split)} {CLIPS[split]}" for split in asked]
+    print(f"{world.folder} {state}: {', '.join(most)} and {last} clips")
     return 0
 
 

@@ -2,8 +2,8 @@
 
 Each cell is the toy recipe with one thing changed, trained and evaluated through the same verbs:
 clips that do not belong to their text (trained blind), no frame positions, the audio branch on
-pictures as published, two more seeds; and the full model on the composition split. Finished cells
-are kept.
+pictures as published, two more seeds; and the full model on the composition split, whose clips it
+writes. Finished cells are kept.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from video_llama.apps.toy_run import AUDIO, JOINT, VISION, open_recipes
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import ConfigError
 from video_llama.common.rng import permutation
+from video_llama.toy.plan import Counts
+from video_llama.toy.world import MANIFEST, write_world
 
 WITH_AUDIO, ONLY_VL = "eval_configs/toy/withaudio.yaml", "eval_configs/toy/only_vl.yaml"
 VOICES, COMPOSITION = "eval_configs/toy/voices.yaml", "eval_configs/toy/composition.yaml"
@@ -145,12 +147,13 @@ def run_experiments(folder: Path, *, seed: int, console: Console, verbs: Verbs) 
         Metrics of every cell by question set, also written to `folder`/experiments.
 
     Raises:
-        ConfigError: there is no finished toy run.
+        ConfigError: there is no finished toy run, or its world is gone.
         VideoLlamaError: a cell failed.
     """
     base = folder / "eval_withaudio" / METRICS_NAME
     if not base.is_file():
         raise ConfigError(f"{base}: no results; run `video-llama toy run --out {folder}` first")
+    _complete(folder / "world")
     _write_swapped(folder)
     plan = cells(folder, seed=seed)
     options = {
@@ -188,6 +191,17 @@ def run_experiments(folder: Path, *, seed: int, console: Console, verbs: Verbs) 
 def _runs_of(folder: Path, cell: Cell) -> Path:
     """Return where a cell's runs are kept."""
     return folder / "experiments" / cell.name
+
+
+def _complete(world: Path) -> None:
+    """Write the clips that `video-llama toy run` left for later."""
+    manifest = world / MANIFEST
+    if not manifest.is_file():
+        raise ConfigError(
+            f"there is no {manifest}; run `video-llama toy run --out {world.parent}` again"
+        )
+    made = json.loads(manifest.read_text(encoding="ascii"))
+    write_world(world, seed=made["seed"], counts=Counts(**made["counts"]))
 
 
 def _write_swapped(folder: Path) -> None:

@@ -10,7 +10,6 @@ goes on where it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,13 +30,19 @@ from video_llama.toy.plan import CHUNK_CLIPS, Counts
 from video_llama.toy.render import FRAMES_PER_S, render_clip
 from video_llama.toy.scenes import Scene, sample_scene
 from video_llama.toy.sound import synthesize
-from video_llama.toy.world import HELD_OUT_SPLITS, MANIFEST, write_world
+from video_llama.toy.world import HELD_OUT_SPLITS, write_world
 
 VISION = ("visionbranch_stage1_pretrain", "visionbranch_stage2_finetune")
 AUDIO = ("audiobranch_stage1_pretrain", "audiobranch_stage2_finetune")
 JOINT = ("audiovisual_stage3_joint",)
 EVALUATION = "eval_configs/toy/withaudio.yaml"
 NUM_RANKS = 2
+
+EVALUATED_SPLIT = "test"
+"""The other held-out clips are asked about, and written, by `video-llama toy experiments`."""
+
+OWN_FILES = "run.decode_timeout_s=null"
+"""Files that this call has written itself need not be decoded in a process apart."""
 
 FRESH_SEED = 987_654
 FRESH_INDEX_LIMIT = 1000
@@ -91,10 +96,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class HeldOutClips:
-    """The clips no recipe reads, written while there is a core to spare.
+    """The clips the model is evaluated on, written while there is a core to spare.
 
     Attributes:
-        world: folder of a world whose other clips are there.
+        world: folder of a world where the clips that are learned from are there.
         train_clips: size it was asked for, None for the full one.
     """
 
@@ -110,29 +115,25 @@ class HeldOutClips:
     @property
     def size(self) -> int:
         """Clips to write."""
-        counts = _counts(self.train_clips)
-        return sum(int(getattr(counts, split)) for split in HELD_OUT_SPLITS)
+        return int(getattr(_counts(self.train_clips), EVALUATED_SPLIT))
 
     def kept(self) -> int:
-        """Return the clips in finished folders; all of them once the world is complete."""
-        manifest = json.loads((self.world / MANIFEST).read_text(encoding="ascii"))
-        return self.size if manifest["finished"] else min(self.done(), self.size - 1)
+        """Return about how many clips are in finished folders, exactly once all of them are."""
+        pages = (self.world / "videos").glob(f"{EVALUATED_SPLIT}_*")
+        num_pages = sum(page.suffix != ".part" for page in pages)
+        return min(num_pages * CHUNK_CLIPS, self.size)  # the last one may hold fewer
 
     def done(self) -> int:
-        """Return about how many clips are written; the last folder of a split may be smaller."""
-        pages = [
-            page
-            for split in HELD_OUT_SPLITS
-            for page in (self.world / "videos").glob(f"{split}_*")
-            if page.suffix != ".part"
-        ]
-        return min(len(pages) * CHUNK_CLIPS, self.size)
+        """Return the same."""
+        return self.kept()
 
     def words(self, *, num_ranks: int) -> list[str]:
         """Return the command line; one process writes."""
         assert num_ranks == 1, "clips are written by one process"
         clips = [] if self.train_clips is None else ["--clips", str(self.train_clips)]
-        return ["toy", "world", "--out", str(self.world), "--workers", "1", *clips]
+        later = [split for split in HELD_OUT_SPLITS if split != EVALUATED_SPLIT]
+        words = ["toy", "world", "--out", str(self.world), "--workers", "1", *clips]
+        return [*words, "--later", *later]
 
 
 def run_toy(
@@ -216,8 +217,7 @@ def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Conso
         render_clip(scene), frames_per_s=FRAMES_PER_S, waveform=synthesize(scene.sound)
     )
     path.write_bytes(clip)
-    # The file is our own: nothing has to be decoded in a process apart.
-    chat = load_chat(EVALUATION, options=(*options, "run.decode_timeout_s=null"))
+    chat = load_chat(EVALUATION, options=(*options, OWN_FILES))
     console.print(f"\nA clip nobody has seen: {path}")
     for question in questions.ask(scene):
         if question.kind in FRESH_KINDS:
@@ -231,7 +231,11 @@ def _features(clips: str, file: str, *, folder: Path, options: tuple[str, ...]) 
     """Return the job that computes what frozen encoders make of the clips of a run file."""
     report = f"{clips.replace('-', '_')}.json"
     return FeaturesJob(
-        f"features of {clips} clips", folder / "features", file, options, report=report
+        f"features of {clips} clips",
+        folder / "features",
+        file,
+        (*options, OWN_FILES),
+        report=report,
     )
 
 

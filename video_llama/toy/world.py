@@ -94,7 +94,7 @@ def write_world(
         seed: of everything in it.
         counts: how much it shall hold; None for the full world.
         num_workers: processes that draw and encode; 1 works in this one.
-        later: splits whose clips are left to a call without them.
+        later: splits whose clips are left to a call without them; the manifest names them.
 
     Raises:
         ConfigError: the folder holds another world.
@@ -102,31 +102,37 @@ def write_world(
     counts = counts or Counts()
     arguments = {"format": FORMAT, "seed": seed, "counts": asdict(counts)}
     manifest = folder / MANIFEST
-    if _read_manifest(manifest, arguments=arguments):
+    lacking = _read_manifest(manifest, arguments=arguments)
+    if lacking is not None and lacking <= set(later):
         get_logger().info("%s: the world is there already", folder)
         return World(folder, seed, counts, was_there=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(manifest, {**arguments, "finished": False})
-    clips = {split: plan.clips(split, counts=counts, seed=seed) for split in CLIP_SPLITS}
-    stills = {s: plan.still_scenes(s, counts=counts, seed=seed) for s in LEARNED_SPLITS}
-    voices = plan.voices(counts=counts, seed=seed)
+    if lacking is None:
+        _write_json(manifest, {**arguments, "finished": False})
+    left = [split for split in CLIP_SPLITS if lacking is None or split in lacking]
+    now = [split for split in left if split not in later]
+    # Texts tell of every scene; once they are written, only what will be drawn is thought up.
+    moving, still = (CLIP_SPLITS, LEARNED_SPLITS) if lacking is None else (now, ())
+    clips = {split: plan.clips(split, counts=counts, seed=seed) for split in moving}
+    stills = {split: plan.still_scenes(split, counts=counts, seed=seed) for split in still}
+    voices = plan.voices(counts=counts, seed=seed) if lacking is None else []
 
     def write_texts() -> None:
-        if not (folder / SCENES).exists():
+        if lacking is None and not (folder / SCENES).exists():
             for split in QUESTION_SPLITS:
                 _write_questions(folder / "questions" / split, clips=clips[split], seed=seed)
             _write_annotations(folder, clips=clips, stills=stills, voices=voices)
 
-    now = {split: group for split, group in clips.items() if split not in later}
-    jobs = list(_media_jobs(folder, clips=now, stills=stills, voices=voices))
+    drawn = itertools.chain.from_iterable(clips[split] for split in now)
+    jobs = list(_media_jobs(folder, clips=drawn, stills=stills, voices=voices))
     _run(jobs, num_workers=num_workers, meanwhile=write_texts)
-    _write_json(manifest, {**arguments, "finished": not later})
-    get_logger().info("%s: %d clips are there", folder, sum(map(len, now.values())))
+    late = {"later": [split for split in left if split in later]} if len(now) < len(left) else {}
+    _write_json(manifest, {**arguments, "finished": not late, **late})
+    get_logger().info("%s: clips are there: %s", folder, ", ".join(now))
     return World(folder, seed, counts)
 
 
-def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> bool:
-    """Tell whether the world is finished.
+def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> set[str] | None:
+    """Return the splits that lack their clips; None if other things may be lacking too.
 
     Raises:
         ConfigError: the folder belongs to another world, or to something else.
@@ -137,9 +143,8 @@ def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> bool:
                 f"the folder is not empty and holds no {MANIFEST}; choose another --out",
                 where=str(path.parent),
             )
-        return False
+        return None
     found = json.loads(path.read_text(encoding="ascii"))
-    finished: bool = found.pop("finished")
     differences = [
         f"{key}: the folder has {found.get(key)}, asked for is {wanted}"
         for key, wanted in arguments.items()
@@ -149,7 +154,9 @@ def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> bool:
         raise ConfigError(
             [*differences, "choose another --out, or delete the folder"], where=str(path.parent)
         )
-    return finished
+    if found["finished"]:
+        return set()
+    return set(found["later"]) if "later" in found else None
 
 
 @dataclass(frozen=True)
@@ -164,13 +171,13 @@ class _Job:
 def _media_jobs(
     folder: Path,
     *,
-    clips: dict[str, list[Clip]],
+    clips: Iterable[Clip],
     stills: dict[str, list[Scene]],
     voices: Sequence[Voice],
 ) -> Iterator[_Job]:
     """List the folders of clips, pictures and voices."""
     by_page: dict[str, list[Scene]] = {}
-    for clip in itertools.chain.from_iterable(clips.values()):
+    for clip in clips:
         by_page.setdefault(clip.page_dir, []).append(clip.scene)
     for page, scenes in by_page.items():
         target = folder / "videos" / page
@@ -178,8 +185,9 @@ def _media_jobs(
     for split, scenes in stills.items():
         target = folder / "pictures" / split / "image"
         yield _Job(target, partial(write_pictures, target, scenes=scenes), len(scenes))
-    target = folder / "voices" / "sound"
-    yield _Job(target, partial(write_voices, target, voices=voices), len(voices))
+    if voices:
+        target = folder / "voices" / "sound"
+        yield _Job(target, partial(write_voices, target, voices=voices), len(voices))
 
 
 def _write_questions(folder: Path, *, clips: Sequence[Clip], seed: int) -> None:
