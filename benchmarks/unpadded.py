@@ -17,6 +17,7 @@ import torch
 
 from video_llama.common.config import load_preset
 from video_llama.common.logger import get_logger, start_logging
+from video_llama.common.types import IGNORE_INDEX
 from video_llama.models.decoders.causal_lm import CausalLM
 
 NUM_TURNS = 30
@@ -35,7 +36,10 @@ def main() -> None:
     decoder = CausalLM(load_preset("video_llama", "toy").decoder).requires_grad_(False)
     for name, lengths in BATCHES.items():
         step = step_of(decoder, lengths)
-        turns = [(seconds(step, False), seconds(step, True)) for _ in range(NUM_TURNS)]
+        turns = [
+            (seconds(step, skips_padding=False), seconds(step, skips_padding=True))
+            for _ in range(NUM_TURNS)
+        ]
         padded, without = (1e3 * statistics.median(times) for times in zip(*turns, strict=True))
         padding = 1 - sum(lengths) / (len(lengths) * max(lengths))
         get_logger().info(
@@ -44,16 +48,16 @@ def main() -> None:
         )
 
 
-def step_of(decoder: CausalLM, lengths: Sequence[int]) -> Callable[[bool], None]:
+def step_of(decoder: CausalLM, lengths: Sequence[int]) -> Callable[..., None]:
     """Return a forward and a backward pass; the last third of every sample is supervised."""
     torch.manual_seed(0)
     ends, columns = torch.tensor(lengths)[:, None], torch.arange(max(lengths))
     mask = columns < ends
     embeds = torch.randn(*mask.shape, decoder.width)
     labels = torch.randint(decoder.vocab_size, mask.shape)
-    labels = torch.where(mask & (columns >= ends * 2 // 3), labels, -100)
+    labels = torch.where(mask & (columns >= ends * 2 // 3), labels, IGNORE_INDEX)
 
-    def step(skips_padding: bool) -> None:
+    def step(*, skips_padding: bool) -> None:
         decoder.skips_padding = skips_padding
         fed = embeds.clone().requires_grad_()
         decoder.loss(fed, attention_mask=mask, labels=labels).token_loss.mean().backward()
@@ -61,10 +65,10 @@ def step_of(decoder: CausalLM, lengths: Sequence[int]) -> Callable[[bool], None]
     return step
 
 
-def seconds(step: Callable[[bool], None], skips_padding: bool) -> float:
+def seconds(step: Callable[..., None], *, skips_padding: bool) -> float:
     """Return the CPU seconds of one step."""
     start = time.process_time()
-    step(skips_padding)
+    step(skips_padding=skips_padding)
     return time.process_time() - start
 
 

@@ -60,6 +60,11 @@ def test_padding_costs_what_attention_does_with_it(rate, meter):
     assert rate.flops(batch(num_real=60)) == pytest.approx(counted, rel=1e-6)
 
 
+def test_a_decoder_whose_attention_pads_is_counted_with_its_padding():
+    padded = measure_flop_rate(config("model.decoder.attention=flash_attention_2"), device="cpu")
+    assert padded.flops(batch(num_real=60)) == padded.flops(batch())
+
+
 def test_cached_rows_cost_nothing_before_the_frontier(rate, meter):
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[1, 1:] = False

@@ -201,7 +201,14 @@ def _complete(world: Path) -> None:
             f"there is no {manifest}; run `video-llama toy run --out {world.parent}` again"
         )
     made = json.loads(manifest.read_text(encoding="ascii"))
-    write_world(world, seed=made["seed"], counts=Counts(**made["counts"]))
+    try:
+        seed, counts = made["seed"], Counts(**made["counts"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{manifest}: of another version ({error}); delete {world.parent} and run "
+            f"`video-llama toy run --out {world.parent}` again"
+        ) from error
+    write_world(world, seed=seed, counts=counts)
 
 
 def _write_swapped(folder: Path) -> None:

@@ -124,7 +124,7 @@ class HeldOutClips:
         return min(num_pages * CHUNK_CLIPS, self.size)  # the last one may hold fewer
 
     def done(self) -> int:
-        """Return the same."""
+        """Return the same; a folder is in its place when it is whole."""
         return self.kept()
 
     def words(self, *, num_ranks: int) -> list[str]:

@@ -31,8 +31,9 @@ COMPILERS = {"cpu": ("CXX", ("g++", "clang++")), "cuda": ("CC", ("gcc", "clang")
 """What torch.compile calls: the variable that names it, else the first of these that is there."""
 
 MAX_VARIANTS = 32
-"""Of a kind of layer, beyond which it runs as written. The first two lengths need one each and all
-others none, but no row, one or several do, and so do padding or none and each size of a part."""
+"""Of a kind of layer, beyond which it runs as written. Lengths and numbers of rows need one each
+until torch takes them for variable; no row, one or several need one each for good, and so do padding
+or none and each size of a part."""
 
 
 @runtime_checkable

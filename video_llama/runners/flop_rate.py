@@ -2,7 +2,8 @@
 
 Operations are counted as `video-llama plan` counts them, on the network itself without data (see
 `models.costs`), once at the start; then a batch's follow from its shapes. What is computed a second
-time to save memory does not count, nor what comes from the feature cache; padding does.
+time to save memory does not count, nor what comes from the feature cache; padding does where the
+decoder computes it.
 
 Shapes: B batch, L text, S supervised positions of a batch, M rows of a branch.
 """

@@ -126,7 +126,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def _plain(prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as plain values; nothing is copied."""
+    """Return a prediction as plain values, its own, to be written and not kept."""
     return {**vars(prediction), "media": [vars(shown) for shown in prediction.media]}
 
 

@@ -7,9 +7,11 @@ import torch
 from torch.nn import functional
 
 from tests.models.tiny_decoder import LLAMA, WIDTH, decoder_of
+from video_llama.common.schema import PartConfig
 from video_llama.common.types import IGNORE_INDEX
 from video_llama.models.decoders.lora import Lora, add_lora
 from video_llama.models.decoders.unpadded import ARCHITECTURES, IMPLEMENTATION
+from video_llama.models.layers import recompute_where_asked
 
 LENGTHS = (7, 3, 1, 5)
 EACH = {"head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -84,12 +86,37 @@ def test_adapters_learn_the_same_without_padding():
 
 
 def test_layers_that_are_computed_again_learn_the_same():
-    decoder = decoder_of()
+    decoder, runs = decoder_of(), []
     kept = measure(decoder, mask_of(), skips=True)
-    decoder.model.gradient_checkpointing_enable({"use_reentrant": False})
-    decoder.model.train()
+    part = PartConfig("causal_lm", decoder.config, gradient_checkpointing=True)
+    recompute_where_asked(decoder, part, where="decoder")
+    decoder.model.model.layers[0].input_layernorm.register_forward_hook(lambda *_: runs.append(1))
     again = measure(decoder, mask_of(), skips=True)
-    torch.testing.assert_close(kept, again)
+    torch.testing.assert_close(kept, again, atol=0, rtol=0)
+    assert len(runs) == 2
+
+
+def test_half_precision_loses_no_more_without_padding():
+    decoder = decoder_of(dtype="bfloat16")
+    without, _, _ = measure(decoder, mask_of(), skips=True)
+    exact, _, _ = measure(decoder_of(), mask_of(), skips=False)
+    torch.testing.assert_close(without, exact, atol=0.2, rtol=0.05)
+
+
+def test_a_sample_may_be_nothing_but_padding():
+    assert_same(decoder_of(), mask_of((7, 0, 3)))
+
+
+def test_another_attention_fails_where_it_would_mix_samples():
+    decoder = decoder_of()
+    decoder.model.set_attn_implementation("sdpa")
+    with pytest.raises(RuntimeError):
+        measure(decoder, mask_of(), skips=True)
+
+
+def test_a_saved_decoder_does_not_name_the_attention(tmp_path):
+    decoder_of().model.save_pretrained(tmp_path)
+    assert IMPLEMENTATION not in (tmp_path / "config.json").read_text()
 
 
 def test_layers_are_given_the_real_positions_alone():

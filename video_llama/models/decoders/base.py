@@ -32,7 +32,8 @@ class Decoder(Protocol):
     """A causal language model that is fed with embeddings; built from its `PartConfig`.
 
     A class that says `takes_placement = True` is also given `low_resource` and `placement` where a
-    run asks for them, and has a model of transformers in `model`; others refuse both.
+    run asks for them, and has a model of transformers in `model`; others refuse both. One that says
+    `skips_padding` computes its losses without padding, but for attention.
 
     Attributes:
         width: H.

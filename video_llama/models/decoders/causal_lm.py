@@ -51,7 +51,7 @@ from video_llama.models.decoders.placement import (
     check_spread,
     map_errors,
 )
-from video_llama.models.decoders.unpadded import find_places, skip_padding
+from video_llama.models.decoders.unpadded import find_real, skip_padding
 from video_llama.models.precision import own_dtype
 
 
@@ -126,7 +126,8 @@ class CausalLM(nn.Module):
             self.load_report = self._load(local_path(part.file), architecture, dtype=dtype)
         keep_gradients(self.model)
         self.model.eval()
-        self.skips_padding = skip_padding(self.model)
+        # With the attention that was asked for: on the meta device another may stand for it.
+        self.skips_padding = config.attention == "sdpa" and skip_padding(self.model)
         self.width: int = architecture.hidden_size
         self.vocab_size: int = architecture.vocab_size
         self.max_context = max_context(architecture, wanted=config.max_context)
@@ -239,7 +240,7 @@ class CausalLM(nn.Module):
             inputs_embeds: float[B, L, H].
             attention_mask: bool[B, P + L], false on padding; P positions are in the cache.
             labels: int64[B, L], `IGNORE_INDEX` where nothing is supervised; the label of a
-                position is predicted from the position before it.
+                position is predicted from the one before it, which must not be padding.
             cache: what was read before; grows by L.
 
         Returns:
@@ -248,10 +249,10 @@ class CausalLM(nn.Module):
         targets = labels[:, 1:]
         is_supervised = targets != IGNORE_INDEX
         if self.skips_padding and cache is None and not attention_mask.all():
-            places = find_places(attention_mask)
-            real = inputs_embeds.flatten(0, 1).index_select(0, places.source)[None]
-            hidden_TH = self._run(real, **places.arguments())[0]
-            hidden_SH = hidden_TH[places.index_BL[:, :-1][is_supervised]]
+            real = find_real(attention_mask)
+            embeds = inputs_embeds.flatten(0, 1).index_select(0, real.source)[None]
+            hidden_TH = self._run(embeds, **real.arguments())[0]
+            hidden_SH = hidden_TH[real.last_real[:, :-1][is_supervised]]
         else:
             hidden = self(inputs_embeds, attention_mask=attention_mask, cache=cache)
             hidden_SH = hidden[:, :-1][is_supervised]

@@ -11,6 +11,7 @@ Shapes: B rows, L positions, T real positions of all rows, A heads, W width of a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,55 +29,68 @@ ARCHITECTURES = frozenset({"gemma", "llama", "mistral", "olmo2", "phi3", "qwen2"
 
 
 class Places(NamedTuple):
-    """Where the real positions of a batch are.
+    """Where attention puts the real positions of a batch.
 
     Attributes:
-        source: int64[T], of each among the B * L of the batch.
-        columns: int64[T], of each in its row, counted over real positions.
-        index_BL: int64[B, L], of every position of the batch the number of the last real one
-            up to it.
-        side_by_side: int64[B * L'], of every place of the rows put side by side, L' the longest,
-            the number of the real position there; of any where there is none.
+        side_by_side: int64[B * L], of every place of the rows side by side the number of the real
+            position there; of any where there is none.
         back: int64[T], the place of each among those.
         num_rows: B.
     """
 
-    source: Tensor
-    columns: Tensor
-    index_BL: Tensor
     side_by_side: Tensor
     back: Tensor
     num_rows: int
 
+
+@dataclass(frozen=True)
+class RealPositions:
+    """The positions of a batch that are no padding, row after row.
+
+    Attributes:
+        source: int64[T], of each its index among all of the batch.
+        columns: int64[T], of each its index in its row, counted over real positions.
+        last_real: int64[B, L], of every position of the batch the number of the last real one up
+            to it in its row; without a meaning where there is none.
+        places: for attention.
+    """
+
+    source: Tensor
+    columns: Tensor
+    last_real: Tensor
+    places: Places
+
     def arguments(self) -> dict[str, Any]:
         """Return what a decoder of transformers is called with, beside float[1, T, H]."""
-        # A mask that looks made already: transformers would make one of T x T otherwise.
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.source.device)
+        # It looks made already, or transformers would make one of T x T; and it fits nothing, so
+        # that an attention which knows no places fails, in place of mixing samples.
+        mask = torch.ones(1, 1, 0, 0, dtype=torch.bool, device=self.source.device)
         positions = self.columns[None]
         return {
             "attention_mask": mask,
             "position_ids": positions,
             "use_cache": False,
-            "places": self,
+            "places": self.places,
         }
 
 
-def find_places(mask: Tensor) -> Places:
+def find_real(mask: Tensor) -> RealPositions:
     """Find the real positions of bool[B, L], wherever the padding is."""
+    assert mask.dtype is torch.bool, f"a mask of {mask.dtype}"
+    source = mask.flatten().nonzero()[:, 0]
     lengths_B = mask.sum(dim=1)
-    ends_B = lengths_B.cumsum(dim=0)
-    rows_T, _ = mask.nonzero(as_tuple=True)
-    columns_T = (mask.long().cumsum(dim=1) - 1)[mask]
-    longest = torch.arange(int(lengths_B.max()), device=mask.device)
+    starts_B = lengths_B.cumsum(dim=0) - lengths_B
+    columns_BL = mask.cumsum(dim=1) - 1
+    columns = columns_BL.flatten()[source]
+    beside = torch.arange(int(lengths_B.max()), device=mask.device)
     # Behind the end of a row any position will do: nothing real is behind it that could see it.
-    side_by_side = ((ends_B - lengths_B)[:, None] + longest).clamp(max=len(rows_T) - 1)
-    return Places(
-        source=mask.flatten().nonzero()[:, 0],
-        columns=columns_T,
-        index_BL=(mask.flatten().long().cumsum(dim=0) - 1).view(mask.shape),
-        side_by_side=side_by_side.flatten(),
-        back=rows_T * len(longest) + columns_T,
-        num_rows=len(mask),
+    side_by_side = (starts_B[:, None] + beside).clamp(max=len(source) - 1)
+    back = source // mask.shape[1] * len(beside) + columns
+    return RealPositions(
+        source=source,
+        columns=columns,
+        last_real=starts_B[:, None] + columns_BL,
+        places=Places(side_by_side.flatten(), back, num_rows=len(mask)),
     )
 
 
@@ -93,10 +107,11 @@ def skip_padding(model: PreTrainedModel) -> bool:
         or config._attn_implementation != "sdpa"
         or kinds != {"full_attention"}
         or getattr(config, "sliding_window", None) is not None
+        or not getattr(config, "is_causal", True)
     ):
         return False
     model.set_attn_implementation(IMPLEMENTATION)
-    return True
+    return bool(config._attn_implementation == IMPLEMENTATION)
 
 
 def _attend(
