@@ -32,8 +32,8 @@ COMPILERS = {"cpu": ("CXX", ("g++", "clang++")), "cuda": ("CC", ("gcc", "clang")
 
 MAX_VARIANTS = 32
 """Of a kind of layer, beyond which it runs as written. Lengths and numbers of rows need one each
-until torch takes them for variable; no row, one or several need one each for good, and so do padding
-or none and each size of a part."""
+until torch takes them for variable; no row, one or several need one each for good, and so do
+padding or none and each size of a part."""
 
 
 @runtime_checkable
