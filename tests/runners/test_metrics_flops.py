@@ -60,8 +60,13 @@ def test_padding_costs_what_attention_does_with_it(rate, meter):
     assert rate.flops(batch(num_real=60)) == pytest.approx(counted, rel=1e-6)
 
 
-def test_a_decoder_whose_attention_pads_is_counted_with_its_padding():
-    padded = measure_flop_rate(config("model.decoder.attention=flash_attention_2"), device="cpu")
+@pytest.mark.parametrize(
+    "options",
+    [["model.decoder.attention=flash_attention_2"], ["run.engine=deepspeed", "run.zero.stage=3"]],
+    ids=["attention", "ZeRO 3"],
+)
+def test_a_decoder_that_computes_padding_is_counted_with_it(options):
+    padded = measure_flop_rate(config(*options), device="cpu")
     assert padded.flops(batch(num_real=60)) == padded.flops(batch())
 
 

@@ -17,11 +17,12 @@ import torch
 
 from video_llama.common.gpus import recognise
 from video_llama.common.logger import get_logger
-from video_llama.common.schema import Config, Precision, RunConfig
+from video_llama.common.schema import Config, RunConfig
 from video_llama.common.types import Batch, BranchInput
 from video_llama.models.costs import CostMeter, Uncountable
 from video_llama.models.precision import AUTOCAST_DTYPES
 from video_llama.models.video_llm import VideoLLM
+from video_llama.runners.deepspeed_config import zero_settings
 
 SHORT, LONG = 64, 128
 """Lengths at which the decoder is measured; between and beyond, operations are a square of L."""
@@ -94,7 +95,7 @@ def measure_flop_rate(config: Config, *, device: str) -> FlopRate | None:
     with torch.device("meta"):
         model = VideoLLM(config.model)
     try:
-        return _measure(model, precision=config.run.precision, peak=peak)
+        return _measure(model, run=config.run, peak=peak)
     except Uncountable as error:
         get_logger().warning("the MFU will not be known: %s", error)
         return None
@@ -111,9 +112,9 @@ def peak_flops(run: RunConfig, *, device: str) -> float | None:
     return None if gpu is None else gpu.peak_tflops(dtype) * 1e12
 
 
-def _measure(model: VideoLLM, *, precision: Precision, peak: float) -> FlopRate:
+def _measure(model: VideoLLM, *, run: RunConfig, peak: float) -> FlopRate:
     """Measure the decoder at three sizes and every branch at some, which tells the rest."""
-    meter = CostMeter(model, precision=precision)
+    meter = CostMeter(model, precision=run.precision)
     meter.recompute("nowhere")
     short, long, wordy = (
         meter.decoder(rows=1, length=length, targets=targets).total_flops
@@ -122,13 +123,15 @@ def _measure(model: VideoLLM, *, precision: Precision, peak: float) -> FlopRate:
     per_target = (wordy - long) / (LONG - 1)
     short, long = short - per_target, long - per_target
     per_pair = (long / LONG - short / SHORT) / (LONG - SHORT)
+    zero = zero_settings(run)
+    is_divided = zero is not None and zero.stage == 3  # Then nothing skips padding.
     return FlopRate(
         peak=peak,
         branches={name: _measure_branch(meter, name) for name in model.branches},
         per_position=short / SHORT - SHORT * per_pair,
         per_pair=per_pair,
         per_target=per_target,
-        skips_padding=getattr(model.decoder, "skips_padding", False),
+        skips_padding=getattr(model.decoder, "skips_padding", False) and not is_divided,
     )
 
 

@@ -2,10 +2,12 @@
 
 A weight is whole only while it is used: DeepSpeed gathers it when its module is entered and lets
 it go behind it. Every rank has to be there, so all must enter the same modules in the same order,
-whatever their batches hold. The model does, but for two cases, which are seen to here:
+whatever their batches hold. The model does, but for three cases, which are seen to here:
 
 - The frozen head of a branch runs once for every row, and not at all without one. Its weights are
   gathered once for the whole branch, and only if some rank has a row for it.
+- Some batches have padding and others none, which decides how a decoder reads that computes none;
+  here it computes it.
 - Ranks validate on different numbers of batches, and answers differ in length. Losses are computed
   in step with each other; for answers the whole model is gathered.
 
@@ -50,6 +52,10 @@ def divide(model: nn.Module, *, config: dict[str, Any], device: torch.device) ->
     """
     from deepspeed.runtime import zero
 
+    for part in model.modules():
+        if getattr(part, "skips_padding", False):
+            # Else a batch without padding would be read otherwise than one with it.
+            part.skips_padding = False  # type: ignore[assignment]
     zero.Init(module=model, config_dict_or_path=config)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
