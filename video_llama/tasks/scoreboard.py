@@ -131,15 +131,12 @@ def score(
         One row per kind, in the order of first appearance, then one per pool.
     """
     asked = [prediction for prediction in predictions if prediction.error is None]
-    by_kind: dict[str, list[Prediction]] = defaultdict(list)
-    for prediction in asked:
-        by_kind[prediction.kind].append(prediction)
+    kinds = list(dict.fromkeys(prediction.kind for prediction in asked))
     pools = [pattern for pattern in bars or {} if is_pool(pattern)]
     rows = []
-    for pattern in (*by_kind, *pools):
-        pooled = {kind for kind in by_kind if fnmatchcase(kind, pattern)}
-        is_alone = pooled == {pattern}
-        members = by_kind[pattern] if is_alone else [p for p in asked if p.kind in pooled]
+    for pattern in (*kinds, *pools):
+        pooled = {kind for kind in kinds if fnmatchcase(kind, pattern)}
+        members = [p for p in asked if p.kind in pooled]
         if members:
             known = _mean_ceilings(members, ceilings or {})
             rows.append(
