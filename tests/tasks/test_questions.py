@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.types import MediaItem, Message, Sample
-from video_llama.tasks.questions import chunks, first_of_each_kind, read_question
+from video_llama.tasks.questions import chunks, fair_shares, first_of_each_kind, read_question
 
 
 def a_question(key="q", *, clip="a.mp4", **meta):
@@ -64,3 +64,19 @@ def test_a_limit_takes_the_first_of_every_kind():
     questions += [a_question(f"s{i}", answer="x", kind="shape") for i in range(3)]
     assert first_of_each_kind(questions, limit=2) == {"c0", "c1", "s0", "s1"}
     assert len(first_of_each_kind(questions, limit=None)) == 6
+
+
+def test_the_dearest_work_goes_first_and_each_piece_to_who_has_least():
+    # 9 to the first; 5, then 4 to the second (5 < 9); of 9 and 9 the first takes 3, the second 2.
+    assert fair_shares({0: 3, 1: 9, 2: 5, 3: 2, 4: 4}, num_shares=2) == [[0, 1], [2, 3, 4]]
+
+
+@given(
+    st.dictionaries(st.integers(0, 50), st.floats(0.1, 10), max_size=30),
+    st.integers(1, 5),
+)
+def test_shares_hold_all_work_once_and_differ_by_one_piece_at_most(costs, num_shares):
+    shares = fair_shares(costs, num_shares=num_shares)
+    assert sorted(index for share in shares for index in share) == sorted(costs)
+    sums = [sum(costs[index] for index in share) for share in shares]
+    assert max(sums) - min(sums) <= max(costs.values(), default=0) + 1e-6

@@ -26,7 +26,7 @@ from video_llama.tasks.base import Model
 from video_llama.tasks.predictions import NO_PROBE, Prediction, PredictionStore, Shown
 from video_llama.tasks.probes import Probe, alter, get_probes, partners, with_media
 from video_llama.tasks.prompting import Prompter
-from video_llama.tasks.questions import Question, chunks, first_of_each_kind
+from video_llama.tasks.questions import Question, chunks, fair_shares, first_of_each_kind
 
 Clip = tuple[Shown, ...]
 Media = Mapping[Clip, list[MediaItem]]
@@ -104,7 +104,9 @@ class QuestionAnswering:
         dist.barrier()
         world = dist.read_world()
         todo = [index for index in range(len(pieces)) if index not in finished]
-        mine = [] if store.is_complete() else todo[world.rank :: world.size]
+        costs = {index: self._num_asked(pieces[index], probed=probed) for index in todo}
+        shares = fair_shares(costs, num_shares=world.size)
+        mine = [] if store.is_complete() else shares[world.rank]
         done, total = 0, sum(len(pieces[index]) for index in mine)
         for index in mine:
             store.add(index, self.answer_chunk(model, pieces[index], probed=probed))
@@ -154,6 +156,11 @@ class QuestionAnswering:
                 for question, answer in zip(asked, answers, strict=True)
             ]
         return predictions
+
+    def _num_asked(self, questions: Sequence[Question], *, probed: set[str]) -> int:
+        """Count how often about the questions of a chunk are asked, probes included."""
+        num_probed = sum(question.sample.key in probed for question in questions)
+        return len(questions) + num_probed * (len(self.probes) - 1)
 
     def _load(self, questions: Sequence[Question]) -> tuple[Media, dict[Clip, str]]:
         """Load every clip once; name those that cannot be used."""

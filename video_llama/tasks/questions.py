@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,3 +119,22 @@ def first_of_each_kind(questions: Iterable[Question], *, limit: int | None) -> s
         if limit is None or counts[question.kind] <= limit:
             chosen.add(question.sample.key)
     return chosen
+
+
+def fair_shares(costs: Mapping[int, float], *, num_shares: int) -> list[list[int]]:
+    """Divide work so that nobody waits long for another: the dearest first, each to who has least.
+
+    Args:
+        costs: of pieces of work, by their index.
+        num_shares: who it is divided among.
+
+    Returns:
+        The indices of each share, in order; every process that asks gets the same.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    sums = [0.0] * num_shares
+    for index in sorted(costs, key=lambda index: (-costs[index], index)):
+        least = sums.index(min(sums))
+        shares[least].append(index)
+        sums[least] += costs[index]
+    return [sorted(share) for share in shares]
