@@ -16,7 +16,7 @@ from video_llama.apps.main import VERBS
 from video_llama.common.config import list_presets, load
 from video_llama.common.registry import registry
 from video_llama.tasks.probes import PROBES
-from video_llama.toy.plan import Counts
+from video_llama.toy.plan import HELD_OUT_SPLITS, Counts, sample_split
 from video_llama.toy.questions import KINDS
 from video_llama.toy.words import COLOURS, MOTIONS, SHAPES, ThingWords
 
@@ -144,7 +144,8 @@ def test_the_counts_of_the_toy_page_are_those_of_the_full_world():
     rows = table(ROOT / "docs" / "toy_world.md", "| set |")
     counts = Counts()
     said = [int(number) for cells in rows.values() for number in cells[0].split(",")]
-    clips = [counts.train, counts.valid, counts.test, counts.composition]
+    held_out = [len(sample_split(split, counts=counts, seed=0).clips) for split in HELD_OUT_SPLITS]
+    clips = [counts.train, counts.valid, *held_out]
     voices = counts.voices * len(SHAPES) * len(COLOURS)
     assert said == [*clips, counts.train_pictures, counts.valid_pictures, voices]
 

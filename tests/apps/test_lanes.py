@@ -26,6 +26,7 @@ class Line:
     folder: Path
     code: str = WRITE
     size: int = 1
+    fine: tuple[int, ...] = (0,)
 
     @property
     def file(self) -> Path:
@@ -96,8 +97,8 @@ def test_a_lane_ends_with_its_first_failure(tmp_path):
 
 
 def test_an_exit_code_that_is_fine_ends_no_lane(tmp_path):
-    lane = [Line("partly", tmp_path, WRITE + "; raise SystemExit(1)"), Line("next", tmp_path)]
-    run_lanes([lane], verbs=AFRESH, fine=(0, 1))
+    partly = Line("partly", tmp_path, WRITE + "; raise SystemExit(1)", fine=(0, 1))
+    run_lanes([[partly, Line("next", tmp_path)]], verbs=AFRESH)
     assert (tmp_path / "next.done").exists()
 
 

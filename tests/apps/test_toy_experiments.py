@@ -12,8 +12,8 @@ from video_llama.apps.toy_experiments import cells, run_experiments, swap_clips
 from video_llama.apps.toy_run import open_recipes
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import ConfigError, VideoLlamaError
-from video_llama.toy.plan import Counts
-from video_llama.toy.world import HELD_OUT_SPLITS, write_world
+from video_llama.toy.plan import HELD_OUT_SPLITS, Counts
+from video_llama.toy.world import write_world
 
 COUNTS = Counts(4, 2, test=2, composition=2, train_pictures=2, valid_pictures=1, voices=1)
 CELLS = cells(Path("output/toy"), seed=42)

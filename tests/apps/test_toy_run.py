@@ -20,8 +20,8 @@ from video_llama.apps.toy_run import (
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import VideoLlamaError
 from video_llama.toy import questions
-from video_llama.toy.plan import Counts
-from video_llama.toy.world import HELD_OUT_SPLITS, write_world
+from video_llama.toy.plan import HELD_OUT_SPLITS, Counts
+from video_llama.toy.world import write_world
 
 REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=3", "run.batch_size_train=4"]
 
@@ -69,6 +69,7 @@ def test_a_finished_run_and_its_own_clips_may_lack_the_composition_clips(tmp_pat
 
 
 def test_a_folder_of_clips_that_is_being_written_is_not_kept(tmp_path):
+    (tmp_path / "world.json").write_text('{"clips": {"test": 180}}')
     held_out = HeldOutClips(tmp_path, 300)
     assert held_out.size == 180
     for page, kept in (("test_001", 100), ("test_000.part", 100), ("test_000", 180)):
@@ -96,7 +97,7 @@ def test_a_rehearsal_ends_with_answers_and_a_second_one_trains_nothing(tmp_path,
     assert (tmp_path / "toy" / "report.html").stat().st_size > 10_000
     metrics = json.loads((tmp_path / "toy" / "eval_withaudio" / "metrics.json").read_text())
     assert set(metrics) == {"test"}
-    ahead = json.loads((tmp_path / "toy" / "features" / "training.json").read_text())
+    ahead = json.loads((tmp_path / "toy" / "features" / "training_pictures.json").read_text())
     assert ahead["num_computed"] == ahead["num_files"] >= 12
     pages = {path.name for path in (tmp_path / "toy" / "world" / "videos").iterdir()}
     assert pages == {"train_000", "valid_000", "test_000"}

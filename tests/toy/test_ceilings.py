@@ -7,9 +7,8 @@ from dataclasses import asdict
 import pytest
 
 from video_llama.toy.ceilings import Ceilings, ceilings, ceilings_by_kind
-from video_llama.toy.plan import MIXES
+from video_llama.toy.plan import HELD_OUT_SPLITS, MIXES
 from video_llama.toy.scenes import Mix
-from video_llama.toy.world import CEILING_SPLITS
 
 PIPS = Mix(kinds={"change": 1.0}, pip=1.0, in_time=0.5)
 
@@ -106,7 +105,7 @@ def test_a_kind_no_scene_is_asked_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("media", ["video", "both"])
-@pytest.mark.parametrize("split", CEILING_SPLITS)
+@pytest.mark.parametrize("split", HELD_OUT_SPLITS)
 def test_the_shipped_ceilings_are_what_the_code_computes(media, split):
     kinds = ("first_colour", "when", "pair_motion", "mc_motion")
     shipped = ceilings_by_kind(kinds, mix=MIXES[split], split=split, media=media)

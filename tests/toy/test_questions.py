@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_llama.toy import captions, questions, words
-from video_llama.toy.questions import Question, ask, question_forms
+from video_llama.toy import captions, questions
+from video_llama.toy.questions import ask, question_forms
 from video_llama.toy.scenes import Event, Scene, Sound, Thing, sample_scene
 
 
@@ -126,17 +126,6 @@ def test_a_lettered_answer_names_the_option_and_then_its_letter():
     choice = questions.letter_choice(forms[0].question, rng=random.Random(0))
     assert f"({choice.verdict}) green" in choice.question
     assert choice.answer.startswith("green: ")
-
-
-def test_balancing_keeps_equally_many_of_each_verdict():
-    asked = [
-        (str(number), Question("when", "?", time_bin, words.BINS, ("video",)))
-        for number, time_bin in enumerate(["early"] * 5 + ["late"] * 3 + ["midway"] * 9)
-    ]
-    kept = questions.balance(asked, seed=0)
-    assert Counter(question.answer for _, question in kept) == dict.fromkeys(words.BINS, 3)
-    assert [int(key) for key, _ in kept] == sorted(int(key) for key, _ in kept)
-    assert len(questions.balance(asked, seed=0, limit=6)) == 6
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from video_llama.common.errors import ConfigError
 from video_llama.toy import world as toy_world
 from video_llama.toy.captions import visual_caption
-from video_llama.toy.plan import Counts, clips, still_scenes, voices
+from video_llama.toy.plan import Counts, sample_split, still_scenes, voices
 from video_llama.toy.render import render_clip
 from video_llama.toy.scenes import sample_scene
 from video_llama.toy.words import ThingWords
@@ -56,7 +56,7 @@ def frames_of(path: Path) -> np.ndarray:
 
 def test_every_clip_is_there(world: World):
     for split in ("train", "valid", "test", "composition"):
-        for clip in clips(split, counts=COUNTS, seed=SEED):
+        for clip in sample_split(split, counts=COUNTS, seed=SEED).clips:
             assert (world.folder / "videos" / clip.path).is_file()
 
 
@@ -72,7 +72,7 @@ def test_a_clip_has_sixteen_small_frames_and_two_seconds_of_mono_sound(world: Wo
 
 
 def test_a_decoded_clip_looks_like_what_was_drawn(world: World):
-    clip = clips("train", counts=COUNTS, seed=SEED)[1]
+    clip = sample_split("train", counts=COUNTS, seed=SEED).clips[1]
     drawn = render_clip(clip.scene).astype(int)
     assert np.abs(frames_of(world.folder / "videos" / clip.path) - drawn).mean() < 5
 
@@ -82,7 +82,7 @@ def test_captions_tell_of_the_clip_they_stand_with(world: World):
         rows = list(csv.DictReader(file))
     assert len(rows) == COUNTS.train
     for index, row in enumerate(rows):
-        clip = clips("train", counts=COUNTS, seed=SEED)[index]
+        clip = sample_split("train", counts=COUNTS, seed=SEED).clips[index]
         assert (row["videoid"], row["page_dir"]) == (clip.scene.key, "train_000")
         assert row["name"] == visual_caption(clip.scene)
 

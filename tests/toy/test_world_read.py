@@ -13,7 +13,7 @@ from video_llama.common.types import AudioSpec
 from video_llama.datasets.base import DatasetReader
 from video_llama.foundations.listener import audio_spec
 from video_llama.processors.audio import log_mel, read_audio
-from video_llama.toy.plan import Counts, clips
+from video_llama.toy.plan import Counts, sample_split
 from video_llama.toy.sound import synthesize
 from video_llama.toy.words import PITCHED_SOUNDS
 from video_llama.toy.world import write_world
@@ -79,7 +79,7 @@ def test_the_sound_of_a_clip_fills_eight_segments(folder: Path):
 
 def test_the_sound_of_a_clip_is_in_time_with_its_pictures(folder: Path):
     # A shift by one codec frame of 1024 samples would put the two out of phase.
-    for clip in clips("train", counts=COUNTS, seed=1):
+    for clip in sample_split("train", counts=COUNTS, seed=1).clips:
         read = read_audio(folder / "videos" / clip.path, sample_rate_hz=16_000).numpy()
         made = synthesize(clip.scene.sound)
         if clip.scene.sound.kind in PITCHED_SOUNDS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from video_llama.apps.evaluate import METRICS_NAME
 from video_llama.apps.experiment_runs import Run
@@ -22,6 +23,8 @@ class TrainJob:
         run: what is trained.
         size: its optimizer steps.
     """
+
+    fine: ClassVar[tuple[int, ...]] = (0,)
 
     run: Run
     size: int
@@ -59,6 +62,8 @@ class EvaluationJob:
         run: what is asked.
         size: its questions, probes not counted.
     """
+
+    fine: ClassVar[tuple[int, ...]] = (0,)
 
     run: Run
     size: int

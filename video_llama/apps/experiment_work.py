@@ -182,8 +182,7 @@ def _add_warming(
         last[warming.frontier] = len(work.tasks)
         for run in runs:
             after.setdefault(run.folder, []).append(len(work.tasks))
-        # 1: some media cannot be used, which the runs count themselves.
-        work.tasks.append(Task(job, bar=FEATURES_BAR, after=before, fine=(0, 1)))
+        work.tasks.append(Task(job, bar=FEATURES_BAR, after=before))
     return after
 
 

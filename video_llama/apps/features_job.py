@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,10 @@ class FeaturesJob:
         options: overrides of it.
         datasets: of the run file; none for all.
         report: name of the report that the verb writes now and then.
+        fine: also 1, media that cannot be used; whoever trains on them counts them himself.
     """
+
+    fine: ClassVar[tuple[int, ...]] = (0, 1)
 
     name: str
     folder: Path

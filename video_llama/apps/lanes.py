@@ -30,6 +30,7 @@ class Job(Protocol):
         name: what its bar is called.
         folder: where its console.log goes; it may not be there yet.
         size: of the whole job, in steps or files; may become known while it runs.
+        fine: exit codes that are no failure.
     """
 
     @property
@@ -42,6 +43,10 @@ class Job(Protocol):
 
     @property
     def size(self) -> int:
+        """See above."""
+
+    @property
+    def fine(self) -> tuple[int, ...]:
         """See above."""
 
     def kept(self) -> int:
@@ -62,7 +67,6 @@ class Task:
         job: what is done.
         bar: name of its bar; several tasks may share one.
         after: positions of the tasks that must be done before.
-        fine: exit codes that are no failure.
         is_spare: asked to stop, or never started, once nothing else is left to do; that it fails
             ends nothing else.
     """
@@ -70,7 +74,6 @@ class Task:
     job: Job
     bar: str
     after: tuple[int, ...] = ()
-    fine: tuple[int, ...] = (0,)
     is_spare: bool = False
 
 
@@ -110,7 +113,6 @@ def run_lanes(
     spare: Sequence[Job] = (),
     num_parallel: int = 2,
     num_ranks: int = 1,
-    fine: tuple[int, ...] = (0,),
 ) -> None:
     """Run several chains of jobs, as many side by side as there shall be.
 
@@ -120,7 +122,6 @@ def run_lanes(
         spare: jobs behind the last lane that only fill the time until all lanes are done.
         num_parallel: jobs at the same time.
         num_ranks: processes of a job, one thread each.
-        fine: exit codes that are no failure.
 
     Raises:
         VideoLlamaError: a job failed, or was stopped from outside.
@@ -131,7 +132,7 @@ def run_lanes(
         before = before if is_spare else ()
         for job in jobs:
             if job.kept() < job.size:
-                tasks.append(Task(job, job.name, before, fine, is_spare=is_spare))
+                tasks.append(Task(job, job.name, before, is_spare=is_spare))
                 before = (len(tasks) - 1,)
     run_tasks(tasks, slots=Slots([{}] * num_parallel, num_ranks=num_ranks), verbs=verbs)
 
@@ -229,7 +230,7 @@ def _failure(task: Task, process: VerbProcess) -> str | None:
     """Return the end of the log of a job that failed, or was stopped from outside."""
     job = task.job
     code = process.wait()
-    if code in task.fine and job.kept() >= job.size:
+    if code in job.fine and job.kept() >= job.size:
         return None
     log = job.folder / CONSOLE_LOG
     said = log.read_text(errors="replace") if log.exists() else ""

@@ -146,7 +146,7 @@ def _world(args: argparse.Namespace) -> int:
     )
     state = "was there already" if world.was_there else "is ready"
     asked = [split for split in CLIPS if split not in args.later]
-    *most, last = [f"{getattr(counts, split)} {CLIPS[split]}" for split in asked]
+    *most, last = [f"{world.num_clips[split]} {CLIPS[split]}" for split in asked]
     print(f"{world.folder} {state}: {', '.join(most)} and {last} clips")
     return 0
 

@@ -117,11 +117,13 @@ def _audio_on_pictures(world: Path) -> Cell:
             "model.audio_branch_media=video",
             "run.iters_per_epoch=150",  # sounds take half of it or less
             f"datasets.webvid.annotations={world}/{CAPTIONS}",
+            "datasets.webvid.max_samples=null",
         ),
         own_options={
             AUDIO[0]: (_valid_option(world, "webvid_valid", CAPTIONS),),
             AUDIO[1]: (
                 f"datasets.webvid_instruct.annotations={world}/{QUESTIONS}",
+                "datasets.webvid_instruct.max_samples=null",
                 _valid_option(world, "webvid_instruct_valid", QUESTIONS),
             ),
         },

@@ -2,18 +2,20 @@
 
 Makes the world, computes what the frozen encoders make of its clips, trains the five recipes
 through the same `train` verb as any run, evaluates on held-out clips, writes the report, and asks
-three questions about a clip nobody has seen. Captions of the vision branch are learnt beside the
-whole audio branch, one core each, with what can be done of the held-out clips behind the latter;
+three questions about a clip nobody has seen. Captions of the vision branch are learnt beside all
+of the audio branch, one core each, with what can be done of the held-out clips behind the latter;
 all else takes two ranks. Whatever is finished is kept: a second call is quick, and a killed one
 goes on where it was.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -26,11 +28,11 @@ from video_llama.common.schema import Config
 from video_llama.runners.epochs import num_steps
 from video_llama.toy import questions
 from video_llama.toy.codec import encode_mp4
-from video_llama.toy.plan import CHUNK_CLIPS, Counts
+from video_llama.toy.plan import CHUNK_CLIPS, HELD_OUT_SPLITS, Counts
 from video_llama.toy.render import FRAMES_PER_S, render_clip
 from video_llama.toy.scenes import Scene, sample_scene
 from video_llama.toy.sound import synthesize
-from video_llama.toy.world import HELD_OUT_SPLITS, write_world
+from video_llama.toy.world import MANIFEST, write_world
 
 VISION = ("visionbranch_stage1_pretrain", "visionbranch_stage2_finetune")
 AUDIO = ("audiobranch_stage1_pretrain", "audiobranch_stage2_finetune")
@@ -59,6 +61,8 @@ class Recipe:
         config: typed, with the options of this call.
         options: of this call.
     """
+
+    fine: ClassVar[tuple[int, ...]] = (0,)
 
     path: str
     config: Config
@@ -106,6 +110,7 @@ class HeldOutClips:
     world: Path
     train_clips: int | None
     name: str = "held-out clips"
+    fine: ClassVar[tuple[int, ...]] = (0,)
 
     @property
     def folder(self) -> Path:
@@ -114,8 +119,9 @@ class HeldOutClips:
 
     @property
     def size(self) -> int:
-        """Clips to write."""
-        return int(getattr(_counts(self.train_clips), EVALUATED_SPLIT))
+        """Clips to write, as the world's manifest has them."""
+        manifest = json.loads((self.world / MANIFEST).read_text(encoding="ascii"))
+        return int(manifest["clips"][EVALUATED_SPLIT])
 
     def kept(self) -> int:
         """Return about how many clips are in finished folders, exactly once all of them are."""
@@ -167,14 +173,15 @@ def run_toy(
         write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     recipes = opening.result()
     audio_1, audio_2, vision_1, vision_2, joint = recipes
-    if any(recipe.kept() < recipe.size for recipe in recipes):
-        # Of the recipe that sees and hears: each file is opened once for both branches.
-        learned = _features("training", joint.path, folder=folder, options=joint.options)
-        # 1: a clip cannot be used; training counts it, and goes on or ends as its run file says.
-        run_lanes([[learned]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS, fine=(0, 1))
-    # What is left of them when the lanes are done, the evaluation computes on both cores.
-    ahead = _features("held-out", EVALUATION, folder=folder, options=(where,))
     beside: list[Job] = [audio_1, audio_2, HeldOutClips(world, train_clips)]
+    if any(recipe.kept() < recipe.size for recipe in recipes):
+        pictures = _features("training pictures", vision_2.path, folder=folder, options=overrides)
+        run_lanes([[pictures]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
+        # Sound can wait until there is a core to spare, though clips are opened twice that way.
+        sounds = _features("training sounds", audio_2.path, folder=folder, options=overrides)
+        beside.insert(0, sounds)
+    # What is left of them when the lanes are done, the evaluation computes on both cores.
+    ahead = _features("held-out clips", EVALUATION, folder=folder, options=(where,))
     run_lanes([[vision_1], beside], verbs=verbs, spare=[ahead])
     run_lanes([[vision_2, joint]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     verbs.call(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
@@ -227,15 +234,14 @@ def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Conso
             console.print(f"  {question.question}  [bold]{answer}[/]  (truth: {question.answer})")
 
 
-def _features(clips: str, file: str, *, folder: Path, options: tuple[str, ...]) -> FeaturesJob:
-    """Return the job that computes what frozen encoders make of the clips of a run file."""
-    report = f"{clips.replace('-', '_')}.json"
+def _features(media: str, file: str, *, folder: Path, options: tuple[str, ...]) -> FeaturesJob:
+    """Return the job that computes what frozen encoders make of the media of a run file."""
     return FeaturesJob(
-        f"features of {clips} clips",
+        f"features of {media}",
         folder / "features",
         file,
         (*options, OWN_FILES),
-        report=report,
+        report=f"{media.replace(' ', '_').replace('-', '_')}.json",
     )
 
 

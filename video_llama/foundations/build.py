@@ -25,7 +25,7 @@ from video_llama.foundations.fit import Gate, Trained, write_curve
 from video_llama.foundations.text_gate import text_gate
 from video_llama.foundations.towers import train_towers
 from video_llama.foundations.vision import train_vision
-from video_llama.toy.annotations import GATED_KINDS
+from video_llama.toy.held_out import GATED_KINDS
 
 PARTS = ("vision", "audio", "towers", "decoder")
 MANIFEST = "foundations.json"

@@ -11,26 +11,19 @@ import dataclasses
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from video_llama.toy import captions, questions
-from video_llama.toy.plan import Clip, Voice
+from video_llama.toy.held_out import Asked
+from video_llama.toy.plan import FULL_TRAIN_CLIPS, Clip, Voice
 from video_llama.toy.questions import Question
 from video_llama.toy.scenes import Scene
 from video_llama.toy.words import COLOURS, SHAPES
 
 STREAMS = {"visual": ("video",), "sound": ("audio",), "joint": ("video", "audio")}
 """Media that are shown with each set of annotations."""
-
-GATED_KINDS = (
-    *("colour", "shape", "first_colour", "last_colour", "count", "motion", "when"),
-    *("sound", "pitch", "in_time", "pair_colour", "pair_shape", "pair_motion"),
-)
-"""Kinds of question that have a bar, so that enough of each must be asked."""
-
-MIN_GATED = 800
-GATED_LIMIT, OTHER_LIMIT, CHOICE_LIMIT, LETTER_LIMIT = 840, 300, 120, 60
 
 PICTURE_KINDS = ("colour", "shape", "count", "pair_colour", "pair_shape", "yn_colour")
 """Kinds of question that one frame answers."""
@@ -93,30 +86,15 @@ def llava_rows(scenes: Iterable[Scene]) -> list[Row]:
     return rows
 
 
-def question_rows(clips: Sequence[Clip], *, seed: int) -> list[Row]:
-    """Make the held-out questions of a split, answers balanced within every kind.
+def question_rows(clips: Iterable[Clip], *, asked: Iterable[Asked]) -> list[Row]:
+    """Write the questions of a split.
 
     Args:
-        clips: all of the split.
-        seed: decides which questions are kept.
+        clips: that are asked about, others may be among them.
+        asked: what is asked, see `held_out.choose`.
     """
     path_of = {clip.scene.key: clip.path for clip in clips}
-    asked = [(clip.scene.key, question) for clip in clips for question in questions.ask(clip.scene)]
-    gated = [pair for pair in asked if pair[1].kind in GATED_KINDS]
-    others = [pair for pair in asked if pair[1].kind not in GATED_KINDS]
-    kept = questions.balance(gated, seed=seed, limit=GATED_LIMIT)
-    kept += questions.balance(others, seed=seed, limit=OTHER_LIMIT)
-    choosable = [pair for pair in asked if pair[1].kind in questions.MULTIPLE_CHOICE_KINDS]
-    for make, limit in (
-        (questions.multiple_choice, CHOICE_LIMIT),
-        (questions.letter_choice, LETTER_LIMIT),
-    ):
-        for key, question in questions.balance(choosable, seed=seed, limit=limit):
-            rng = random.Random(f"toy options/{limit}/{key}/{question.kind}")
-            kept.append((key, make(question, rng=rng)))
-    # Questions about a clip stand together, so that a reader of the file meets each clip once.
-    kept.sort(key=lambda pair: pair[0])
-    return [_question_row(path_of[key], key=key, question=question) for key, question in kept]
+    return [_question_row(path_of[key], key=key, question=question) for key, question in asked]
 
 
 def answerable(rows: Iterable[Row], *, streams: str) -> list[Row]:
@@ -150,15 +128,16 @@ def scene_row(scene: Scene) -> str:
     return json.dumps(_finite(dataclasses.asdict(scene)))
 
 
-def _with_letters(scene: Scene) -> list[Question]:
-    """Ask about a scene, some of it with lettered options."""
+@lru_cache(maxsize=FULL_TRAIN_CLIPS)
+def _with_letters(scene: Scene) -> tuple[Question, ...]:
+    """Ask about a scene, some of it with lettered options; the same for every choice of streams."""
     rng = random.Random(f"toy letters/{scene.key}")
-    return [
+    return tuple(
         questions.letter_choice(question, rng=rng)
         if question.kind in questions.MULTIPLE_CHOICE_KINDS and rng.random() < _LETTER_SHARE
         else question
         for question in questions.ask(scene)
-    ]
+    )
 
 
 def _question_row(path: str, *, key: str, question: Question) -> Row:

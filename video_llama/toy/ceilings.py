@@ -3,7 +3,7 @@
 Nothing is simulated: the generator's own table of wordings, sounds and question forms is added
 up. A guesser sees a view of a scene and the question (whose words may tell something: "the
 circle" names a shape) and gives the likeliest verdict; the ceiling is how often that is right
-when the verdicts of a kind are balanced, as `questions.balance` does.
+when the verdicts of a kind are balanced, as `held_out.balance` does.
 
 Views:
     blind        the question, and the sound if there is any

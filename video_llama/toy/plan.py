@@ -1,6 +1,7 @@
 """Which scenes a toy world holds: how many of each split, in which mix, in which folder.
 
-Symbolic only; nothing is drawn and no file is touched. Scenes are a function of the seed.
+Symbolic only; nothing is drawn and no file is touched. Scenes are a function of the seed. Of
+held-out scenes only those that are asked about become clips.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
+from video_llama.toy.held_out import Asked, choose
 from video_llama.toy.scenes import Mix, Scene, belongs_to_split, sample_scene
 from video_llama.toy.words import COLOURS, SHAPES
 
@@ -26,18 +29,20 @@ TRAIN_MIX = Mix(
         "order": 0.08,
     }
 )
-# Such that every gated kind of question keeps 800 after its answers are balanced.
+# Such that every gated kind of question gets its 800 from as few scenes as may be.
 TEST_MIX = Mix(
     kinds={
         "empty": 0.09,
-        "single": 0.29,
-        "change": 0.27,
-        "bounce": 0.16,
+        "single": 0.31,
+        "change": 0.32,
+        "bounce": 0.09,
         "pair": 0.15,
         "order": 0.04,
     },
-    pip=0.65,
+    pip=0.68,
 )
+HELD_OUT_SPLITS = ("test", "composition")
+ASKED_SPLITS = ("valid", *HELD_OUT_SPLITS)
 MIXES = {"train": TRAIN_MIX, "valid": TRAIN_MIX, "test": TEST_MIX, "composition": TEST_MIX}
 
 _STILL_MIX = Mix(kinds={"empty": 0.08, "single": 0.52, "pair": 0.4})
@@ -52,15 +57,15 @@ class Counts:
     Attributes:
         train: clips.
         valid: clips.
-        test: clips.
-        composition: clips that show only held-out triples.
+        test: scenes; those that are asked about become clips.
+        composition: likewise, of scenes that show only held-out triples.
         train_pictures: pictures.
         valid_pictures: pictures.
         voices: sounds of each shape in each colour.
     """
 
     train: int = FULL_TRAIN_CLIPS
-    valid: int = 300
+    valid: int = 100
     test: int = 3600
     composition: int = 600
     train_pictures: int = 1500
@@ -117,19 +122,42 @@ class Voice:
     seed: int
 
 
-def clips(split: str, *, counts: Counts, seed: int) -> list[Clip]:
-    """List the clips of a split, in order."""
-    return [
-        Clip(
-            scene=sample_scene(index, seed=seed, split=split, mix=MIXES[split]),
-            page_dir=page_dir(split, index=index),
-        )
+@dataclass(frozen=True)
+class Split:
+    """Clips of a split, and what is asked of them.
+
+    Attributes:
+        clips: in order.
+        asked: questions by the keys of their scenes; of training clips there are none.
+    """
+
+    clips: tuple[Clip, ...]
+    asked: tuple[Asked, ...]
+
+
+@lru_cache(maxsize=8)
+def sample_split(split: str, *, counts: Counts, seed: int) -> Split:
+    """Sample the scenes of a split, and choose what is asked of them.
+
+    Args:
+        split: one of SPLITS.
+        counts: of the world.
+        seed: of the world.
+    """
+    scenes = [
+        sample_scene(index, seed=seed, split=split, mix=MIXES[split])
         for index in range(getattr(counts, split))
     ]
+    asked = choose(scenes) if split in ASKED_SPLITS else []
+    if split in HELD_OUT_SPLITS:
+        keys = {key for key, _ in asked}
+        scenes = [scene for scene in scenes if scene.key in keys]
+    clips = (Clip(scene, page_dir(split, index=index)) for index, scene in enumerate(scenes))
+    return Split(tuple(clips), tuple(asked))
 
 
 def page_dir(split: str, *, index: int) -> str:
-    """Name the folder of a clip: 100 neighbours share one."""
+    """Name the folder of a clip by its place in its split: 100 neighbours share one."""
     return f"{split}_{index // CHUNK_CLIPS:03d}"
 
 

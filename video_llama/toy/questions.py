@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -340,33 +339,6 @@ def letter_choice(question: Question, *, rng: random.Random) -> Question:
         answer=f"{question.answer}: {letter}",
         candidates=LETTERS,
     )
-
-
-def balance(
-    questions: Sequence[tuple[str, Question]], *, seed: int, limit: int | None = None
-) -> list[tuple[str, Question]]:
-    """Keep, for each kind, equally many questions of each verdict.
-
-    Args:
-        questions: (scene key, question) in any order.
-        seed: decides which are kept.
-        limit: at most so many of a kind.
-
-    Returns:
-        The kept ones, in the order given.
-    """
-    by_verdict: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, (_, question) in enumerate(questions):
-        by_verdict[question.kind][question.verdict].append(index)
-    kept: list[int] = []
-    for kind, groups in by_verdict.items():
-        share = min(len(group) for group in groups.values())
-        if limit is not None:
-            share = min(share, max(1, limit // len(groups)))
-        for verdict, group in groups.items():
-            rng = random.Random(f"toy balance/{seed}/{kind}/{verdict}")
-            kept += rng.sample(group, share)
-    return [questions[index] for index in sorted(kept)]
 
 
 def option_sets(question: Question) -> list[tuple[str, ...]]:

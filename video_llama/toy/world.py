@@ -40,24 +40,21 @@ from video_llama.toy import annotations as said
 from video_llama.toy import plan
 from video_llama.toy.ceilings import Media, ceilings_by_kind, write_shipped
 from video_llama.toy.codec import encode_mp4, write_jpg, write_wav
-from video_llama.toy.plan import MIXES, Clip, Counts, Voice
+from video_llama.toy.plan import ASKED_SPLITS, HELD_OUT_SPLITS, MIXES, Clip, Counts, Split, Voice
 from video_llama.toy.questions import KINDS, MULTIPLE_CHOICE_KINDS, needs_of
 from video_llama.toy.render import FRAMES_PER_S, render_clip, render_frames
 from video_llama.toy.scenes import MIRROR_S, Scene
 from video_llama.toy.sound import SAMPLE_RATE_HZ, synthesize, voice
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same arguments would give another world."""
 
 MANIFEST = "world.json"
 SCENES = "scenes.jsonl"
 """Written after all other text, so that where it is, all text is."""
 
-CLIP_SPLITS = ("train", "valid", "test", "composition")
-CEILING_SPLITS = ("test", "composition")
-QUESTION_SPLITS = ("valid", "test", "composition")
 LEARNED_SPLITS = ("train", "valid")
-HELD_OUT_SPLITS = ("test", "composition")
+CLIP_SPLITS = (*LEARNED_SPLITS, *HELD_OUT_SPLITS)
 
 _CEILING_MEDIA: Mapping[str, Media] = {"visual": "video", "sound": "audio", "joint": "both"}
 
@@ -68,14 +65,12 @@ class World:
 
     Attributes:
         folder: its root.
-        seed: it was made with.
-        counts: how much it holds.
+        num_clips: of each split, also of those that are left for later.
         was_there: nothing had to be done.
     """
 
     folder: Path
-    seed: int
-    counts: Counts
+    num_clips: Mapping[str, int]
     was_there: bool = False
 
 
@@ -102,37 +97,39 @@ def write_world(
     counts = counts or Counts()
     arguments = {"format": FORMAT, "seed": seed, "counts": asdict(counts)}
     manifest = folder / MANIFEST
-    lacking = _read_manifest(manifest, arguments=arguments)
-    if lacking is not None and lacking <= set(later):
+    found = _read_manifest(manifest, arguments=arguments)
+    left = CLIP_SPLITS if found is None else found.get("later", ())
+    if found is not None and set(left) <= set(later):
         get_logger().info("%s: the world is there already", folder)
-        return World(folder, seed, counts, was_there=True)
-    if lacking is None:
+        return World(folder, found["clips"], was_there=True)
+    if found is None:
         _write_json(manifest, {**arguments, "finished": False})
-    left = [split for split in CLIP_SPLITS if lacking is None or split in lacking]
     now = [split for split in left if split not in later]
-    # Texts tell of every scene; once they are written, only what will be drawn is thought up.
-    moving, still = (CLIP_SPLITS, LEARNED_SPLITS) if lacking is None else (now, ())
-    clips = {split: plan.clips(split, counts=counts, seed=seed) for split in moving}
+    sample = partial(plan.sample_split, counts=counts, seed=seed)
+    # Texts tell of every scene; once they are written, only what will be drawn is sampled.
+    still = LEARNED_SPLITS if found is None else ()
     stills = {split: plan.still_scenes(split, counts=counts, seed=seed) for split in still}
-    voices = plan.voices(counts=counts, seed=seed) if lacking is None else []
+    voices = plan.voices(counts=counts, seed=seed) if still else []
 
     def write_texts() -> None:
-        if lacking is None and not (folder / SCENES).exists():
-            for split in QUESTION_SPLITS:
-                _write_questions(folder / "questions" / split, clips=clips[split], seed=seed)
+        if found is None and not (folder / SCENES).exists():
+            for split in ASKED_SPLITS:
+                _write_questions(folder / "questions" / split, chosen=sample(split), split=split)
+            clips = {split: sample(split).clips for split in CLIP_SPLITS}
             _write_annotations(folder, clips=clips, stills=stills, voices=voices)
 
-    drawn = itertools.chain.from_iterable(clips[split] for split in now)
-    jobs = list(_media_jobs(folder, clips=drawn, stills=stills, voices=voices))
+    clips = itertools.chain.from_iterable(sample(split).clips for split in now)
+    jobs = _media_jobs(folder, clips=clips, stills=stills, voices=voices)
     _run(jobs, num_workers=num_workers, meanwhile=write_texts)
+    num_clips = found["clips"] if found else {s: len(sample(s).clips) for s in CLIP_SPLITS}
     late = {"later": [split for split in left if split in later]} if len(now) < len(left) else {}
-    _write_json(manifest, {**arguments, "finished": not late, **late})
+    _write_json(manifest, {**arguments, "clips": num_clips, "finished": not late, **late})
     get_logger().info("%s: clips are there: %s", folder, ", ".join(now))
-    return World(folder, seed, counts)
+    return World(folder, num_clips)
 
 
-def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> set[str] | None:
-    """Return the splits that lack their clips; None if other things may be lacking too.
+def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what is said of a world that lacks nothing but clips left for later, else None.
 
     Raises:
         ConfigError: the folder belongs to another world, or to something else.
@@ -144,7 +141,7 @@ def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> set[str] | None:
                 where=str(path.parent),
             )
         return None
-    found = json.loads(path.read_text(encoding="ascii"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
     differences = [
         f"{key}: the folder has {found.get(key)}, asked for is {wanted}"
         for key, wanted in arguments.items()
@@ -154,9 +151,7 @@ def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> set[str] | None:
         raise ConfigError(
             [*differences, "choose another --out, or delete the folder"], where=str(path.parent)
         )
-    if found["finished"]:
-        return set()
-    return set(found["later"]) if "later" in found else None
+    return found if found["finished"] or "later" in found else None
 
 
 @dataclass(frozen=True)
@@ -175,58 +170,63 @@ def _media_jobs(
     stills: dict[str, list[Scene]],
     voices: Sequence[Voice],
 ) -> Iterator[_Job]:
-    """List the folders of clips, pictures and voices."""
-    by_page: dict[str, list[Scene]] = {}
-    for clip in clips:
-        by_page.setdefault(clip.page_dir, []).append(clip.scene)
-    for page, scenes in by_page.items():
-        target = folder / "videos" / page
-        yield _Job(target, partial(write_clips, target, scenes=scenes), len(scenes))
+    """List the folders of pictures, voices and clips."""
     for split, scenes in stills.items():
         target = folder / "pictures" / split / "image"
         yield _Job(target, partial(write_pictures, target, scenes=scenes), len(scenes))
     if voices:
         target = folder / "voices" / "sound"
         yield _Job(target, partial(write_voices, target, voices=voices), len(voices))
+    # Last, since they take the longest to sample: others draw what is listed before meanwhile.
+    for page, group in itertools.groupby(clips, key=lambda clip: clip.page_dir):
+        target = folder / "videos" / page
+        scenes = [clip.scene for clip in group]
+        yield _Job(target, partial(write_clips, target, scenes=scenes), len(scenes))
 
 
-def _write_questions(folder: Path, *, clips: Sequence[Clip], seed: int) -> None:
+def _write_questions(folder: Path, *, chosen: Split, split: str) -> None:
     """Write the questions of a split, and how well they can be answered without some media."""
-    rows = said.question_rows(clips, seed=seed)
-    split = clips[0].scene.split
+    rows = said.question_rows(chosen.clips, asked=chosen.asked)
     for streams in said.STREAMS:
         answerable = said.answerable(rows, streams=streams)
         _write_rows(folder / streams / "questions.json", answerable)
-        if split in CEILING_SPLITS:
+        if split in HELD_OUT_SPLITS:
             kinds = tuple(sorted({row["kind"] for row in answerable}))
             media = _CEILING_MEDIA[streams]
             ceilings = ceilings_by_kind(kinds, mix=MIXES[split], split=split, media=media)
             _write_json(folder / streams / "ceilings.json", ceilings)
 
 
-def _run(jobs: Sequence[_Job], *, num_workers: int, meanwhile: Callable[[], None]) -> None:
+def _run(jobs: Iterable[_Job], *, num_workers: int, meanwhile: Callable[[], None]) -> None:
     """Do the jobs whose target is missing, in several processes, and show how far they are.
 
     Args:
-        jobs: of this call.
+        jobs: of this call; each is begun as soon as it is listed.
         num_workers: processes beside this one; 1 works in this one.
         meanwhile: is done here while the others work.
     """
-    missing = [job for job in jobs if not job.target.exists()]
     columns = (TextColumn("toy world"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task("files", total=sum(job.size for job in jobs))
-        progress.advance(bar, sum(job.size for job in jobs if job.target.exists()))
+        bar = progress.add_task("files", total=0)
+
+        def missing() -> Iterator[_Job]:
+            total = 0
+            for job in jobs:
+                total += job.size
+                progress.update(bar, total=total, advance=job.size * job.target.exists())
+                if not job.target.exists():
+                    yield job
+
         if num_workers == 1:
             meanwhile()
-            for job in missing:
+            for job in missing():
                 job.write()
                 progress.advance(bar, job.size)
             return
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-            sizes = {pool.submit(job.write): job.size for job in missing}
             try:
+                sizes = {pool.submit(job.write): job.size for job in missing()}
                 meanwhile()
                 for future in as_completed(sizes):
                     future.result()
@@ -278,7 +278,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 def _write_annotations(
     folder: Path,
     *,
-    clips: dict[str, list[Clip]],
+    clips: Mapping[str, Sequence[Clip]],
     stills: dict[str, list[Scene]],
     voices: Sequence[Voice],
 ) -> None:
@@ -309,7 +309,7 @@ def compute_ceilings() -> None:
             split,
             _CEILING_MEDIA[name],
         )
-        for split in CEILING_SPLITS
+        for split in HELD_OUT_SPLITS
         for name, streams in said.STREAMS.items()
     )
 
