@@ -26,7 +26,7 @@ class Line:
     folder: Path
     code: str = WRITE
     size: int = 1
-    fine: tuple[int, ...] = (0,)
+    ok_exit_codes: tuple[int, ...] = (0,)
 
     @property
     def file(self) -> Path:
@@ -97,7 +97,7 @@ def test_a_lane_ends_with_its_first_failure(tmp_path):
 
 
 def test_an_exit_code_that_is_fine_ends_no_lane(tmp_path):
-    partly = Line("partly", tmp_path, WRITE + "; raise SystemExit(1)", fine=(0, 1))
+    partly = Line("partly", tmp_path, WRITE + "; raise SystemExit(1)", ok_exit_codes=(0, 1))
     run_lanes([[partly, Line("next", tmp_path)]], verbs=AFRESH)
     assert (tmp_path / "next.done").exists()
 

@@ -75,7 +75,7 @@ def test_the_clips_a_run_left_for_later_are_written_before_anything_is_started(d
     write_world(demo / "world", counts=COUNTS, num_workers=1, later=later)
     experiment(demo, "started")
     assert len(list((demo / "world" / "videos" / "composition_000").glob("*.mp4"))) == 2
-    assert json.loads((demo / "world" / "world.json").read_text())["finished"]
+    assert json.loads((demo / "world" / "world.json").read_text())["later"] == []
 
 
 def test_a_world_that_has_everything_is_left_as_it_is(demo):

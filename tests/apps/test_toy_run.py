@@ -46,16 +46,17 @@ def small_world(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("recipe", [*VISION, *AUDIO])
-def test_features_of_the_joint_recipe_serve_those_of_one_branch(recipe, small_world, tmp_path):
+def test_features_of_pictures_and_of_sounds_serve_all_recipes(small_world, tmp_path):
     options = [f"model.toy_dir={small_world}", f"run.feature_cache={tmp_path}"]
-    # Computed ahead in one process, found by a recipe that decodes in a process apart.
-    joint, single = open_recipes([*JOINT, recipe], options, own_options={JOINT[0]: [OWN_FILES]})
-    assert joint.config.run.decode_timeout_s is None
-    assert single.config.run.decode_timeout_s is not None
-    assert compute_features(joint.config, names=["webvid"]).num_computed == 4
-    work = compute_features(single.config, names=["webvid"])
-    assert (work.num_found, work.num_computed) == (4, 0)
+    # Computed ahead in one process, found by recipes that decode in a process apart.
+    pictures, sounds = open_recipes([VISION[1], AUDIO[1]], [*options, OWN_FILES])
+    for ahead in (pictures.config, sounds.config):
+        assert ahead.run.decode_timeout_s is None
+        assert compute_features(ahead, names=list(ahead.datasets)).num_computed >= 6
+    for recipe in open_recipes([VISION[0], AUDIO[0], *JOINT], options):
+        assert recipe.config.run.decode_timeout_s is not None
+        work = compute_features(recipe.config, names=list(recipe.config.datasets))
+        assert (work.num_found, work.num_computed) == (work.num_files, 0)
 
 
 def test_a_finished_run_and_its_own_clips_may_lack_the_composition_clips(tmp_path):

@@ -66,7 +66,7 @@ def test_a_limit_takes_the_first_of_every_kind():
     assert len(first_of_each_kind(questions, limit=None)) == 6
 
 
-def test_the_dearest_work_goes_first_and_each_piece_to_who_has_least():
+def test_the_longest_work_goes_first_and_each_piece_to_who_has_least():
     # 9 to the first; 5, then 4 to the second (5 < 9); of 9 and 9 the first takes 3, the second 2.
     assert fair_shares({0: 3, 1: 9, 2: 5, 3: 2, 4: 4}, num_shares=2) == [[0, 1], [2, 3, 4]]
 

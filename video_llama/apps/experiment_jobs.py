@@ -24,7 +24,7 @@ class TrainJob:
         size: its optimizer steps.
     """
 
-    fine: ClassVar[tuple[int, ...]] = (0,)
+    ok_exit_codes: ClassVar[tuple[int, ...]] = (0,)
 
     run: Run
     size: int
@@ -63,7 +63,7 @@ class EvaluationJob:
         size: its questions, probes not counted.
     """
 
-    fine: ClassVar[tuple[int, ...]] = (0,)
+    ok_exit_codes: ClassVar[tuple[int, ...]] = (0,)
 
     run: Run
     size: int

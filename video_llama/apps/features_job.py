@@ -19,10 +19,10 @@ class FeaturesJob:
         options: overrides of it.
         datasets: of the run file; none for all.
         report: name of the report that the verb writes now and then.
-        fine: also 1, media that cannot be used; whoever trains on them counts them himself.
+        ok_exit_codes: also 1, media that cannot be used; a training on them counts them itself.
     """
 
-    fine: ClassVar[tuple[int, ...]] = (0, 1)
+    ok_exit_codes: ClassVar[tuple[int, ...]] = (0, 1)
 
     name: str
     folder: Path

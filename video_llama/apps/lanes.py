@@ -30,7 +30,7 @@ class Job(Protocol):
         name: what its bar is called.
         folder: where its console.log goes; it may not be there yet.
         size: of the whole job, in steps or files; may become known while it runs.
-        fine: exit codes that are no failure.
+        ok_exit_codes: exit codes that are no failure.
     """
 
     @property
@@ -46,7 +46,7 @@ class Job(Protocol):
         """See above."""
 
     @property
-    def fine(self) -> tuple[int, ...]:
+    def ok_exit_codes(self) -> tuple[int, ...]:
         """See above."""
 
     def kept(self) -> int:
@@ -230,7 +230,7 @@ def _failure(task: Task, process: VerbProcess) -> str | None:
     """Return the end of the log of a job that failed, or was stopped from outside."""
     job = task.job
     code = process.wait()
-    if code in job.fine and job.kept() >= job.size:
+    if code in job.ok_exit_codes and job.kept() >= job.size:
         return None
     log = job.folder / CONSOLE_LOG
     said = log.read_text(errors="replace") if log.exists() else ""

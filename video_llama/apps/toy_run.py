@@ -1,11 +1,11 @@
 """`video-llama toy run`: the whole recipe on the toy world, from real clips to answers.
 
-Makes the world, computes what the frozen encoders make of its clips, trains the five recipes
+Makes the world, computes what the frozen encoders make of its pictures, trains the five recipes
 through the same `train` verb as any run, evaluates on held-out clips, writes the report, and asks
-three questions about a clip nobody has seen. Captions of the vision branch are learnt beside all
-of the audio branch, one core each, with what can be done of the held-out clips behind the latter;
-all else takes two ranks. Whatever is finished is kept: a second call is quick, and a killed one
-goes on where it was.
+three questions about a clip nobody has seen. Captions of the vision branch are learnt beside the
+features of sounds and all of the audio branch, one core each, with what can be done of the
+held-out clips behind the latter; all else takes two ranks. Whatever is finished is kept: a second
+call is quick, and a killed one goes on where it was.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Recipe:
         options: of this call.
     """
 
-    fine: ClassVar[tuple[int, ...]] = (0,)
+    ok_exit_codes: ClassVar[tuple[int, ...]] = (0,)
 
     path: str
     config: Config
@@ -110,7 +110,7 @@ class HeldOutClips:
     world: Path
     train_clips: int | None
     name: str = "held-out clips"
-    fine: ClassVar[tuple[int, ...]] = (0,)
+    ok_exit_codes: ClassVar[tuple[int, ...]] = (0,)
 
     @property
     def folder(self) -> Path:
@@ -173,15 +173,15 @@ def run_toy(
         write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     recipes = opening.result()
     audio_1, audio_2, vision_1, vision_2, joint = recipes
-    beside: list[Job] = [audio_1, audio_2, HeldOutClips(world, train_clips)]
+    sounds: list[Job] = []
     if any(recipe.kept() < recipe.size for recipe in recipes):
         pictures = _features("training pictures", vision_2.path, folder=folder, options=overrides)
         run_lanes([[pictures]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
-        # Sound can wait until there is a core to spare, though clips are opened twice that way.
-        sounds = _features("training sounds", audio_2.path, folder=folder, options=overrides)
-        beside.insert(0, sounds)
+        # Not in the same reading: beside the captions there is a core that would wait otherwise.
+        sounds = [_features("training sounds", audio_2.path, folder=folder, options=overrides)]
     # What is left of them when the lanes are done, the evaluation computes on both cores.
     ahead = _features("held-out clips", EVALUATION, folder=folder, options=(where,))
+    beside = [*sounds, audio_1, audio_2, HeldOutClips(world, train_clips)]
     run_lanes([[vision_1], beside], verbs=verbs, spare=[ahead])
     run_lanes([[vision_2, joint]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     verbs.call(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)

@@ -158,7 +158,7 @@ class QuestionAnswering:
         return predictions
 
     def _num_asked(self, questions: Sequence[Question], *, probed: set[str]) -> int:
-        """Count how often about the questions of a chunk are asked, probes included."""
+        """Count about how many answers a chunk takes, probes included."""
         num_probed = sum(question.sample.key in probed for question in questions)
         return len(questions) + num_probed * (len(self.probes) - 1)
 

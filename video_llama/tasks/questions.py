@@ -122,7 +122,7 @@ def first_of_each_kind(questions: Iterable[Question], *, limit: int | None) -> s
 
 
 def fair_shares(costs: Mapping[int, float], *, num_shares: int) -> list[list[int]]:
-    """Divide work so that nobody waits long for another: the dearest first, each to who has least.
+    """Divide work so that nobody waits long for another: the longest first, each to who has least.
 
     Args:
         costs: of pieces of work, by their index.

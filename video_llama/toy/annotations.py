@@ -11,13 +11,12 @@ import dataclasses
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from video_llama.toy import captions, questions
 from video_llama.toy.held_out import Asked
-from video_llama.toy.plan import FULL_TRAIN_CLIPS, Clip, Voice
+from video_llama.toy.plan import Clip, Voice
 from video_llama.toy.questions import Question
 from video_llama.toy.scenes import Scene
 from video_llama.toy.words import COLOURS, SHAPES
@@ -52,16 +51,23 @@ def webvid_rows(clips: Iterable[Clip], *, streams: str) -> list[Row]:
     ]
 
 
-def videochat_rows(clips: Iterable[Clip], *, streams: str) -> list[Row]:
-    """Ask everything that the streams can answer about each clip, one conversation a clip."""
+def videochat_rows(
+    clips: Iterable[Clip], asked: Iterable[Sequence[Question]], *, streams: str
+) -> list[Row]:
+    """Ask everything that the streams can answer about each clip, one conversation a clip.
+
+    Args:
+        clips: to be asked about.
+        asked: what `ask_to_learn` makes of each.
+        streams: a name in STREAMS: what can be answered.
+    """
     rows = []
-    for clip in clips:
-        asked = [
-            question
-            for question in _with_letters(clip.scene)
+    for clip, all_of_it in zip(clips, asked, strict=True):
+        turns = [
+            {"i": "", "q": question.question, "a": question.answer}
+            for question in all_of_it
             if set(question.needs) <= set(STREAMS[streams])
         ]
-        turns = [{"i": "", "q": question.question, "a": question.answer} for question in asked]
         rows.append({"video": clip.path, "QA": turns})
     return rows
 
@@ -91,7 +97,7 @@ def question_rows(clips: Iterable[Clip], *, asked: Iterable[Asked]) -> list[Row]
 
     Args:
         clips: that are asked about, others may be among them.
-        asked: what is asked, see `held_out.choose`.
+        asked: what is asked, see `held_out.choose_questions`.
     """
     path_of = {clip.scene.key: clip.path for clip in clips}
     return [_question_row(path_of[key], key=key, question=question) for key, question in asked]
@@ -128,16 +134,15 @@ def scene_row(scene: Scene) -> str:
     return json.dumps(_finite(dataclasses.asdict(scene)))
 
 
-@lru_cache(maxsize=FULL_TRAIN_CLIPS)
-def _with_letters(scene: Scene) -> tuple[Question, ...]:
-    """Ask about a scene, some of it with lettered options; the same for every choice of streams."""
+def ask_to_learn(scene: Scene) -> list[Question]:
+    """Ask everything about a scene, some of it with lettered options."""
     rng = random.Random(f"toy letters/{scene.key}")
-    return tuple(
+    return [
         questions.letter_choice(question, rng=rng)
         if question.kind in questions.MULTIPLE_CHOICE_KINDS and rng.random() < _LETTER_SHARE
         else question
         for question in questions.ask(scene)
-    )
+    ]
 
 
 def _question_row(path: str, *, key: str, question: Question) -> Row:

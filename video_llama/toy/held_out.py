@@ -1,4 +1,4 @@
-"""What is asked of held-out scenes: answers balanced in every kind, of as few scenes as may be."""
+"""What is asked of held-out scenes: many questions about few scenes, answers balanced."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ GATED_KINDS = (
 )
 """Kinds of question that have a bar, so that enough of each must be asked."""
 
-MIN_GATED = 800
 # The least that leaves 800 of each kind when it is divided among 2, 3, 4, 6, 7 or 8 answers.
-GATED_LIMIT, OTHER_LIMIT, CHOICE_LIMIT, LETTER_LIMIT = 805, 240, 105, 60
+GATED_LIMIT = 805
+# Over 800 of all eight kinds together, which share a bar.
+CHOICE_LIMIT = 105
+# No bar: enough for intervals of about 6 and 13 points.
+OTHER_LIMIT, LETTER_LIMIT = 240, 60
 
 Asked = tuple[str, Question]
 """A scene's key, and a question about it."""
 
 
-def choose(scenes: Sequence[Scene]) -> list[Asked]:
+def choose_questions(scenes: Sequence[Scene]) -> list[Asked]:
     """Choose the questions that are asked of scenes, answers balanced within every kind.
 
     Args:
         scenes: all that there are, in order; of some of them nothing may be asked.
 
     Returns:
-        In the order of the scenes' keys.
+        By limits; of a part of them the answers need not be balanced, see `plan.sample_split`.
     """
     asked = [(scene.key, question) for scene in scenes for question in questions.ask(scene)]
     gated = [pair for pair in asked if pair[1].kind in GATED_KINDS]
@@ -45,16 +48,14 @@ def choose(scenes: Sequence[Scene]) -> list[Asked]:
         for key, question in balance(choosable, limit=limit):
             rng = random.Random(f"toy options/{limit}/{key}/{question.kind}")
             chosen.append((key, make(question, rng=rng)))
-    # Questions about a clip stand together, so that a reader of the file meets each clip once.
-    chosen.sort(key=lambda pair: pair[0])
     return chosen
 
 
 def balance(asked: Sequence[Asked], *, limit: int | None = None) -> list[Asked]:
     """Keep, for each kind, equally many questions of each verdict: the first of each.
 
-    Scenes do not depend on each other, so the first are as good a sample as any, and the same
-    ones serve several kinds.
+    Scenes do not depend on each other, so of each verdict the first are as good a sample as any,
+    and the same ones serve several kinds.
 
     Args:
         asked: in the order of their scenes.

@@ -7,11 +7,11 @@ held-out scenes only those that are asked about become clips.
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
-from video_llama.toy.held_out import Asked, choose
+from video_llama.toy.held_out import Asked, choose_questions
 from video_llama.toy.scenes import Mix, Scene, belongs_to_split, sample_scene
 from video_llama.toy.words import COLOURS, SHAPES
 
@@ -128,19 +128,23 @@ class Split:
 
     Attributes:
         clips: in order.
-        asked: questions by the keys of their scenes; of training clips there are none.
+        asked: questions by the keys of their scenes, in the order of the clips; of training clips
+            there are none.
     """
 
     clips: tuple[Clip, ...]
     asked: tuple[Asked, ...]
 
 
-@lru_cache(maxsize=8)
 def sample_split(split: str, *, counts: Counts, seed: int) -> Split:
     """Sample the scenes of a split, and choose what is asked of them.
 
+    Held-out scenes are shuffled: questions are chosen from the first scenes that offer an answer,
+    so in the order of sampling common answers would come first and rare ones last, and a part of
+    the questions would not be balanced.
+
     Args:
-        split: one of SPLITS.
+        split: one of `words.SPLITS`.
         counts: of the world.
         seed: of the world.
     """
@@ -148,10 +152,14 @@ def sample_split(split: str, *, counts: Counts, seed: int) -> Split:
         sample_scene(index, seed=seed, split=split, mix=MIXES[split])
         for index in range(getattr(counts, split))
     ]
-    asked = choose(scenes) if split in ASKED_SPLITS else []
+    asked = choose_questions(scenes) if split in ASKED_SPLITS else []
     if split in HELD_OUT_SPLITS:
         keys = {key for key, _ in asked}
         scenes = [scene for scene in scenes if scene.key in keys]
+        random.Random(f"toy order/{split}/{seed}").shuffle(scenes)
+    # Questions about a clip stand together, so that a reader of the file meets each clip once.
+    place = {scene.key: index for index, scene in enumerate(scenes)}
+    asked.sort(key=lambda pair: place[pair[0]])
     clips = (Clip(scene, page_dir(split, index=index)) for index, scene in enumerate(scenes))
     return Split(tuple(clips), tuple(asked))
 

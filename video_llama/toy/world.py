@@ -8,7 +8,7 @@
     OUT/pictures/{train,valid}/image/{key}.jpg
     OUT/pictures/{train,valid}/{filter_cap,llava_instruct}.json
     OUT/questions/{valid,test,composition}/{visual,sound,joint}/questions.json
-    OUT/questions/test/{visual,sound,joint}/ceilings.json
+    OUT/questions/{test,composition}/{visual,sound,joint}/ceilings.json
     OUT/voices/sound/{key}.wav, OUT/voices/{questions,ceilings}.json
 
 Clips come in chunks of 100, a folder each; a finished folder is never made twice, so a killed
@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,14 @@ def write_world(
     arguments = {"format": FORMAT, "seed": seed, "counts": asdict(counts)}
     manifest = folder / MANIFEST
     found = _read_manifest(manifest, arguments=arguments)
-    left = CLIP_SPLITS if found is None else found.get("later", ())
+    left = CLIP_SPLITS if found is None else found["later"]
     if found is not None and set(left) <= set(later):
         get_logger().info("%s: the world is there already", folder)
         return World(folder, found["clips"], was_there=True)
     if found is None:
-        _write_json(manifest, {**arguments, "finished": False})
+        _write_json(manifest, arguments)
     now = [split for split in left if split not in later]
-    sample = partial(plan.sample_split, counts=counts, seed=seed)
-    # Texts tell of every scene; once they are written, only what will be drawn is sampled.
+    sample = cache(partial(plan.sample_split, counts=counts, seed=seed))
     still = LEARNED_SPLITS if found is None else ()
     stills = {split: plan.still_scenes(split, counts=counts, seed=seed) for split in still}
     voices = plan.voices(counts=counts, seed=seed) if still else []
@@ -114,7 +113,7 @@ def write_world(
     def write_texts() -> None:
         if found is None and not (folder / SCENES).exists():
             for split in ASKED_SPLITS:
-                _write_questions(folder / "questions" / split, chosen=sample(split), split=split)
+                _write_questions(folder / "questions" / split, content=sample(split), split=split)
             clips = {split: sample(split).clips for split in CLIP_SPLITS}
             _write_annotations(folder, clips=clips, stills=stills, voices=voices)
 
@@ -122,8 +121,8 @@ def write_world(
     jobs = _media_jobs(folder, clips=clips, stills=stills, voices=voices)
     _run(jobs, num_workers=num_workers, meanwhile=write_texts)
     num_clips = found["clips"] if found else {s: len(sample(s).clips) for s in CLIP_SPLITS}
-    late = {"later": [split for split in left if split in later]} if len(now) < len(left) else {}
-    _write_json(manifest, {**arguments, "clips": num_clips, "finished": not late, **late})
+    late = [split for split in left if split in later]
+    _write_json(manifest, {**arguments, "clips": num_clips, "later": late})
     get_logger().info("%s: clips are there: %s", folder, ", ".join(now))
     return World(folder, num_clips)
 
@@ -149,9 +148,9 @@ def _read_manifest(path: Path, *, arguments: dict[str, Any]) -> dict[str, Any] |
     ]
     if differences:
         raise ConfigError(
-            [*differences, "choose another --out, or delete the folder"], where=str(path.parent)
+            [*differences, "take another --out, or delete it and its runs"], where=str(path.parent)
         )
-    return found if found["finished"] or "later" in found else None
+    return found if "clips" in found else None
 
 
 @dataclass(frozen=True)
@@ -184,9 +183,9 @@ def _media_jobs(
         yield _Job(target, partial(write_clips, target, scenes=scenes), len(scenes))
 
 
-def _write_questions(folder: Path, *, chosen: Split, split: str) -> None:
+def _write_questions(folder: Path, *, content: Split, split: str) -> None:
     """Write the questions of a split, and how well they can be answered without some media."""
-    rows = said.question_rows(chosen.clips, asked=chosen.asked)
+    rows = said.question_rows(content.clips, asked=content.asked)
     for streams in said.STREAMS:
         answerable = said.answerable(rows, streams=streams)
         _write_rows(folder / streams / "questions.json", answerable)
@@ -219,7 +218,7 @@ def _run(jobs: Iterable[_Job], *, num_workers: int, meanwhile: Callable[[], None
 
         if num_workers == 1:
             meanwhile()
-            for job in missing():
+            for job in list(missing()):
                 job.write()
                 progress.advance(bar, job.size)
             return
@@ -284,10 +283,11 @@ def _write_annotations(
 ) -> None:
     """Write every text file of the world but the held-out questions; the scenes come last."""
     for split in LEARNED_SPLITS:
+        asked = [said.ask_to_learn(clip.scene) for clip in clips[split]]
         for streams in said.STREAMS:
             rows = said.webvid_rows(clips[split], streams=streams)
             _write_csv(folder / "webvid" / streams / f"{split}.csv", rows)
-            turns = said.videochat_rows(clips[split], streams=streams)
+            turns = said.videochat_rows(clips[split], asked, streams=streams)
             _write_rows(folder / "videochat_instruct" / streams / f"{split}.json", turns)
         pictures = folder / "pictures" / split
         _write_json(pictures / "filter_cap.json", said.picture_captions(stills[split]))
