@@ -15,6 +15,12 @@ from video_llama.toy.scenes import sample_scene
 FULL = Counts()
 
 
+@pytest.fixture(scope="module")
+def held_out_split():
+    """The full test split; sampling it takes seconds."""
+    return plan.sample_split("test", counts=FULL, seed=0)
+
+
 def asked_when(bins):
     return [
         (str(number), Question("when", "?", time_bin, words.BINS, ("video",)))
@@ -43,28 +49,30 @@ def test_every_gated_kind_is_asked_eight_hundred_times_of_the_test_split(seed):
     assert sum(number for kind, number in asked.items() if kind.startswith("mc_")) >= 800
 
 
-def test_clips_of_the_test_split_are_those_that_are_asked_about():
-    test = plan.sample_split("test", counts=FULL, seed=0)
-    assert {clip.scene.key for clip in test.clips} == {key for key, _ in test.asked}
-    assert len(test.clips) < FULL.test
+def test_clips_of_the_test_split_are_those_that_are_asked_about(held_out_split):
+    assert {clip.scene.key for clip in held_out_split.clips} == {
+        key for key, _ in held_out_split.asked
+    }
+    assert len(held_out_split.clips) < FULL.test
 
 
-def test_the_first_questions_of_a_kind_are_balanced_like_all_of_them():
+def test_the_first_questions_of_a_kind_are_balanced_like_all_of_them(held_out_split):
     # Of 40 with 8 answers 5 have each, give or take 2.1; with 3 answers 13.3, give or take 3.
     answers = defaultdict(list)
-    for _, question in plan.sample_split("test", counts=FULL, seed=0).asked:
+    for _, question in held_out_split.asked:
         answers[question.kind].append(question.verdict)
     assert max(Counter(answers["sound"][:40]).values()) <= 11
     assert max(Counter(answers["count"][:40]).values()) <= 22
 
 
-def test_questions_about_a_clip_stand_together_in_the_order_of_the_clips():
-    test = plan.sample_split("test", counts=FULL, seed=0)
-    assert list(dict.fromkeys(key for key, _ in test.asked)) == [c.scene.key for c in test.clips]
+def test_questions_about_a_clip_stand_together_in_the_order_of_the_clips(held_out_split):
+    assert list(dict.fromkeys(key for key, _ in held_out_split.asked)) == [
+        clip.scene.key for clip in held_out_split.clips
+    ]
 
 
-def test_pages_of_the_test_split_are_full_but_for_the_last():
-    pages = Counter(clip.page_dir for clip in plan.sample_split("test", counts=FULL, seed=0).clips)
+def test_pages_of_the_test_split_are_full_but_for_the_last(held_out_split):
+    pages = Counter(clip.page_dir for clip in held_out_split.clips)
     assert set(list(pages.values())[:-1]) == {plan.CHUNK_CLIPS}
 
 
