@@ -33,6 +33,7 @@ from video_llama.common.dist import is_main
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import start_logging
 from video_llama.common.schema import Config
+from video_llama.common.whole_files import write_whole
 from video_llama.datasets.audit import Audit, Finding, Journal, audit, spans_of
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.mixture import MixtureDataset
@@ -254,7 +255,5 @@ def _write(report: Path, results: Sequence[Result]) -> None:
         }
         for result in results
     ]
-    part = report.with_suffix(".partial")
     content = [*lines, {"kind": "summary", "datasets": summary}]
-    part.write_text("".join(json.dumps(line) + "\n" for line in content), encoding="utf-8")
-    part.replace(report)
+    write_whole(report, "".join(json.dumps(line) + "\n" for line in content))

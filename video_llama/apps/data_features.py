@@ -30,6 +30,7 @@ from video_llama.common.errors import ConfigError, MediaError
 from video_llama.common.heap import keep_freed_memory
 from video_llama.common.schema import Config
 from video_llama.common.types import MediaItem, Message, Sample
+from video_llama.common.whole_files import write_whole
 from video_llama.datasets.base import DatasetReader
 from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.sample_encoder import LoadedMedia, SampleEncoder
@@ -245,11 +246,8 @@ def _open_encoder(config: Config, heads: dict[str, Branch], *, rank: int) -> Sam
 
 def _write(report: Path, work: Work) -> None:
     """Write how far the work is, whole or not at all."""
-    report.parent.mkdir(parents=True, exist_ok=True)
-    part = report.with_suffix(".partial")
     text = json.dumps({**asdict(work), "num_done": work.num_done}, indent=2)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(report)
+    write_whole(report, text + "\n")
 
 
 def show_work(work: Work) -> None:

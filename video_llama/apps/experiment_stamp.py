@@ -23,6 +23,7 @@ from video_llama.apps.experiment_runs import Chain, Run
 from video_llama.common.errors import CheckpointMismatch
 from video_llama.common.package_paths import symbolic
 from video_llama.common.registry import registry
+from video_llama.common.whole_files import write_whole
 from video_llama.datasets.annotations import AnnotationReader
 from video_llama.datasets.base import DatasetReader
 from video_llama.models.sources import find_checkpoint
@@ -93,12 +94,9 @@ def write_stamp(run: Run, *, settings: Mapping[str, Any], is_finished: bool) -> 
         VideoLlamaError: it cannot be written.
     """
     path = run.folder / STAMP_FILE
-    partial = path.with_suffix(".partial")
     content = {"is_finished": is_finished, "settings": dict(settings)}
     with explained(path):
-        run.folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def set_aside(run: Run, *, out: Path) -> Path:

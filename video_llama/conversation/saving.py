@@ -18,6 +18,7 @@ from typing import Any
 
 from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.common.generation import GenerationSettings
+from video_llama.common.whole_files import write_whole
 from video_llama.conversation.rounds import Content, Round, Upload
 from video_llama.processors.uploads import UploadRequest
 
@@ -104,22 +105,11 @@ def _write(saved: SavedChat, *, folder: Path) -> None:
     }
     stored = {entry.get("stored") for entry in tree["media"]}
     words = json.dumps(tree, ensure_ascii=False, indent=2) + "\n"
-    _put(folder / FILE, words.encode())
+    write_whole(folder / FILE, words)
     for path in folder.glob(f"{MEDIA}/*"):
         # Of the conversation that was here before, or left by who was killed while writing.
         if re.fullmatch(r"[0-9a-f]{32}(\.partial)?", path.name) and path.name not in stored:
             path.unlink()
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment the old one or the new one is there, and whole."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def read_saved(folder: Path, *, receive: Callable[[UploadRequest], Upload]) -> SavedChat:
@@ -188,7 +178,7 @@ def _describe(upload: Upload, *, folder: Path) -> dict[str, Any]:
         (folder / MEDIA).mkdir(exist_ok=True)
         path = folder / MEDIA / upload.keys[0]
         if not (path.is_file() and path.read_bytes() == request.data):
-            _put(path, request.data)
+            write_whole(path, request.data)
     return entry | {name: getattr(request, name) for name in _REQUESTED}
 
 

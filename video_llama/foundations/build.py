@@ -19,6 +19,7 @@ from typing import Any
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
+from video_llama.common.whole_files import write_whole
 from video_llama.foundations.audio import train_audio
 from video_llama.foundations.decoder import train_decoder
 from video_llama.foundations.fit import Gate, Trained, write_curve
@@ -77,9 +78,7 @@ def build_foundations(
         gates = _MAKERS[name](folder, seed=seed, curves=curves)
         cost_s = round(time.process_time() - start_s, 1)
         manifest["parts"][name] = {"cpu_s": cost_s, "gates": [asdict(gate) for gate in gates]}
-        part = folder / f"{MANIFEST}.part"
-        part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="ascii")
-        part.replace(folder / MANIFEST)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return [
         Part(name, row["cpu_s"], tuple(Gate(**gate) for gate in row["gates"]))
         for name, row in ((name, manifest["parts"][name]) for name in PARTS if name in parts)

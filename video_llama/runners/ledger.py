@@ -20,6 +20,7 @@ from typing import Any
 
 from video_llama.common import dist
 from video_llama.common.dist import World
+from video_llama.common.whole_files import write_whole
 from video_llama.datasets.trace import MediaTrace, SampleTrace
 from video_llama.runners.step import StepRecord, finite_or_none
 from video_llama.runners.write_errors import explained
@@ -207,9 +208,7 @@ def drop_entries_after(folder: Path, *, step: int) -> None:
             path.unlink()
         elif path == last:
             kept = [values for values in _read(path) if values["step"] <= step]
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(_member(kept))
-            partial.replace(path)
+            write_whole(path, _member(kept))
 
 
 def _file_of(folder: Path, step: int) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from video_llama.common.whole_files import write_whole
 from video_llama.runners.board import Board
 from video_llama.runners.step import StepRecord, finite_or_none
 from video_llama.runners.trackers import Tracker
@@ -235,6 +236,4 @@ def drop_lines_after(path: Path, *, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_lines(path) if record["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -19,6 +19,7 @@ from typing import Any
 
 from video_llama.common import dist
 from video_llama.common.errors import ConfigError, VideoLlamaError
+from video_llama.common.whole_files import write_whole
 
 IDENTITY_FILE = "identity.json"
 
@@ -191,10 +192,8 @@ def _is_torn(path: Path) -> bool:
 
 def _write_whole(path: Path, lines: Sequence[str]) -> None:
     """Write a file beside its place and rename it: whole, or not there at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
     with _told(path):
-        unfinished.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, "".join(line + "\n" for line in lines))
 
 
 @contextmanager
