@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from PIL import Image
 
 from video_llama.common.errors import ConfigError
 from video_llama.toy import world as toy_world
+from video_llama.toy.annotations import ask_to_learn, cross_modal_rows
 from video_llama.toy.captions import visual_caption
 from video_llama.toy.plan import Counts, sample_split, still_scenes, voices
 from video_llama.toy.render import render_clip
@@ -118,6 +120,18 @@ def test_the_joint_questions_include_all_others(world: World):
     }
     assert len(rows["joint"]) >= len(rows["visual"]) + len(rows["sound"])
     assert {row["kind"] for row in rows["joint"]} >= {"colour", "sound"}
+
+
+def test_cross_modal_conversations_are_about_every_clip_with_an_event_and_a_pip():
+    clips = sample_split("train", counts=replace(COUNTS, train=60), seed=SEED).clips
+    rows = cross_modal_rows(clips, [ask_to_learn(clip.scene) for clip in clips])
+    both = [clip for clip in clips if clip.scene.event and clip.scene.sound.kind == "pip"]
+    assert len(both) >= 3
+    assert [row["video"] for row in rows] == [clip.path for clip in both]
+    for clip, row in zip(both, rows, strict=True):
+        (turn,) = row["QA"]
+        verdict = "yes" if clip.scene.event.bin == clip.scene.sound.pip_bin else "no"
+        assert turn["a"] == f"{clip.scene.event.bin} {clip.scene.sound.pip_bin}: {verdict}"
 
 
 def test_answers_are_balanced_within_a_kind(world: World):

@@ -29,6 +29,7 @@ READERS = {
     "webvid/joint/train.csv": ("webvid", "videos", BOTH),
     "videochat_instruct/visual/train.json": ("video_instruct", "videos", ("video",)),
     "videochat_instruct/joint/valid.json": ("video_instruct", "videos", BOTH),
+    "videochat_instruct/cross_modal/train.json": ("video_instruct", "videos", BOTH),
     "pictures/train/filter_cap.json": ("cc_sbu_align", "pictures/train", None),
     "pictures/valid/llava_instruct.json": ("llava_instruct", "pictures/valid/image", None),
     "questions/test/visual/questions.json": ("mvbench", "videos", ("video",)),

@@ -61,15 +61,24 @@ def videochat_rows(
         asked: what `ask_to_learn` makes of each.
         streams: a name in STREAMS: what can be answered.
     """
-    rows = []
-    for clip, all_of_it in zip(clips, asked, strict=True):
-        turns = [
-            {"i": "", "q": question.question, "a": question.answer}
-            for question in all_of_it
-            if set(question.needs) <= set(STREAMS[streams])
-        ]
-        rows.append({"video": clip.path, "QA": turns})
-    return rows
+    return [
+        _conversation(clip, [q for q in all_of_it if set(q.needs) <= set(STREAMS[streams])])
+        for clip, all_of_it in zip(clips, asked, strict=True)
+    ]
+
+
+def cross_modal_rows(clips: Iterable[Clip], asked: Iterable[Sequence[Question]]) -> list[Row]:
+    """Ask only what takes pictures and sound, and only about clips where there is such a question.
+
+    Args:
+        clips: some of which are asked about.
+        asked: what `ask_to_learn` makes of each.
+    """
+    rows = (
+        _conversation(clip, [q for q in all_of_it if len(q.needs) > 1])
+        for clip, all_of_it in zip(clips, asked, strict=True)
+    )
+    return [row for row in rows if row["QA"]]
 
 
 def picture_captions(scenes: Iterable[Scene]) -> Row:
@@ -143,6 +152,12 @@ def ask_to_learn(scene: Scene) -> list[Question]:
         else question
         for question in questions.ask(scene)
     ]
+
+
+def _conversation(clip: Clip, asked: Iterable[Question]) -> Row:
+    """Write a conversation as VideoChat does."""
+    turns = [{"i": "", "q": question.question, "a": question.answer} for question in asked]
+    return {"video": clip.path, "QA": turns}
 
 
 def _question_row(path: str, *, key: str, question: Question) -> Row:

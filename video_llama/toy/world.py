@@ -4,7 +4,7 @@
     OUT/scenes.jsonl                        ground truth of every clip and picture
     OUT/videos/{page_dir}/{key}.mp4         clips of all splits, H.264 with an AAC mono track
     OUT/webvid/{visual,sound,joint}/{train,valid}.csv
-    OUT/videochat_instruct/{visual,sound,joint}/{train,valid}.json
+    OUT/videochat_instruct/{visual,sound,joint,cross_modal}/{train,valid}.json
     OUT/pictures/{train,valid}/image/{key}.jpg
     OUT/pictures/{train,valid}/{filter_cap,llava_instruct}.json
     OUT/questions/{valid,test,composition}/{visual,sound,joint}/questions.json
@@ -36,6 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from video_llama.common.errors import ConfigError
 from video_llama.common.logger import get_logger
+from video_llama.common.whole_files import write_whole
 from video_llama.toy import annotations as said
 from video_llama.toy import plan
 from video_llama.toy.ceilings import Media, ceilings_by_kind, write_shipped
@@ -46,7 +47,7 @@ from video_llama.toy.render import FRAMES_PER_S, render_clip, render_frames
 from video_llama.toy.scenes import MIRROR_S, Scene
 from video_llama.toy.sound import SAMPLE_RATE_HZ, synthesize, voice
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same arguments would give another world."""
 
 MANIFEST = "world.json"
@@ -289,6 +290,8 @@ def _write_annotations(
             _write_csv(folder / "webvid" / streams / f"{split}.csv", rows)
             turns = said.videochat_rows(clips[split], asked, streams=streams)
             _write_rows(folder / "videochat_instruct" / streams / f"{split}.json", turns)
+        both = said.cross_modal_rows(clips[split], asked)
+        _write_rows(folder / "videochat_instruct" / "cross_modal" / f"{split}.json", both)
         pictures = folder / "pictures" / split
         _write_json(pictures / "filter_cap.json", said.picture_captions(stills[split]))
         _write_rows(pictures / "llava_instruct.json", said.llava_rows(stills[split]))
@@ -296,7 +299,7 @@ def _write_annotations(
     _write_json(folder / "voices" / "ceilings.json", said.voice_ceilings())
     scenes = [clip.scene for group in clips.values() for clip in group]
     scenes += [scene for group in stills.values() for scene in group]
-    _write_text(folder / SCENES, "".join(said.scene_row(s) + "\n" for s in scenes))
+    write_whole(folder / SCENES, "".join(said.scene_row(s) + "\n" for s in scenes))
 
 
 def compute_ceilings() -> None:
@@ -320,21 +323,13 @@ def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     writer = csv.DictWriter(table, fieldnames=("videoid", "name", "page_dir"), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write_text(path, table.getvalue())
+    write_whole(path, table.getvalue())
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a list as JSON with one row per line."""
-    _write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    write_whole(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
 def _write_json(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a file, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="ascii", newline="\n")
-    part.replace(path)
+    write_whole(path, json.dumps(value, indent=1) + "\n")
