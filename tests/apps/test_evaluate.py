@@ -245,6 +245,14 @@ def test_mistakes_end_with_exit_code_2_and_nothing_is_written(run_file, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_clips_that_are_not_there_are_named_with_what_makes_them(run_file, tmp_path, capsys):
+    elsewhere = f"datasets.held_out.media={tmp_path}"
+    assert main(["evaluate", "--cfg-path", str(run_file), "--options", elsewhere]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "held_out.media" in line)
+    assert "can be read: there is no " in line
+    assert "; where from: made by `video-llama toy world" in line
+
+
 def test_a_training_task_is_refused(run_file):
     with pytest.raises(ConfigError, match="run.task: question_answering"):
         evaluate(load(run_file, options=["run.task=video_text_pretrain"]))

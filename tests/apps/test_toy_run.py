@@ -11,6 +11,7 @@ from video_llama.apps.toy_run import (
     AUDIO,
     FRESH_KINDS,
     JOINT,
+    MIN_TRAIN_CLIPS,
     OWN_FILES,
     VISION,
     HeldOutClips,
@@ -20,7 +21,8 @@ from video_llama.apps.toy_run import (
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.errors import VideoLlamaError
 from video_llama.toy import questions
-from video_llama.toy.plan import HELD_OUT_SPLITS, Counts
+from video_llama.toy.annotations import ask_to_learn, cross_modal_rows
+from video_llama.toy.plan import HELD_OUT_SPLITS, Counts, sample_split
 from video_llama.toy.world import write_world
 
 REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=3", "run.batch_size_train=4"]
@@ -28,6 +30,20 @@ REHEARSAL = ["run.max_epoch=1", "run.iters_per_epoch=3", "run.batch_size_train=4
 
 def test_about_the_fresh_clip_every_kind_of_question_can_be_asked():
     assert set(FRESH_KINDS) <= {question.kind for question in questions.ask(fresh_scene())}
+
+
+def test_too_small_a_world_is_refused_before_anything_is_written(tmp_path, capsys):
+    out = tmp_path / "toy"
+    assert main(["toy", "run", "--out", str(out), "--clips", str(MIN_TRAIN_CLIPS - 1)]) == 2
+    assert "--clips: the recipes need 3, found 2" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_smallest_world_has_a_question_that_takes_pictures_and_sound():
+    clips = sample_split("train", counts=Counts.scaled_to(MIN_TRAIN_CLIPS), seed=0).clips
+    asked = [ask_to_learn(clip.scene) for clip in clips]
+    assert len(cross_modal_rows(clips, asked)) == 1
+    assert cross_modal_rows(clips[:-1], asked[:-1]) == []
 
 
 def test_a_recipe_that_fails_shows_the_end_of_its_log(tmp_path):

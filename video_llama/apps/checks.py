@@ -16,7 +16,7 @@ from video_llama.apps.check_samples import sample_problems
 from video_llama.apps.vocabulary import vocabulary_problems
 from video_llama.common.errors import CheckpointMismatch, ConfigError, MediaError
 from video_llama.common.hub import local_path, way_to_get
-from video_llama.common.placeholders import is_placeholder, placeholder_hint
+from video_llama.common.placeholders import placeholder_hint
 from video_llama.common.registry import registry, unknown_name
 from video_llama.common.schema import Config, ModelConfig
 from video_llama.datasets.base import NUM_PROBED, DatasetReader
@@ -51,10 +51,7 @@ class MissingFile:
     path: str = ""
 
     def __str__(self) -> str:
-        if self.source and is_placeholder(self.path):
-            return f"{self.key}: {self.text}: {self.source}"
-        way_out = " (--dry-run says where it can be had)" if self.source else ""
-        return f"{self.key}: {self.text}{way_out}"
+        return f"{self.key}: {self.text}" + (f"; where from: {self.source}" if self.source else "")
 
 
 def check_start(config: Config, readers: Mapping[str, DatasetReader], *, learning: bool) -> None:
@@ -169,9 +166,8 @@ def missing_files(config: Config, readers: Mapping[str, DatasetReader]) -> Itera
             path = getattr(reader.config, key.rsplit(".", 1)[-1], "")
             if isinstance(path, tuple):
                 path = next((each for each in path if each in text), "")
-            yield MissingFile(
-                key, text, source if text.startswith("there is no") else "", path=path
-            )
+            is_absent = text.startswith("there is no") or "can be read: there is no" in text
+            yield MissingFile(key, text, source if is_absent else "", path=path)
 
 
 def missing_weights(model: ModelConfig) -> Iterator[MissingFile]:

@@ -24,6 +24,7 @@ from video_llama.apps.lanes import Job, run_lanes
 from video_llama.apps.run_progress import done_steps, kept_steps
 from video_llama.apps.verb_processes import Verbs
 from video_llama.common.config import load
+from video_llama.common.errors import ConfigError
 from video_llama.common.schema import Config
 from video_llama.runners.epochs import num_steps
 from video_llama.toy import questions
@@ -45,6 +46,9 @@ EVALUATED_SPLIT = "test"
 
 OWN_FILES = "run.decode_timeout_s=null"
 """Files that this call has written itself need not be decoded in a process apart."""
+
+MIN_TRAIN_CLIPS = 3
+"""The joint recipe asks whether a pip comes with an event; the third clip is the first with both."""
 
 FRESH_SEED = 987_654
 FRESH_INDEX_LIMIT = 1000
@@ -162,8 +166,11 @@ def run_toy(
         options: further overrides of every recipe, e.g. for a rehearsal of a few steps.
 
     Raises:
+        ConfigError: so small a world lacks what a recipe learns from.
         VideoLlamaError: a step failed; the end of its log is shown.
     """
+    if train_clips is not None and train_clips < MIN_TRAIN_CLIPS:
+        raise ConfigError(f"--clips: the recipes need {MIN_TRAIN_CLIPS}, found {train_clips}")
     world = folder / "world"
     where = f"model.toy_dir={folder}"
     overrides = (where, f"run.seed={seed}", *options)
@@ -174,7 +181,8 @@ def run_toy(
     recipes = opening.result()
     audio_1, audio_2, vision_1, vision_2, joint = recipes
     sounds: list[Job] = []
-    if any(recipe.kept() < recipe.size for recipe in recipes):
+    caches = vision_2.config.run.feature_cache is not None
+    if caches and any(recipe.kept() < recipe.size for recipe in recipes):
         pictures = _features("training pictures", vision_2.path, folder=folder, options=overrides)
         run_lanes([[pictures]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
         # Not in the same reading: beside the captions there is a core that would wait otherwise.
