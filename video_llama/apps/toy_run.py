@@ -48,7 +48,7 @@ OWN_FILES = "run.decode_timeout_s=null"
 """Files that this call has written itself need not be decoded in a process apart."""
 
 MIN_TRAIN_CLIPS = 3
-"""The joint recipe asks whether a pip comes with an event; the third clip is the first with both."""
+"""The joint recipe asks whether a pip comes with an event; clip three is the first with both."""
 
 FRESH_SEED = 987_654
 FRESH_INDEX_LIMIT = 1000
