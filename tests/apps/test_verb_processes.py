@@ -87,9 +87,12 @@ def test_flags_that_do_not_parse_end_a_verb_with_2(verbs, tmp_path):
 
 
 def test_ranks_know_each_other_and_one_that_fails_ends_all(verbs, tmp_path):
-    code, said = run(verbs, "train", "--cfg-path", "no.yaml", log=tmp_path / "log", num_ranks=2)
+    words = ["wait", "--folder", str(tmp_path), "--does", "rank 1 crashes"]
+    code, said = run(verbs, *words, log=tmp_path / "log", num_ranks=2)
     assert code == 1
-    assert "there is no file no.yaml" in said
+    assert "it broke" in said
+    assert (tmp_path / "saved0").read_text() == "SIGTERM"
+    assert not (tmp_path / "saved1").exists()
 
 
 def test_the_environment_of_a_call_is_that_of_its_process(verbs, tmp_path):
@@ -159,6 +162,22 @@ def test_a_verb_on_this_console_ends_with_its_caller_however_deaf(verbs, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         verbs.call(["wait", "--folder", str(tmp_path), "--does", does])
     thread.join()
+    assert has_ended((tmp_path / "pid0").read_text())
+
+
+def test_a_verb_that_is_just_being_started_is_stopped_too(verbs, tmp_path, monkeypatch):
+    start = verbs.start
+
+    def start_and_be_stopped(call):
+        process = start(call)
+        wait_for((tmp_path / "pid0").exists)
+        signal.raise_signal(signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(verbs, "start", start_and_be_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        verbs.call(["wait", "--folder", str(tmp_path)])
+    assert (tmp_path / "saved0").read_text() == "SIGTERM"
     assert has_ended((tmp_path / "pid0").read_text())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from video_llama.apps.lanes_board import Board
-from video_llama.apps.stopping import VerbProcess, stop, stoppable
+from video_llama.apps.stopping import VerbProcess, stop, stoppable, unbroken
 from video_llama.apps.verb_processes import Call, Verbs
 from video_llama.common.errors import VideoLlamaError
 
@@ -172,8 +172,10 @@ def run_tasks(
                     if position is not None:
                         on_start(position)
                         state.waiting.remove(position)
-                        process = _start(tasks[position].job, slots=slots, slot=slot, verbs=verbs)
-                        state.running[slot] = (position, process)
+                        job = tasks[position].job
+                        with unbroken():
+                            process = _start(job, slots=slots, slot=slot, verbs=verbs)
+                            state.running[slot] = (position, process)
                 time.sleep(POLL_S)
                 for slot, (position, process) in list(state.running.items()):
                     job = tasks[position].job

@@ -46,6 +46,27 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off, so that nothing is started and then not known of."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for each in received:
+        signal.raise_signal(each)
+
+
 def stop(processes: Sequence[VerbProcess]) -> None:
     """Ask processes to save and end, and wait for them; asked a second time, kill them."""
     for process in processes:

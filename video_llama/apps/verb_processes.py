@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 
 from video_llama.apps.devices import available_devices
 from video_llama.apps.main import main
-from video_llama.apps.stopping import VerbProcess, stop, stoppable
+from video_llama.apps.stopping import VerbProcess, stop, stoppable, unbroken
 from video_llama.common.errors import VideoLlamaError
 from video_llama.common.logger import get_logger
 from video_llama.processors.nursery import Child, Nursery
@@ -180,12 +180,14 @@ class Verbs:
         Raises:
             VideoLlamaError: it failed.
         """
+        started: list[VerbProcess] = []
         with stoppable():
-            process = self.start(Call(words, num_ranks=num_ranks))
             try:
-                code = process.wait()
+                with unbroken():
+                    started.append(self.start(Call(words, num_ranks=num_ranks)))
+                code = started[0].wait()
             finally:
-                stop([process])
+                stop(started)
         if code:
             raise VideoLlamaError(f"video-llama {' '.join(words)}: exit code {code}")
 
