@@ -20,12 +20,10 @@ demo: $(VENV)/.installed
 	$(BIN)/video-llama toy run --out $(OUT) --seed $(SEED)
 
 test: $(VENV)/.installed
-	$(PYTEST) -m 'not slow and not browser and not gxx and not gpu'
-	@$(BIN)/python tests/left_out.py 'slow or browser or gxx or gpu'
+	$(PYTEST) --tell-left-out -m 'not slow and not browser and not gxx and not gpu'
 
 test-all: $(VENV)/.installed
-	$(PYTEST) -m 'not gpu'
-	@$(BIN)/python tests/left_out.py 'gpu'
+	$(PYTEST) --tell-left-out -m 'not gpu'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from left_out import LeftOut
 
 from video_llama.common.logger import get_logger
 
 # An example that takes long on a busy machine is no fault.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tell-left-out", action="store_true", help="list the tests that -m left out at the end"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("tell_left_out"):
+        config.pluginmanager.register(LeftOut(config))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from a million objects that stay: all modules and tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

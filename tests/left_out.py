@@ -1,26 +1,44 @@
-"""Print which tests a marker expression left out, so that a green run never hides one."""
+"""Tell which tests a marker expression left out, so that a green run never hides one.
 
-import subprocess
-import sys
+Told at the end of the run that left them out: to collect all tests once more would take as long
+as many of them. Of several processes that share the tests every one collects all of them.
+"""
 
-NOTHING_COLLECTED = 5
-"""Pytest's exit code if the expression fits no test."""
+from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
 
-def main() -> int:
-    """List them by file with a count."""
-    # pyproject.toml makes pytest quiet already; twice quiet it would only count them by file.
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-m", sys.argv[1]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    names = [line for line in done.stdout.splitlines() if "::" in line]
-    if done.returncode not in (0, NOTHING_COLLECTED) or bool(names) == bool(done.returncode):
-        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-        return 1
-    print(f"left out ({sys.argv[1]}): {len(names)} tests")
-    for name in names:
-        print(f"  {name}")
-    return 0
+import pytest
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class LeftOut:
+    """Lists the tests that were deselected.
+
+    Args:
+        config: of this process.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._names: list[str] = []
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        self._names += [item.nodeid for item in items]
+
+    def pytest_sessionfinish(self) -> None:
+        """Hand the names to the process that writes the summary, if this one does not."""
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput["left_out"] = self._names
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the names from one of the processes that share the tests."""
+        self._names = getattr(node, "workeroutput", {}).get("left_out", self._names)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        terminalreporter.write_line(
+            f"left out ({self._config.option.markexpr}): {len(self._names)} tests"
+        )
+        for name in sorted(self._names):
+            terminalreporter.write_line(f"  {name}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -314,11 +312,8 @@ def test_env_names_packages_and_the_machine(capsys):
 
 
 @pytest.mark.parametrize("door", ["train.py", "evaluate.py", "demo_audiovideo.py"])
-def test_the_doors_of_the_repository_open(door):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / door), "--help"],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+def test_the_doors_of_the_repository_open(door, run_program):
+    done = run_program(ROOT / door, "--help")
     assert done.returncode == 0, done.stderr
     assert "--cfg-path" in done.stdout
 

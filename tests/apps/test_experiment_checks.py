@@ -23,6 +23,8 @@ from video_llama.common.errors import ConfigError
 
 QUERIES = "model.branches.video.stages.video_qformer.num_queries"
 FROZEN_ENCODER = {"model.branches.video.encoder.trainable": False}
+ALONE = {"cells": {"slow": None}}
+"""Where other cells do not matter: every one takes a second to open."""
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +207,7 @@ def test_features_behind_what_a_recipe_trains_are_not_made_ahead(opened, tmp_pat
 
 
 def test_a_part_of_an_evaluation_that_goes_while_it_is_counted_counts_nothing(opened):
-    (ask,) = opened().chains[0].evaluations
+    (ask,) = opened(**ALONE).chains[0].evaluations
     parts = ask.folder / "held_out" / "parts"
     parts.mkdir(parents=True)
     (parts / "rank0.jsonl").symlink_to("gone")  # listed, and not there when it is read
@@ -233,7 +235,8 @@ def make_results(run):
 
 
 def test_what_is_finished_is_reused_and_what_is_not_is_gone_on_with(opened, tmp_path):
-    chain = opened().chains[0]
+    plan = opened(**ALONE)
+    (chain,) = plan.chains
     settings = settings_of(chain)
     align, tune, _ = chain.runs
     make_results(align)
@@ -244,16 +247,16 @@ def test_what_is_finished_is_reused_and_what_is_not_is_gone_on_with(opened, tmp_
     assert [standing.is_there for standing in found] == [True, True, False]
     assert [standing.is_finished for standing in found] == [True, False, False]
     assert not any(standing.changes for standing in found)
-    work = plan_work([chain], facts=opened().facts, logs=tmp_path / "logs")
+    work = plan_work([chain], facts=plan.facts, logs=tmp_path / "logs")
     assert [run.step.stem for run in work.runs.values()] == ["tune", "ask"]
     assert [task.after for task in work.tasks] == [(), (0,)]
 
 
 @pytest.mark.parametrize("stem", ["tune", "ask"])
 def test_a_finished_run_whose_result_is_gone_is_made_again(opened, stem):
-    plan = opened()
+    plan = opened(**ALONE)
     finish_all(plan)
-    (chain, _) = plan.chains
+    (chain,) = plan.chains
     files = {run.step.stem: make_results(run) for run in chain.runs}
     assert all(standing.is_finished for standing in standings(chain))
     files[stem].unlink()
@@ -267,10 +270,11 @@ def test_a_finished_run_whose_result_is_gone_is_made_again(opened, stem):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}'])
 def test_a_damaged_stamp_is_named_with_the_way_out(opened, content):
-    run = opened().chains[0].runs[0]
+    plan = opened(**ALONE)
+    run = plan.chains[0].runs[0]
     run.folder.mkdir(parents=True)
     (run.folder / "experiment_run.json").write_text(content)
-    (problem,) = change_problems(changed_runs(opened()))
+    (problem,) = change_problems(changed_runs(plan))
     assert problem.startswith(f"{run.folder}: ")
     assert "experiment_run.json is damaged" in problem
     assert "--redo-changed" in problem
@@ -304,32 +308,32 @@ def test_a_changed_cell_is_named_with_what_changed_and_the_runs_after_it_too(ope
 
 
 def test_how_fast_and_where_a_run_computes_is_no_change(opened):
-    finish_all(opened())
+    finish_all(opened(**ALONE))
     faster = {"run.num_workers": 2, "run.log_freq": 7, "run.keep_last": 1, "run.save_freq": 3}
-    assert changed_runs(opened(train_options=faster)) == []
+    assert changed_runs(opened(**ALONE, train_options=faster)) == []
 
 
 def test_as_published_the_accumulation_of_a_step_is_a_change(opened):
     halves = {"run.batch_size_train": 2, "run.accum_grad_iters": 2, "run.iters_per_epoch": 4}
     released = {"model.compat": "released"}
-    finish_all(opened(options=released))
-    changed = changed_runs(opened(options=released, train_options=halves))
+    finish_all(opened(**ALONE, options=released))
+    changed = changed_runs(opened(**ALONE, options=released, train_options=halves))
     assert changed[0][1].changes == ("iterations of a step: 1 in the folder, 2 now",)
 
 
 def test_what_decides_the_best_checkpoint_is_a_change(opened):
-    finish_all(opened())
-    changed = changed_runs(opened(train_options={"run.on_spike": "skip"}))
+    finish_all(opened(**ALONE))
+    changed = changed_runs(opened(**ALONE, train_options={"run.on_spike": "skip"}))
     assert changed[0][1].changes == ("run.on_spike: not set in the folder, 'skip' now",)
 
 
 def test_another_annotation_file_of_the_same_name_is_a_change(opened, files):
-    finish_all(opened())
+    finish_all(opened(**ALONE))
     table = files / "questions.json"
     before = table.read_text()
     try:
         table.write_text(json.dumps(json.loads(before)[1:]))
-        assert {run.step.stem for run, _ in changed_runs(opened())} == {"ask"}
+        assert {run.step.stem for run, _ in changed_runs(opened(**ALONE))} == {"ask"}
     finally:
         table.write_text(before)
 
@@ -344,7 +348,7 @@ def test_other_answers_in_a_file_of_their_own_are_a_change(opened, files):
     entry = {"type": "video_qa", "split": "test", "streams": ["video"], "answers": str(answers)}
     entry |= {"annotations": str(questions), "media": str(files / "clips")}
     (files / "open.yaml").write_text(yaml.safe_dump({**tree, "datasets": {"held_out": entry}}))
-    asks = {"evaluate": [str(files / "open.yaml")]}
+    asks = {**ALONE, "evaluate": [str(files / "open.yaml")]}
     finish_all(opened(**asks))
     answers.write_text(json.dumps([{"answer": "one", "question_id": 0}]))
     assert {run.step.stem for run, _ in changed_runs(opened(**asks))} == {"open"}
@@ -356,7 +360,7 @@ def test_another_file_in_a_folder_of_annotations_is_a_change(opened, files):
     text = (files / "clips.csv").read_text()
     (tables / "a.csv").write_text(text)
     (tables / "notes.txt").write_text("read by nobody")
-    own = {"own_options": {"align": {"datasets.clips.annotations": str(tables)}}}
+    own = {**ALONE, "own_options": {"align": {"datasets.clips.annotations": str(tables)}}}
     finish_all(opened(**own))
     (tables / "notes.txt").write_text("still not read")
     assert changed_runs(opened(**own)) == []
@@ -365,10 +369,11 @@ def test_another_file_in_a_folder_of_annotations_is_a_change(opened, files):
 
 
 def test_a_folder_that_no_experiment_made_is_not_touched(opened):
-    run = opened().chains[0].runs[0]
+    plan = opened(**ALONE)
+    run = plan.chains[0].runs[0]
     run.folder.mkdir(parents=True)
     (run.folder / "metrics.jsonl").write_text("")
-    ((_, standing),) = changed_runs(opened())
+    ((_, standing),) = changed_runs(plan)
     assert "was made by no experiment" in standing.changes[0]
 
 

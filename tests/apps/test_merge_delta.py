@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -91,11 +88,10 @@ def test_a_merged_directory_is_the_model_it_stands_for(rule, base, released, tmp
     assert not (tmp_path / "merged.partial").exists()
 
 
-def test_the_door_takes_fastchats_long_flags(base, released, tmp_path):
+def test_the_door_takes_fastchats_long_flags(base, released, tmp_path, run_program):
     delta, _ = released("vicuna")
     words = ["--base-model-path", base, "--target-model-path", tmp_path / "out", "--delta-path"]
-    call = [sys.executable, str(ROOT / "apply_delta.py"), *map(str, words), str(delta)]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_program(ROOT / "apply_delta.py", *words, delta)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -324,7 +320,7 @@ print(max(readings), min(readings), len(readings))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measured by Linux's own count")
-def test_memory_does_not_grow_with_the_model(tmp_path):
+def test_memory_does_not_grow_with_the_model(tmp_path, run_program):
     """32 tensors of 4 MiB, all in one file, are merged in the room of a few."""
     config = tiny_llama().config
     state = {f"model.layers.{i}.mlp.up_proj.weight": torch.rand(1024, 2048) for i in range(32)}
@@ -333,15 +329,10 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     base = write_hf(tmp_path / "llama", state, config=config)
     delta = {name: tensor * 0.01 for name, tensor in state.items()}
     delta = write_hf(tmp_path / "delta", delta, config=config)
-    call = [sys.executable, "-c", MEASURE, base, delta, tmp_path / "out"]
-    done = subprocess.run(
-        list(map(str, call)),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    program = tmp_path / "measure.py"
+    program.write_text(MEASURE)
+    done = run_program(program, base, delta, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
     for folder in (base, delta, tmp_path / "out"):
         shutil.rmtree(folder)
     most, least, number = map(float, done.stdout.split())

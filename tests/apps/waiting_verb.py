@@ -16,7 +16,8 @@ LONG_S = 600
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--does", choices=("wait", "crash", "ignore"), default="wait")
+    does = ("wait", "crash", "rank 1 crashes", "ignore")
+    parser.add_argument("--does", choices=does, default="wait")
 
 
 def main_(args: argparse.Namespace) -> int:
@@ -33,7 +34,10 @@ def main_(args: argparse.Namespace) -> int:
     part = args.folder / f"part{rank}"
     part.write_text(str(os.getpid()))
     part.rename(args.folder / f"pid{rank}")
-    if args.does == "crash":
+    if (args.does, rank) == ("rank 1 crashes", "1"):
+        while not (args.folder / "pid0").exists():
+            time.sleep(0.02)
+    if args.does in ("crash", f"rank {rank} crashes"):
         raise RuntimeError("it broke")
     time.sleep(LONG_S)
     return 0

@@ -19,7 +19,7 @@ from video_llama.foundations.audio import (
     kinds_of,
     train_audio,
 )
-from video_llama.foundations.fit import Schedule
+from video_llama.foundations.fit import Schedule, Trained
 from video_llama.foundations.frames import make_frames, normalise
 from video_llama.foundations.listener import AUDIO_CONFIG, audio_spec, embed
 from video_llama.foundations.segments import (
@@ -148,15 +148,20 @@ def test_sound_comes_out_twenty_times_as_long_as_pictures(ear: ImageBind, eye: I
     torch.testing.assert_close(seen.norm(dim=1), torch.ones(3))
 
 
-def test_equal_seeds_give_equal_weights():
+@pytest.fixture(scope="module")
+def hardly_trained() -> Trained:
     torch.set_num_threads(1)
-    first, second = (train_audio(seed=6, recipe=TINY).files[IMAGEBIND_FILE] for _ in range(2))
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
+    return train_audio(seed=6, recipe=TINY)
 
 
-def test_gates_are_missed_by_ears_that_learned_nothing():
-    assert not all(gate.is_passed for gate in train_audio(seed=6, recipe=TINY).gates)
+def test_equal_seeds_give_equal_weights(hardly_trained):
+    again = train_audio(seed=6, recipe=TINY).files[IMAGEBIND_FILE]
+    for name, tensor in hardly_trained.files[IMAGEBIND_FILE].items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_gates_are_missed_by_ears_that_learned_nothing(hardly_trained):
+    assert not all(gate.is_passed for gate in hardly_trained.gates)
 
 
 def test_the_middle_of_a_kind_is_the_direction_of_its_members():

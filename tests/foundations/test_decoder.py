@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,14 @@ def test_a_head_starts_by_looking_its_distance_back(head):
     assert by_distance.index(max(by_distance)) == decoder_start.LOOK_BACK[head]
 
 
-def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path):
+@pytest.fixture
+def few_lines(monkeypatch):
+    """Let tokenizers be trained on the lines of 400 scenes instead of thousands."""
+    few = functools.partial(corpus.tokenizer_lines, num_scenes=400)
+    monkeypatch.setattr(decoder, "tokenizer_lines", few)
+
+
+def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path, few_lines):
     for name, seed in (("one", 1), ("again", 1), ("two", 2)):
         decoder.train_decoder(tmp_path / name, seed=seed, recipe=TINY, curve_path=None)
     one, again, two = (
@@ -134,7 +142,7 @@ def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path):
     )
 
 
-def test_the_curve_says_which_stage_it_is_about(tmp_path):
+def test_the_curve_says_which_stage_it_is_about(tmp_path, few_lines):
     recipe = replace(TINY, recall_steps=1, mixed_steps=1, order_steps=1)
     path = tmp_path / "curve.jsonl"
     curve = decoder.train_decoder(tmp_path / "llama", seed=0, recipe=recipe, curve_path=path)

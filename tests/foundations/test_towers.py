@@ -11,7 +11,7 @@ from torch import Tensor
 
 from video_llama.common.weights import load_weights, read_state
 from video_llama.foundations.clips import PATCH_PX, SIDE, Clips, make_clips
-from video_llama.foundations.fit import Schedule
+from video_llama.foundations.fit import Schedule, Trained
 from video_llama.foundations.towers import (
     IMAGE_FILE,
     NUM_FRAMES,
@@ -119,16 +119,21 @@ def test_a_video_tower_starts_from_the_picture_tower(picture_tower: ClipVit):
         assert torch.equal(started[name], tensor), name
 
 
-def test_equal_seeds_give_equal_towers():
+@pytest.fixture(scope="module")
+def hardly_trained() -> Trained:
     torch.set_num_threads(1)
-    first, second = (train_towers(seed=5, recipe=TINY).files for _ in range(2))
-    for file, tensors in first.items():
+    return train_towers(seed=5, recipe=TINY)
+
+
+def test_equal_seeds_give_equal_towers(hardly_trained):
+    again = train_towers(seed=5, recipe=TINY).files
+    for file, tensors in hardly_trained.files.items():
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, second[file][name]), name
+            assert torch.equal(tensor, again[file][name]), name
 
 
-def test_gates_are_missed_by_towers_that_learned_nothing():
-    assert not all(gate.is_passed for gate in train_towers(seed=5, recipe=TINY).gates)
+def test_gates_are_missed_by_towers_that_learned_nothing(hardly_trained):
+    assert not all(gate.is_passed for gate in hardly_trained.gates)
 
 
 def test_a_thing_lies_on_its_patch(clips: Clips):

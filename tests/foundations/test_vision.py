@@ -11,7 +11,7 @@ from torch import Tensor
 
 from video_llama.common.types import Shape
 from video_llama.common.weights import load_weights, read_state
-from video_llama.foundations.fit import Schedule, fit
+from video_llama.foundations.fit import Schedule, Trained, fit
 from video_llama.foundations.frames import Frames, make_frames, normalise
 from video_llama.foundations.vision import (
     EVA_CONFIG,
@@ -97,16 +97,21 @@ def test_eyes_that_learned_nothing_do_not_tell_shapes(frames: Frames):
     assert share_told(queries, frames, column="shape") < 0.8
 
 
-def test_equal_seeds_give_equal_weights():
+@pytest.fixture(scope="module")
+def hardly_trained() -> Trained:
     torch.set_num_threads(1)
-    first, second = (train_vision(seed=5, recipe=TINY).files for _ in range(2))
-    for file, tensors in first.items():
+    return train_vision(seed=5, recipe=TINY)
+
+
+def test_equal_seeds_give_equal_weights(hardly_trained):
+    again = train_vision(seed=5, recipe=TINY).files
+    for file, tensors in hardly_trained.files.items():
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, second[file][name]), name
+            assert torch.equal(tensor, again[file][name]), name
 
 
-def test_gates_are_missed_by_eyes_that_learned_nothing():
-    assert not all(gate.is_passed for gate in train_vision(seed=5, recipe=TINY).gates)
+def test_gates_are_missed_by_eyes_that_learned_nothing(hardly_trained):
+    assert not all(gate.is_passed for gate in hardly_trained.gates)
 
 
 def test_exported_weights_are_the_trained_ones():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def model_of(*options, recipe="toy/visionbranch_stage1_pretrain.yaml"):
         return VideoLLM(config)
 
 
+@functools.cache
 def meter(*options, precision="fp32"):
+    """A meter of a model that several tests may ask and none may change."""
     return CostMeter(model_of(*options), precision=precision)
 
 
@@ -170,7 +173,7 @@ def test_kept_bytes_of_a_branch_are_those_autograd_saves():
 
 
 def test_layers_computed_again_cost_a_forward_pass_and_keep_little():
-    tiny = meter(EAGER)
+    tiny = CostMeter(model_of(EAGER), precision="fp32")
     tiny.recompute("nowhere")
     plain = tiny.decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
     tiny.recompute("everywhere")

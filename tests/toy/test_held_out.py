@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 
 import pytest
@@ -15,10 +16,15 @@ from video_llama.toy.scenes import sample_scene
 FULL = Counts()
 
 
+@functools.cache
+def full_split(seed):
+    """The full test split; sampling it takes seconds."""
+    return plan.sample_split("test", counts=FULL, seed=seed)
+
+
 @pytest.fixture(scope="module")
 def held_out_split():
-    """The full test split; sampling it takes seconds."""
-    return plan.sample_split("test", counts=FULL, seed=0)
+    return full_split(0)
 
 
 def asked_when(bins):
@@ -42,8 +48,7 @@ def test_balancing_keeps_nothing_of_a_limit_beyond_the_rarest_verdict():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_gated_kind_is_asked_eight_hundred_times_of_the_test_split(seed):
-    test = plan.sample_split("test", counts=FULL, seed=seed)
-    asked = Counter(question.kind for _, question in test.asked)
+    asked = Counter(question.kind for _, question in full_split(seed).asked)
     assert min(asked[kind] for kind in GATED_KINDS) >= 800
     assert max(asked[kind] for kind in GATED_KINDS) <= held_out.GATED_LIMIT
     assert sum(number for kind, number in asked.items() if kind.startswith("mc_")) >= 800
