@@ -133,15 +133,18 @@ def test_a_full_disk_ends_the_run_at_the_next_step_and_leaves_the_older_one(
 ):
     config = config_of(tmp_path, save_freq="2 steps", async_save=async_save, keep_last=9)
     runner = build(config, ALONE)
-    fsync, make, steps = os.fsync, runner.maker.measure, []
+    fsync, make, steps, is_fifth = os.fsync, runner.maker.measure, [], threading.Event()
 
     def no_space_after_the_first(descriptor):
         if (tmp_path / "checkpoints" / ".partial_step_0000004").exists():
+            assert not async_save or is_fifth.wait(timeout=60)
             raise OSError(28, os.strerror(28))
         fsync(descriptor)
 
     def slowly(*args, **kwargs):
         steps.append(kwargs["step"])
+        if steps[-1] == 4:
+            is_fifth.set()
         thread = runner.folder._writer._thread
         if thread is not None:
             thread.join()
