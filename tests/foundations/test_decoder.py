@@ -19,6 +19,12 @@ from video_llama.foundations.tokenizer import train_tokenizer
 from video_llama.toy import corpus, drills
 from video_llama.toy.texts import TextSample, Turn
 
+ONE_FACT_KINDS = (
+    *("colour", "shape", "motion", "first_colour", "last_colour", "when", "count"),
+    *("first_direction", "last_direction", "sound", "pitch", "pip_when", "in_time"),
+)
+"""Kinds the decoder must master; those about two things have bars of their own."""
+
 SHIPPED = Path(decoder.__file__).parent / "toy" / "llama"
 TINY = decoder_start.DecoderRecipe(
     width=32,
@@ -168,7 +174,7 @@ def test_intervals_are_wilsons(right, total, low, high):
 @pytest.mark.parametrize("split", ["test", "composition"])
 def test_the_shipped_decoder_answers_from_text_alone(split):
     rows = {row.kind: row for row in gates.text_gate(SHIPPED, split=split, per_kind=800)}
-    bars = dict.fromkeys(gates.GATED_KINDS, 0.97)
+    bars = dict.fromkeys(ONE_FACT_KINDS, 0.97)
     bars |= {"pair_colour": 0.95, "pair_shape": 0.95, "pair_motion": 0.90}
     missed = {kind: rows[kind] for kind, bar in bars.items() if rows[kind].accuracy < bar}
     assert missed == {}

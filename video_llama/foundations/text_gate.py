@@ -29,12 +29,6 @@ from video_llama.toy.texts import TextSample
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-GATED_KINDS = (
-    *("colour", "shape", "motion", "first_colour", "last_colour", "when", "count"),
-    *("first_direction", "last_direction", "sound", "pitch", "pip_when", "in_time"),
-)
-"""Kinds the decoder must master; those about two things have bars of their own."""
-
 _BATCH = 64
 _MEDIA = {"video": ("video",), "audio": ("audio",), "joint": ("video", "audio")}
 
