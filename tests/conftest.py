@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("tell_left_out"):
+    if config.getoption("tell_left_out", default=False):
         config.pluginmanager.register(LeftOut(config))
 
 

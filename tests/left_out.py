@@ -21,15 +21,15 @@ class LeftOut:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._names: list[str] = []
+        self._names: list[str] | None = None
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        self._names += [item.nodeid for item in items]
+        self._names = (self._names or []) + [item.nodeid for item in items]
 
     def pytest_sessionfinish(self) -> None:
         """Hand the names to the process that writes the summary, if this one does not."""
         if hasattr(self._config, "workeroutput"):
-            self._config.workeroutput["left_out"] = self._names
+            self._config.workeroutput["left_out"] = self._names or []
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -37,8 +37,12 @@ class LeftOut:
         self._names = getattr(node, "workeroutput", {}).get("left_out", self._names)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        terminalreporter.write_line(
-            f"left out ({self._config.option.markexpr}): {len(self._names)} tests"
-        )
-        for name in sorted(self._names):
+        names = self._names
+        if names is None and not self._config.pluginmanager.hasplugin("dsession"):
+            names = []  # one process, and -m fits all
+        options = self._config.option
+        why = " and ".join(filter(None, (options.markexpr, options.keyword)))
+        number = "nobody knows how many" if names is None else len(names)
+        terminalreporter.write_line(f"left out ({why}): {number} tests")
+        for name in sorted(names or []):
             terminalreporter.write_line(f"  {name}")

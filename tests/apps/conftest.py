@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import PRELOADED, Done, Program
+from programs import PRELOADED, Done, Program
 
 from video_llama.processors.nursery import Nursery
 
@@ -46,7 +46,7 @@ def run_program(nursery: Nursery, tmp_path: Path) -> Callable[..., Done]:
     def run(*words: Any) -> Done:
         out, err = tmp_path / "program.out", tmp_path / "program.err"
         child = nursery.start(Program([*map(str, words)], out, err))
-        child.has_ended(patience_s=600)
+        assert child.has_ended(patience_s=600)
         return Done(child.exit_code(), out.read_text(), err.read_text())
 
     return run

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -316,6 +318,15 @@ def test_the_doors_of_the_repository_open(door, run_program):
     done = run_program(ROOT / door, "--help")
     assert done.returncode == 0, done.stderr
     assert "--cfg-path" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", ["train", "evaluate", "demo_audiovideo", "apply_delta"])
+def test_doors_open_in_an_interpreter_that_has_imported_nothing(door):
+    words = [sys.executable, str(ROOT / f"{door}.py"), "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused_before_weights_are_read(

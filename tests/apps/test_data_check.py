@@ -138,6 +138,7 @@ def test_a_wrong_media_root_is_no_row_of_broken_files(project, capsys):
     assert check(project, "--options", f"datasets.clips.media={root}") == 2
     said = capsys.readouterr().err
     assert f"datasets.clips.media: {root}: none of 8 files looked for can be read" in said
+    assert "; where to get it: " in said
     assert not (project.parent / "out").exists()
 
 

@@ -250,7 +250,7 @@ def test_clips_that_are_not_there_are_named_with_what_makes_them(run_file, tmp_p
     assert main(["evaluate", "--cfg-path", str(run_file), "--options", elsewhere]) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "held_out.media" in line)
     assert "can be read: there is no " in line
-    assert "; where from: made by `video-llama toy world" in line
+    assert "; where to get it: made by `video-llama toy world" in line
 
 
 def test_a_training_task_is_refused(run_file):

@@ -126,20 +126,44 @@ def test_jobs_at_the_same_time_are_in_places_of_their_own(tmp_path):
     assert places[2] in {"0", "1"}
 
 
-def test_a_sigterm_asks_every_job_once_and_waits_for_it(tmp_path):
-    saves = (
+def saving_job(folder):
+    """A job that makes a file `ready`, waits, and saves when it is asked to stop."""
+    code = (
         "import signal, sys, time\n"
         "def save(*_):\n    open('{}', 'a').write('saved ')\n    time.sleep(0.2)\n    sys.exit()\n"
         "signal.signal(signal.SIGTERM, save)\n"
-        f"open('{tmp_path}/' + sys.argv[0].replace('-c', 'ready'), 'w')\n"
+        f"open('{folder}/' + sys.argv[0].replace('-c', 'ready'), 'w')\n"
         "time.sleep(30)"
     )
-    job = Line("long", tmp_path, saves)
+    return Line("long", folder, code)
+
+
+def wait_for(file):
+    deadline_s = time.monotonic() + 20
+    while not file.exists() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+
+
+def test_a_job_that_is_just_being_started_is_stopped_too(tmp_path, monkeypatch):
+    start, job = AFRESH.start, saving_job(tmp_path)
+
+    def start_and_be_stopped(call):
+        process = start(call)
+        wait_for(tmp_path / "ready")
+        signal.raise_signal(signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(AFRESH, "start", start_and_be_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([task(job)], slots=Slots([{}]), verbs=AFRESH)
+    assert job.file.read_text() == "saved "
+
+
+def test_a_sigterm_asks_every_job_once_and_waits_for_it(tmp_path):
+    job = saving_job(tmp_path)
 
     def stop():
-        deadline_s = time.monotonic() + 20
-        while not (tmp_path / "ready").exists() and time.monotonic() < deadline_s:
-            time.sleep(0.02)
+        wait_for(tmp_path / "ready")
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=stop)

@@ -37,7 +37,7 @@ def test_placeholders_left_in_are_named_with_what_to_put_there(capsys):
         ("datasets.webvid_instruct.annotations: there is no path/videochat", "InternVideo"),
     ):
         line = next(line for line in said.splitlines() if key in line)
-        assert "which is a placeholder; put the path of your own there; where from: " in line
+        assert "which is a placeholder; put the path of your own there; where to get it: " in line
         assert source in line
 
 

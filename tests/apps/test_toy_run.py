@@ -15,6 +15,7 @@ from video_llama.apps.toy_run import (
     OWN_FILES,
     VISION,
     HeldOutClips,
+    features_ahead,
     fresh_scene,
     open_recipes,
 )
@@ -73,6 +74,22 @@ def test_features_of_pictures_and_of_sounds_serve_all_recipes(small_world, tmp_p
         assert recipe.config.run.decode_timeout_s is not None
         work = compute_features(recipe.config, names=list(recipe.config.datasets))
         assert (work.num_found, work.num_computed) == (work.num_files, 0)
+
+
+def test_features_are_not_computed_ahead_where_none_are_kept(tmp_path):
+    names = (*AUDIO, *VISION, *JOINT)
+    for option, num_jobs in (("run.seed=1", 1), ("run.feature_cache=null", 0)):
+        recipes = open_recipes(names, [f"model.toy_dir={tmp_path}", option])
+        pictures, sounds = features_ahead(recipes, folder=tmp_path, options=(option,))
+        assert (len(pictures), len(sounds)) == (num_jobs, num_jobs)
+
+
+def test_cross_modal_questions_are_about_clips_that_are_heard_anyway():
+    (joint,) = open_recipes(JOINT, [])
+    limits = {name: entry.config.max_samples for name, entry in joint.config.datasets.items()}
+    clips = sample_split("train", counts=Counts(), seed=0).clips[: limits["webvid_instruct"]]
+    rows = cross_modal_rows(clips, [ask_to_learn(clip.scene) for clip in clips])
+    assert limits["cross_modal"] == len(rows)
 
 
 def test_a_finished_run_and_its_own_clips_may_lack_the_composition_clips(tmp_path):

@@ -95,6 +95,12 @@ def test_ranks_know_each_other_and_one_that_fails_ends_all(verbs, tmp_path):
     assert not (tmp_path / "saved1").exists()
 
 
+def test_ranks_that_fail_with_an_exit_code_end_a_verb_with_1(verbs, tmp_path):
+    code, said = run(verbs, "tran", log=tmp_path / "log", num_ranks=2)
+    assert code == 1
+    assert "unknown verb 'tran'" in said
+
+
 def test_the_environment_of_a_call_is_that_of_its_process(verbs, tmp_path):
     def width(columns):
         """Help is as wide as COLUMNS says, less two."""

@@ -11,7 +11,7 @@ from video_llama.common.whole_files import write_whole
 
 
 def test_a_file_and_its_folder_are_written(tmp_path: Path):
-    write_whole(tmp_path / "new" / "file.txt", "é\n")
+    write_whole(tmp_path / "new" / "file.txt", "\xe9\n")
     assert (tmp_path / "new" / "file.txt").read_bytes() == b"\xc3\xa9\n"
 
 

@@ -28,7 +28,7 @@ def model_of(*options, recipe="toy/visionbranch_stage1_pretrain.yaml"):
 
 
 @functools.cache
-def meter(*options, precision="fp32"):
+def shared_meter(*options, precision="fp32"):
     """A meter of a model that several tests may ask and none may change."""
     return CostMeter(model_of(*options), precision=precision)
 
@@ -87,7 +87,7 @@ def test_a_decoder_costs_what_torch_counts_with_data(learns):
     options = (EAGER, f"model.decoder.trainable={learns}")
     model = with_data(*options)
     real = real_flops(lambda: run_decoder(model.decoder))
-    cost = meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
+    cost = shared_meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
     assert cost.total_flops == pytest.approx(real, rel=0.01)
 
 
@@ -95,7 +95,7 @@ def test_a_branch_costs_what_torch_counts_with_data():
     model = with_data()
     branch = model.branches["video"]
     real = real_flops(lambda: branch(media(2)).features.tokens)
-    tiny = meter()
+    tiny = shared_meter()
     tail, one_raw = (tiny.branch("video", raw=raw, cached=2 - raw) for raw in (0, 1))
     counted = tail.total_flops + 2 * (one_raw.total_flops - tail.total_flops)
     # Attention is not in torch's number: it has no formula for the kernel of a CPU.
@@ -104,7 +104,7 @@ def test_a_branch_costs_what_torch_counts_with_data():
 
 def test_an_encoder_that_learns_costs_what_torch_counts_with_data():
     learns = "model.branches.video.encoder.trainable=true"
-    model, tiny = with_data(learns), meter(learns)
+    model, tiny = with_data(learns), shared_meter(learns)
     branch = model.branches["video"]
     real = real_flops(lambda: branch(media(2)).features.tokens)
     assert not tiny.has_frontier("video")
@@ -130,7 +130,7 @@ def test_a_frozen_decoder_costs_two_operations_a_weight_forward_and_two_backward
 
 def test_attention_is_counted_whatever_kernel_computes_it():
     written_out, fused = (
-        meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS).forward_flops
+        shared_meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS).forward_flops
         for options in ([EAGER], [])
     )
     assert fused == pytest.approx(written_out, rel=1e-3)
@@ -147,7 +147,7 @@ def test_the_published_encoder_takes_half_a_tera_operations_a_frame():
 
 
 def test_a_picture_costs_an_eighth_of_a_clip_of_eight_frames_in_the_encoder():
-    tiny = meter("model.branches.video.stages.image_qformer=null")
+    tiny = shared_meter("model.branches.video.stages.image_qformer=null")
     nothing = tiny.branch("video", raw=0, cached=1).total_flops
     one, eight = (tiny.branch("video", raw=1, steps=n).total_flops - nothing for n in (1, 8))
     assert eight == pytest.approx(8 * one, rel=0.01)
@@ -157,7 +157,8 @@ def test_a_picture_costs_an_eighth_of_a_clip_of_eight_frames_in_the_encoder():
 def test_kept_bytes_are_those_autograd_saves(precision):
     options = ("model.decoder.trainable=true",) if precision == "fp32" else ()
     model = with_data(*options)
-    cost = meter(*options, precision=precision).decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
+    meter = shared_meter(*options, precision=precision)
+    cost = meter.decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         real = saved_bytes(lambda: run_decoder(model.decoder), model)
     assert cost.kept_bytes == pytest.approx(real, rel=0.2)
@@ -168,7 +169,7 @@ def test_kept_bytes_of_a_branch_are_those_autograd_saves():
     model = with_data()
     branch = model.branches["video"]
     real = saved_bytes(lambda: branch(media(2)).features.tokens, model)
-    cost = meter().branch("video", raw=1, cached=1)
+    cost = shared_meter().branch("video", raw=1, cached=1)
     assert cost.kept_bytes == pytest.approx(real, rel=0.2)
 
 
@@ -190,13 +191,13 @@ def tiny_words(tiny):
 
 
 def test_operations_are_told_apart_by_dtype():
-    halves = meter("model.decoder.dtype=bfloat16", precision="bf16")
+    halves = shared_meter("model.decoder.dtype=bfloat16", precision="bf16")
     cost = halves.decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
     assert cost.flops["bfloat16"] > 0.95 * cost.total_flops
 
 
 def test_a_network_that_looks_at_its_data_is_refused_by_name(monkeypatch):
-    tiny = meter()
+    tiny = shared_meter()
     monkeypatch.setattr(tiny._model.decoder, "loss", lambda embeds, **_: embeds.numpy())
     with pytest.raises(Uncountable, match="without data"):
         tiny.decoder(rows=ROWS, length=LENGTH, targets=TARGETS)
@@ -204,7 +205,7 @@ def test_a_network_that_looks_at_its_data_is_refused_by_name(monkeypatch):
 
 def test_flash_attention_is_counted_as_what_a_cpu_has_instead():
     flash, fused = (
-        meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS).total_flops
+        shared_meter(*options).decoder(rows=ROWS, length=LENGTH, targets=TARGETS).total_flops
         for options in (["model.decoder.attention=flash_attention_2"], [])
     )
     assert flash == fused

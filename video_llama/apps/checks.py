@@ -51,7 +51,8 @@ class MissingFile:
     path: str = ""
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.text}" + (f"; where from: {self.source}" if self.source else "")
+        way_out = f"; where to get it: {self.source}" if self.source else ""
+        return f"{self.key}: {self.text}{way_out}"
 
 
 def check_start(config: Config, readers: Mapping[str, DatasetReader], *, learning: bool) -> None:
@@ -113,7 +114,7 @@ def open_whole_readers(config: Config, names: Sequence[str]) -> dict[str, Datase
     for name in names:
         entry = config.datasets[name]
         readers[name] = registry.get_dataset_class(entry.type)(entry.config, name=name)
-    problems = [problem for reader in readers.values() for problem in reader.missing()]
+    problems = [str(file) for file in missing_data(config, readers)]
     if problems:
         raise ConfigError(problems)
     return readers
@@ -158,6 +159,11 @@ def _overflows(model: VideoLLM) -> list[str]:
 def missing_files(config: Config, readers: Mapping[str, DatasetReader]) -> Iterator[MissingFile]:
     """Yield every file that the run needs and that does not exist."""
     yield from missing_weights(config.model)
+    yield from missing_data(config, readers)
+
+
+def missing_data(config: Config, readers: Mapping[str, DatasetReader]) -> Iterator[MissingFile]:
+    """Yield every file of data sets that cannot be used; of one that is not there, its source."""
     sources = config.model.paths.get("where_from") or {}
     for reader in readers.values():
         for problem in reader.missing():
@@ -166,8 +172,7 @@ def missing_files(config: Config, readers: Mapping[str, DatasetReader]) -> Itera
             path = getattr(reader.config, key.rsplit(".", 1)[-1], "")
             if isinstance(path, tuple):
                 path = next((each for each in path if each in text), "")
-            is_absent = text.startswith("there is no") or "can be read: there is no" in text
-            yield MissingFile(key, text, source if is_absent else "", path=path)
+            yield MissingFile(key, text, source if "there is no " in text else "", path=path)
 
 
 def missing_weights(model: ModelConfig) -> Iterator[MissingFile]:

@@ -167,15 +167,7 @@ def run_tasks(
         try:
             while any(not tasks[position].is_spare for position in state.left):
                 _leave_out(state, tasks, board=board)
-                for slot in range(len(slots.environments)):
-                    position = _next(state, tasks) if slot not in state.running else None
-                    if position is not None:
-                        on_start(position)
-                        state.waiting.remove(position)
-                        job = tasks[position].job
-                        with unbroken():
-                            process = _start(job, slots=slots, slot=slot, verbs=verbs)
-                            state.running[slot] = (position, process)
+                _fill_slots(state, tasks, slots=slots, verbs=verbs, on_start=on_start)
                 time.sleep(POLL_S)
                 for slot, (position, process) in list(state.running.items()):
                     job = tasks[position].job
@@ -196,6 +188,25 @@ def run_tasks(
         finally:
             stop([process for _, process in state.running.values()])
     return state.failed
+
+
+def _fill_slots(
+    state: _State,
+    tasks: Sequence[Task],
+    *,
+    slots: Slots,
+    verbs: Verbs,
+    on_start: Callable[[int], None],
+) -> None:
+    """Start what may start, where there is room."""
+    for slot in range(len(slots.environments)):
+        position = _next(state, tasks) if slot not in state.running else None
+        if position is not None:
+            on_start(position)
+            state.waiting.remove(position)
+            with unbroken():
+                process = _start(tasks[position].job, slots=slots, slot=slot, verbs=verbs)
+                state.running[slot] = (position, process)
 
 
 def _next(state: _State, tasks: Sequence[Task]) -> int | None:

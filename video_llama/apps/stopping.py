@@ -48,7 +48,10 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Put Ctrl-C and SIGTERM off, so that nothing is started and then not known of."""
+    """Put Ctrl-C and SIGTERM off, so that nothing is started and then not known of.
+
+    Asked several times meanwhile counts once; what is started may be importing its libraries.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -57,14 +60,16 @@ def unbroken() -> Iterator[None]:
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for number in before:
+            signal.signal(number, note)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for each in received:
-        signal.raise_signal(each)
+        if received:
+            signal.raise_signal(received[0])
 
 
 def stop(processes: Sequence[VerbProcess]) -> None:

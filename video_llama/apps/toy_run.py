@@ -180,16 +180,11 @@ def run_toy(
         write_world(world, counts=_counts(train_clips), later=HELD_OUT_SPLITS)
     recipes = opening.result()
     audio_1, audio_2, vision_1, vision_2, joint = recipes
-    sounds: list[Job] = []
-    caches = vision_2.config.run.feature_cache is not None
-    if caches and any(recipe.kept() < recipe.size for recipe in recipes):
-        pictures = _features("training pictures", vision_2.path, folder=folder, options=overrides)
-        run_lanes([[pictures]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
-        # Not in the same reading: beside the captions there is a core that would wait otherwise.
-        sounds = [_features("training sounds", audio_2.path, folder=folder, options=overrides)]
+    pictures, sounds = features_ahead(recipes, folder=folder, options=overrides)
+    run_lanes([pictures], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     # What is left of them when the lanes are done, the evaluation computes on both cores.
     ahead = _features("held-out clips", EVALUATION, folder=folder, options=(where,))
-    beside = [*sounds, audio_1, audio_2, HeldOutClips(world, train_clips)]
+    beside: list[Job] = [*sounds, audio_1, audio_2, HeldOutClips(world, train_clips)]
     run_lanes([[vision_1], beside], verbs=verbs, spare=[ahead])
     run_lanes([[vision_2, joint]], verbs=verbs, num_parallel=1, num_ranks=NUM_RANKS)
     verbs.call(["evaluate", "--cfg-path", EVALUATION, "--options", where], num_ranks=NUM_RANKS)
@@ -220,6 +215,28 @@ def open_recipes(
         words = (*options, *(own_options or {}).get(name, ()))
         recipes.append(Recipe(path, load(path, options=words), words))
     return recipes
+
+
+def features_ahead(
+    recipes: Sequence[Recipe], *, folder: Path, options: tuple[str, ...]
+) -> tuple[list[FeaturesJob], list[FeaturesJob]]:
+    """Return the jobs that compute what frozen encoders make of pictures, and of sounds.
+
+    Not in one reading: beside the captions there is a core for sounds that would wait otherwise.
+
+    Args:
+        recipes: all five in their order; when they are finished, or keep no features, none is due.
+        folder: of `run_toy`.
+        options: of this call.
+    """
+    _, audio_2, _, vision_2, _ = recipes
+    is_finished = all(recipe.kept() >= recipe.size for recipe in recipes)
+    if is_finished or vision_2.config.run.feature_cache is None:
+        return [], []
+    return (
+        [_features("training pictures", vision_2.path, folder=folder, options=options)],
+        [_features("training sounds", audio_2.path, folder=folder, options=options)],
+    )
 
 
 def ask_about_fresh_clip(folder: Path, *, options: Sequence[str], console: Console) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from video_llama.common.whole_files import PARTIAL_SUFFIX
+
 WHOLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-PARTIAL_SUFFIX = ".partial"
 DTYPE_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 
 

@@ -107,7 +107,7 @@ def _value(key: str, text: str) -> Any:
 
 
 def _compose(text: str) -> yaml.Node | None:
-    """Read a document as nodes; by libyaml, where there is it, in a tenth of the time."""
+    """Read a document as nodes; by libyaml, where it is installed, in a tenth of the time."""
     if hasattr(yaml, "CSafeLoader"):
         # Of a mistake the loader written in Python tells more.
         with suppress(yaml.YAMLError):

@@ -18,7 +18,7 @@ from typing import Any
 
 from video_llama.common.errors import ConfigError, MediaError, VideoLlamaError
 from video_llama.common.generation import GenerationSettings
-from video_llama.common.whole_files import write_whole
+from video_llama.common.whole_files import PARTIAL_SUFFIX, write_whole
 from video_llama.conversation.rounds import Content, Round, Upload
 from video_llama.processors.uploads import UploadRequest
 
@@ -108,7 +108,8 @@ def _write(saved: SavedChat, *, folder: Path) -> None:
     write_whole(folder / FILE, words)
     for path in folder.glob(f"{MEDIA}/*"):
         # Of the conversation that was here before, or left by who was killed while writing.
-        if re.fullmatch(r"[0-9a-f]{32}(\.partial)?", path.name) and path.name not in stored:
+        name = path.name.removesuffix(PARTIAL_SUFFIX)
+        if re.fullmatch(r"[0-9a-f]{32}", name) and path.name not in stored:
             path.unlink()
 
 
@@ -175,7 +176,6 @@ def _describe(upload: Upload, *, folder: Path) -> dict[str, Any]:
     else:
         # Named by how its tokens are known, which its content decides.
         entry["stored"] = upload.keys[0]
-        (folder / MEDIA).mkdir(exist_ok=True)
         path = folder / MEDIA / upload.keys[0]
         if not (path.is_file() and path.read_bytes() == request.data):
             write_whole(path, request.data)

@@ -87,7 +87,7 @@ class ResumableResults:
         if dist.is_main() and not self.is_complete():
             self._claim()
             parts = self._read_parts()
-            _write_whole(
+            _write_lines(
                 self.final, [json.dumps(row) for chunk in sorted(parts) for row in parts[chunk]]
             )
             for part in self._parts.glob("*.jsonl"):
@@ -119,7 +119,7 @@ class ResumableResults:
             self._parts.mkdir(exist_ok=True)
             others = list(self._parts.glob("*.jsonl"))
             lines = [json.dumps({"chunk": c, "predictions": rows}) for c, rows in kept.items()]
-            _write_whole(self._parts / "kept.jsonl", lines)
+            _write_lines(self._parts / "kept.jsonl", lines)
             for path in (*others, self.final):
                 if path.name != "kept.jsonl":
                     path.unlink(missing_ok=True)
@@ -190,8 +190,8 @@ def _is_torn(path: Path) -> bool:
         return file.read() != b"\n"
 
 
-def _write_whole(path: Path, lines: Sequence[str]) -> None:
-    """Write a file beside its place and rename it: whole, or not there at all."""
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write lines, whole or not at all, and say what to do where that fails."""
     with _told(path):
         write_whole(path, "".join(line + "\n" for line in lines))
 

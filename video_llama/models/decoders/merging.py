@@ -27,6 +27,7 @@ from video_llama.common.shard_writer import (
     write_shard,
 )
 from video_llama.common.state_files import read_state
+from video_llama.common.whole_files import PARTIAL_SUFFIX
 from video_llama.models.decoders.deltas import (
     BILLA_SUM,
     BILLA_WORDS,
@@ -41,7 +42,6 @@ from video_llama.models.decoders.deltas import (
 from video_llama.models.decoders.readiness import MERGE_FILE, how_to_convert
 
 CONFIG_FILE = "config.json"
-PARTIAL_SUFFIX = ".partial"
 SHARD_BYTES = 2 * 2**30
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 TOKENIZER_FILES = (

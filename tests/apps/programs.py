@@ -1,13 +1,14 @@
 """Programs as if started from a shell, without waiting for torch and transformers every time.
 
-They are forked from a process that has imported these two and nothing of the project, so that a
-program still has to find whatever it needs of the project itself.
+They are forked from a process that has imported these two and, of the project, what a nursery is
+made of; they find modules where the tests do. `test_bad_input.py` opens every door once without.
 """
 
 from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from socket import socket
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = "transformers.models.llama.modeling_llama"
+IGNORED_BY_A_NURSERY = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,28 @@ class Program:
     out: Path
     err: Path
 
+    def prepare(self) -> None:
+        """Take signals like any process."""
+        for number in IGNORED_BY_A_NURSERY:
+            signal.signal(number, signal.SIG_DFL)
+
     def __call__(self, connection: socket) -> int:
         """Run it in a child of a nursery; return its exit code."""
         for path, stream in ((self.out, sys.stdout), (self.err, sys.stderr)):
             with path.open("wb") as file:
                 os.dup2(file.fileno(), stream.fileno())
         os.chdir(ROOT)
-        code = 0
         try:
             self._run()
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
+            if end.code is None or isinstance(end.code, int):
+                return end.code or 0
+            print(end.code, file=sys.stderr)
+            return 1
         finally:
             sys.stderr.flush()
-        sys.stdout.flush()
-        return code
+            sys.stdout.flush()
+        return 0
 
     def _run(self) -> None:
         """Do as the interpreter does with these words."""
